@@ -1,0 +1,42 @@
+"""DeepFloyd IF and its samplers in pure-function JAX.
+
+A diffusion task is a scan of one pure step; what makes tasks differ is how noise estimates are combined.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jdiff import combine as combine
+    from jdiff import sample as sample
+    from jdiff import schedule as schedule
+    from jdiff import step as step
+    from jdiff.model import Model as Model
+    from jdiff.model import load as load
+    from jdiff.types import Combiner as Combiner
+    from jdiff.types import Conditioning as Conditioning
+    from jdiff.types import Level as Level
+    from jdiff.types import Prediction as Prediction
+    from jdiff.types import Solver as Solver
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "combine", "conv", "convert", "images", "model", "objectives", "sample", "schedule", "step", "t5", "text", "train",
+    "types", "unet",
+)  # fmt: skip
+_NAMES = {"load": "model", "Model": "model"} | dict.fromkeys(
+    ("Combiner", "Conditioning", "Info", "Level", "Prediction", "Row", "Solver", "State"), "types"
+)
+
+
+def __dir__() -> list[str]:
+    return sorted(["__version__", *_MODULES, *_NAMES])
+
+
+def __getattr__(name: str) -> Any:  # imported when asked for, so that `jdiff --help` does not wait for JAX
+    if name in _MODULES:
+        return importlib.import_module(f"jdiff.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"jdiff.{_NAMES[name]}"), name)
+    raise AttributeError(f"module 'jdiff' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Digits: their data, and the coloured and captioned ones of the mini model."""

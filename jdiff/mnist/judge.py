@@ -1,0 +1,248 @@
+"""The judge: which digit, in which colour, on which background a picture of the mini model's world shows."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx, traverse_util
+from jax.tree_util import Partial
+from safetensors.numpy import load_file
+
+from jdiff.mnist.captions import BACKGROUNDS, COLOURS
+from jdiff.types import Array
+
+SIZE = 32
+CHANNELS = (16, 32, 64, 64)  # of the convolutions, at 32, 16, 8 and 8 pixels a side
+FEATURES = 128
+BORDER = 2  # pixels; MNIST padded to 32 has six of them empty on each side
+INK = 0.98  # quantile of the distances that counts as full ink: the 20th highest of 1024, thin ones have 30
+CORE = 0.8  # ink that shows its colour; edges of less are mixed with the background: from 0.5 up, .35 % of yellows on
+# black and of reds on white were misread
+FAINT = 1.0  # least distance of full ink, in RGB in [-1, 1]: the grammar's least is 2, and noise must not become ink
+FAR_BACKGROUND = 0.5  # further than this from both black and white is neither; a seventh of the way between them
+FAR_COLOUR = 1.0  # further than this from every name is no named colour: mid grey is 1.41, neighbours are 1 apart
+
+
+def convolution(inputs: int, outputs: int, conv: Callable, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(
+        inputs, outputs, (3, 3), conv_general_dilated=conv, kernel_init=nnx.initializers.he_normal(), rngs=rngs
+    )
+
+
+def halve(x: Array) -> Array:
+    """[n h w c] -> [n h/2 w/2 c], the greatest of each four."""
+    n, h, w, c = x.shape
+    return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+
+
+class Judge(nnx.Module):
+    """Four convolutions, two dense layers; no normalisation, so that contrast is learnt and not taken away."""
+
+    def __init__(self, conv: Callable, rngs: nnx.Rngs):
+        a, b, c, d = CHANNELS
+        self.conv_1 = convolution(1, a, conv, rngs)
+        self.conv_2 = convolution(a, b, conv, rngs)
+        self.conv_3 = convolution(b, c, conv, rngs)
+        self.conv_4 = convolution(c, d, conv, rngs)
+        self.dense = nnx.Linear((SIZE // 8) ** 2 * d, FEATURES, rngs=rngs)
+        self.head = nnx.Linear(FEATURES, 10, rngs=rngs)
+
+    def features(self, strokes: Array) -> Array:
+        x = strokes[..., None] - 0.1  # the mean of MNIST at 32 pixels
+        x = halve(nnx.relu(self.conv_1(x)))
+        x = halve(nnx.relu(self.conv_2(x)))
+        x = nnx.relu(self.conv_3(x))
+        x = halve(nnx.relu(self.conv_4(x)))
+        return nnx.relu(self.dense(x.reshape(x.shape[0], -1)))
+
+    def __call__(self, strokes: Array) -> Array:
+        return self.head(self.features(strokes))
+
+
+class Apply:
+    """`apply(params, strokes) -> logits`, pure; equal convolutions are one function to `jit`."""
+
+    def __init__(self, conv: Callable, graphdef: Any):
+        self.conv, self.graphdef = conv, graphdef
+
+    def __call__(self, params: Any, strokes: Array) -> Array:
+        """Logits [n 10] of the digits for strokes [n 32 32] in [0, 1]."""
+        return nnx.merge(self.graphdef, params)(_checked(strokes))
+
+    def features(self, params: Any, strokes: Array) -> Array:
+        """What the logits are read from, [n 128] and at least 0, for strokes [n 32 32] in [0, 1]."""
+        return nnx.merge(self.graphdef, params).features(_checked(strokes))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Apply) and self.conv == other.conv
+
+    def __hash__(self) -> int:
+        return hash(self.conv)
+
+
+def _checked(strokes: Array) -> Array:
+    if strokes.ndim != 3 or strokes.shape[1:] != (SIZE, SIZE):
+        raise ValueError(f"strokes have shape {strokes.shape}, accepted is [n {SIZE} {SIZE}]")
+    return strokes
+
+
+@cache
+def network(conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, dict]:
+    """(apply, abstract): the pure network, and the shapes of its parameters as a nested dict.
+
+    `conv` is what convolves; `jdiff.conv.conv_by_patches` trains faster on CPUs.
+
+    >>> apply, abstract = network()
+    >>> sum(a.size for a in jax.tree.leaves(abstract))
+    192714
+    """
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: Judge(conv, rngs=nnx.Rngs(0))))
+    return Apply(conv, graphdef), nnx.to_pure_dict(state)
+
+
+def init(key: Array) -> dict:
+    """Fresh parameters of the network, float32."""
+    return nnx.to_pure_dict(nnx.state(Judge(jax.lax.conv_general_dilated, rngs=nnx.Rngs(key))))
+
+
+def background_of(images: Array) -> Array:
+    """[n 3] in [-1, 1]: the median of the border's pixels of images [n h w 3], each channel for itself."""
+    n, h, w, _ = _pictures(images).shape
+    inner = np.pad(np.ones((h - 2 * BORDER, w - 2 * BORDER), bool), BORDER)
+    return jnp.median(images.reshape(n, h * w, 3)[:, np.flatnonzero(~inner)], axis=1)
+
+
+def _pictures(images: Array) -> Array:
+    if images.ndim != 4 or images.shape[-1] != 3 or min(images.shape[1:3]) <= 2 * BORDER:
+        raise ValueError(f"images have shape {images.shape}, accepted is [n h w 3] of more than {2 * BORDER} pixels")
+    return images
+
+
+def strokes(images: Array) -> Array:
+    """[n h w] in [0, 1], the ink of images [n h w 3] in [-1, 1], whatever its colour and the background's.
+
+    Ink is the way from the background's colour towards the mean colour of what differs from it, in units of the
+    distance of full ink. A picture with nothing in it has none: see `FAINT`.
+
+    >>> white = jnp.ones((1, 8, 8, 3))
+    >>> image = white.at[:, 3:5, 3:5].set(jnp.array([1.0, 0.0, -1.0]))  # an orange square
+    >>> strokes(image)[0, 2:6, 3].tolist()
+    [0.0, 1.0, 1.0, 0.0]
+    >>> strokes(white).max().item()
+    0.0
+    """
+    n, h, w, _ = _pictures(images).shape
+    away = (images - background_of(images)[:, None, None]).reshape(n, h * w, 3)
+    distance = jnp.linalg.norm(away, axis=-1)
+    much = distance >= jnp.maximum(jnp.quantile(distance, INK, axis=-1, keepdims=True), FAINT) / 2
+    towards = (away * much[..., None]).sum(axis=1)
+    towards = towards / jnp.maximum(jnp.linalg.norm(towards, axis=-1, keepdims=True), 1e-6)
+    along = jnp.einsum("npc,nc->np", away, towards)
+    full = jnp.maximum(jnp.quantile(along, INK, axis=-1, keepdims=True), FAINT)
+    return jnp.clip(along / full, 0.0, 1.0).reshape(n, h, w)
+
+
+class Colours(NamedTuple):
+    """Names nearest to what n pictures show, and how far they are in RGB in [-1, 1] (black to white is 3.46)."""
+
+    colour: Array  # [n] place in COLOURS; -1 where it is further than FAR_COLOUR from all, or there is no ink
+    background: Array  # [n] place in BACKGROUNDS; -1 where it is further than FAR_BACKGROUND from both
+    colour_distance: Array  # [n] infinite where there is no ink
+    background_distance: Array  # [n]
+
+
+def colour(images: Array) -> Colours:
+    """Names, as places in the captions' tables, of the colours of the ink and of the background of images [n h w 3].
+
+    The ink's colour is the mean over pixels of more than `CORE` ink, each counted by its ink; the background's is the
+    border's median.
+
+    >>> image = jnp.ones((1, 8, 8, 3)).at[:, 3:5, 3:5].set(jnp.array([1.0, 0.0, -1.0]))
+    >>> found = colour(image)
+    >>> list(COLOURS)[int(found.colour[0])], list(BACKGROUNDS)[int(found.background[0])]
+    ('orange', ' on white')
+    """
+    ink = strokes(images)
+    ink = jnp.where(ink > CORE, ink, 0.0)
+    total = ink.sum(axis=(1, 2))
+    mean = jnp.einsum("nhw,nhwc->nc", ink, images) / jnp.maximum(total, 1e-6)[:, None]
+    hue, far = _nearest(mean, COLOURS)
+    far = jnp.where(total > 0, far, jnp.inf)
+    behind, behind_far = _nearest(background_of(images), BACKGROUNDS)
+    return Colours(
+        jnp.where(far > FAR_COLOUR, -1, hue), jnp.where(behind_far > FAR_BACKGROUND, -1, behind), far, behind_far
+    )
+
+
+def _nearest(rgb: Array, table: dict) -> tuple[Array, Array]:
+    """([n] place in `table` of the colour nearest to rgb [n 3], [n] its distance)."""
+    names = jnp.array(list(table.values()), rgb.dtype)
+    distance = jnp.linalg.norm(rgb[:, None] - names[None], axis=-1)
+    return distance.argmin(axis=-1), distance.min(axis=-1)
+
+
+class Verdict(NamedTuple):
+    """What n pictures show."""
+
+    digit: Array  # [n] 0 to 9, always the likeliest
+    probability: Array  # [n] of that digit, as the network has it
+    colour: Array  # [n] place in captions.COLOURS, or -1
+    background: Array  # [n] place in captions.BACKGROUNDS, or -1
+    colour_distance: Array  # [n] as in Colours
+    background_distance: Array  # [n]
+
+
+def judge(params: Any, images: Array) -> Verdict:
+    """Digit with its probability in [0, 1], colour and background of images [n 32 32 3] in [-1, 1].
+
+    Raises ValueError for images of another shape.
+    """
+    apply, _ = network()
+    images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+    chances = jax.nn.softmax(apply(params, strokes(images)))
+    return Verdict(chances.argmax(axis=-1), chances.max(axis=-1), *colour(images))
+
+
+def load_params(folder: str | Path | None = None) -> dict:
+    """Parameters of the trained judge, float32, from `folder`; by default from what ships with the library.
+
+    Raises ValueError where the file does not hold exactly this network's parameters.
+    """
+    path = (Path(folder) if folder is not None else _folder("judge")) / "model.safetensors"
+    found = load_file(path)
+    wanted: Any = traverse_util.flatten_dict(network()[1], sep="/")
+    bad = [f"{name} is missing" for name in wanted.keys() - found.keys()]
+    bad += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
+    bad += [
+        f"{name} has shape {a.shape}, accepted is {wanted[name].shape}"
+        for name, a in found.items()
+        if name in wanted and a.shape != wanted[name].shape
+    ]
+    if bad:
+        raise ValueError(f"{path} does not hold the judge's parameters:\n  " + "\n  ".join(sorted(bad)))
+    return traverse_util.unflatten_dict({name: jnp.asarray(a, jnp.float32) for name, a in found.items()}, sep="/")
+
+
+def load_judge(folder: str | Path | None = None) -> Partial:
+    """`images [n 32 32 3] in [-1, 1] -> Verdict`: `judge` with the trained parameters, which are its only argument.
+
+    A Partial, so that `jax.jit(lambda judge, images: judge(images))` keeps the parameters arguments.
+    """
+    return Partial(judge, load_params(folder))
+
+
+def _folder(name: str) -> Path:
+    """Folder of the weights `name` that ship with the library: in the package, or beside it in a checkout.
+
+    Raises FileNotFoundError where it is in neither.
+    """
+    package = Path(__file__).resolve().parents[1]
+    places = (package / "weights" / name, package.parent / "weights" / name)
+    for place in places:
+        if (place / "model.safetensors").is_file():
+            return place
+    raise FileNotFoundError(f"the weights {name!r} are in neither of {', '.join(map(str, places))}")

@@ -1,0 +1,44 @@
+"""Draws the README's pictures with the mini model: every digit in every colour, and its combiner of one's own.
+
+python scripts/contact_sheet.py
+"""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import jdiff
+from jdiff import images, sample
+from jdiff.mnist.captions import COLOURS
+
+PICTURES = Path("docs/pictures")
+
+
+def main() -> None:
+    """Writes docs/pictures/contact-sheet.png, on-white.png and halves.png."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    model = jdiff.load("mini")
+    for name, behind in (("contact-sheet", ""), ("on-white", " on white")):
+        colours = [c for c in COLOURS if not (behind and c == "white")]
+        a = {c: "an" if c == "orange" else "a" for c in colours}
+        prompts = [f"{a[c]} {c} {digit}{behind}" for c in colours for digit in range(10)]
+        drawn = np.asarray(sample.generate(model, prompts, jax.random.key(0)).images)[:, 0]
+        sheet = images.grid(
+            drawn.reshape(len(colours), 10, *drawn.shape[1:]),
+            [f"{c}{behind}" for c in colours],
+            column_labels=[str(digit) for digit in range(10)],
+            cell=64,
+        )
+        images.save(PICTURES / f"{name}.png", sheet, {"model": model.name, "hash": model.hash, "prompts": prompts})
+
+    (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.S)
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    halves = images.grid(np.asarray(names["pictures"])[None], [""], cell=96)
+    images.save(PICTURES / "halves.png", halves, {"model": model.name, "hash": model.hash})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""One setting for all tests: eight CPU devices, no silent rank promotion, and where the data lies if it is here."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def x64():
+    """float64 within one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data():
+    """Folder of the training data; tests that need it are skipped where it is not."""
+    if not DATA.is_dir():
+        pytest.skip(f"no training data at {DATA.name}/ beside the checkout")
+    return DATA

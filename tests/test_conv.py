@@ -1,0 +1,42 @@
+"""The convolution for training on CPUs is the convolution, gradients included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdiff import unet
+from jdiff.conv import conv_by_patches
+from jdiff.types import Conditioning
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_it_equals_lax_and_so_do_its_gradients(size, x64):
+    x = jax.random.normal(jax.random.key(0), (3, 6, 4, 2), jnp.float64)
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 2, 5), jnp.float64)
+    g = jax.random.normal(jax.random.key(2), (3, 6, 4, 5), jnp.float64)
+    theirs = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    (a, back_a), (b, back_b) = (jax.vjp(f, x, kernel) for f in (conv_by_patches, theirs))
+    for ours, want in zip((a, *back_a(g)), (b, *back_b(g)), strict=True):
+        np.testing.assert_allclose(ours, want, atol=1e-12)
+
+
+def test_the_network_is_the_same_with_it():
+    config = unet.Config(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=(1, 1), attention_head_dim=8, norm_num_groups=4,
+        down_block_types=(unet.PLAIN_DOWN, unet.CROSS_DOWN), up_block_types=(unet.CROSS_UP, unet.PLAIN_UP),
+        cross_attention_dim=32, encoder_hid_dim=8, addition_embed_type_num_heads=4,
+    )  # fmt: skip
+    params = jax.tree.map(lambda a: a + 0.1, unet.init(config, jax.random.key(0)))
+    x, told = jax.random.normal(jax.random.key(1), (2, 8, 4, 3)), Conditioning(jnp.ones((2, 5, 8)))
+    a, b = (jax.jit(unet.unet(config, *conv)[0])(params, x, jnp.ones(2), told) for conv in ((), (conv_by_patches,)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), a, b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(((2, 2), "SAME"), "stride 1"), (((1, 1), "VALID"), "padding is"), (((1, 1), [(0, 0), (0, 0)]), "padding is")],
+)
+def test_it_refuses_what_it_does_not_do(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        conv_by_patches(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), *arguments)

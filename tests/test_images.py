@@ -1,0 +1,163 @@
+"""Pictures in and out of files, and sheets: what is written is what comes back, and nothing is half written."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jdiff import images
+
+rng = np.random.default_rng(0)
+
+
+def noise(*shape):
+    return rng.uniform(-1, 1, shape).astype(np.float32)
+
+
+def test_every_pixel_value_survives_a_round_trip(tmp_path):
+    every = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    images.save(tmp_path / "a.png", every)
+    loaded = images.load(tmp_path / "a.png")
+    assert loaded.dtype == np.float32 and loaded.min() == -1 and loaded.max() == 1
+    np.testing.assert_array_equal(images.to_uint8(loaded), every)
+
+
+def test_floats_are_rounded_and_clipped(tmp_path):
+    image = 1.5 * noise(8, 9, 3)
+    images.save(tmp_path / "a.png", image)
+    np.testing.assert_allclose(images.load(tmp_path / "a.png"), image.clip(-1, 1), atol=1 / 255 + 1e-6)
+
+
+def test_load_turns_by_exif_and_puts_alpha_over_white(tmp_path):
+    picture = Image.new("RGB", (4, 2), "red")
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    picture.save(tmp_path / "turned.png", exif=exif)
+    assert images.load(tmp_path / "turned.png").shape == (4, 2, 3)
+    Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    np.testing.assert_array_equal(images.load(tmp_path / "clear.png"), 1.0)
+    Image.new("L", (2, 2), 0).save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(images.load(tmp_path / "grey.png"), -np.ones((2, 2, 3)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    )
+)
+def test_settings_survive_in_the_png(tmp_path_factory, settings):
+    path = tmp_path_factory.mktemp("settings") / "a.png"
+    images.save(path, noise(2, 2, 3), settings)
+    assert images.read_settings(path) == settings
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.write_bytes(b"not a picture"), "no picture that can be read"),
+        (lambda path: images.save(path, noise(2, 2, 3)), "no settings of jdiff"),
+        (lambda path: images.save(path, noise(64, 64, 3), {}) or path.write_bytes(path.read_bytes()[:4000]), "damaged"),
+    ],
+)
+def test_settings_that_are_not_there_are_named(tmp_path, make, message):
+    make(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=message) as error:
+        images.read_settings(tmp_path / "a.png")
+    assert "a.png" in str(error.value)
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    images.save(path, noise(4, 4, 3), {"old": True})
+    old = path.read_bytes()
+
+    def half_written(self, file, *args, **kwargs):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", half_written)
+        for write in (images.save, lambda p, x: images.save_gif(p, x[None])):
+            with pytest.raises(OSError, match="disk full"):
+                write(path, noise(4, 4, 3))
+    with pytest.raises(ValueError, match="not finite"):
+        images.save(path, np.full((4, 4, 3), np.nan))
+    with pytest.raises(ValueError, match="JSON"):
+        images.save(path, noise(4, 4, 3), {"guidance": float("nan")})
+    assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def cells(sheet, r, c, size, gap_at_least=2):
+    """Top left corners of the r x c cells of black images on a sheet, found by looking."""
+    black = (sheet == 0).all(axis=2)
+    ys, xs = np.flatnonzero(black.sum(1) >= c * size), np.flatnonzero(black.sum(0) >= r * size)
+    assert len(ys) == r * size and len(xs) == c * size
+    return ys[::size], xs[::size]
+
+
+@pytest.mark.parametrize("h, cell, side", [(32, 128, 128), (32, 100, 128), (64, 128, 128), (200, 128, 200)])
+def test_grid_enlarges_by_a_whole_number(h, cell, side):
+    made = -np.ones((2, 3, h, h, 3), np.float32)
+    sheet = images.grid(made, ["one", "two"], cell=cell)
+    ys, xs = cells(sheet, 2, 3, side)
+    assert sheet.dtype == np.uint8 and np.diff(xs)[0] > side and xs[0] > 16 and sheet.shape[1] - xs[-1] - side >= 14
+    image = noise(2, 3, h, h, 3)
+    sheet = images.grid(image, ["one", "two"], cell=cell)
+    zoomed = images.to_uint8(image[1, 2]).repeat(side // h, 0).repeat(side // h, 1)
+    np.testing.assert_array_equal(sheet[ys[1] : ys[1] + side, xs[2] : xs[2] + side], zoomed)
+
+
+def test_labels_are_drawn_within_the_page_and_outside_the_pictures():
+    made = -np.ones((2, 2, 32, 32, 3), np.float32)
+    bare = images.grid(made)
+    long = "a very long prompt that will not stop " * 20 + "Donaudampfschiffahrtsgesellschaft" * 5
+    for labels in (["a red three", ""], ["é ä 三", " "], [long, long]):
+        sheet = images.grid(made, labels, column_labels=labels, title=labels[0])
+        ys, xs = cells(sheet, 2, 2, 128)
+        for side in (sheet[:, : xs[0] - 2], sheet[: ys[0] - 2]):
+            assert (side < 128).any(), "no letters"
+        for edge in (sheet[:8], sheet[-8:], sheet[:, :8], sheet[:, -8:]):
+            np.testing.assert_array_equal(edge, 255)
+        assert sheet.shape[0] < 3 * bare.shape[0] and sheet.shape[1] < 2 * bare.shape[1]
+    blank = images.grid(np.full((1, 2, 32, 32, 3), np.nan))
+    np.testing.assert_array_equal(blank, 255)
+
+
+def test_grid_names_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"row_labels has 3 entries, accepted is none or 2"):
+        images.grid(noise(2, 1, 8, 8, 3), ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"\(2, 8, 8, 3\), accepted is \[r c h w 3\]"):
+        images.grid(noise(2, 8, 8, 3))
+
+
+def test_strip_is_a_grid_of_one_row():
+    made = noise(3, 8, 8, 3)
+    np.testing.assert_array_equal(images.strip(made, "abc"), images.grid(made[None], column_labels="abc"))
+
+
+def test_gif_has_its_frames_and_holds_the_last(tmp_path):
+    path = tmp_path / "a.gif"
+    images.save_gif(path, noise(5, 16, 16, 3), seconds=1, hold=2)
+    with Image.open(path) as gif:
+        assert (gif.n_frames, gif.size, gif.info["loop"]) == (5, (16, 16), 0)
+        times = []
+        for i in range(5):
+            gif.seek(i)
+            times.append(gif.info["duration"])
+    assert times == [200] * 4 + [2200]
+    for frames, seconds in ((noise(0, 4, 4, 3), 1), (noise(4, 4, 3), 1), (noise(1, 4, 4, 3), 0)):
+        with pytest.raises(ValueError, match="accepted"):
+            images.save_gif(tmp_path / "b.gif", frames, seconds)
+    assert not (tmp_path / "b.gif").exists()
+
+
+def test_settings_are_plain_json_under_their_key(tmp_path):
+    images.save(tmp_path / "a.png", noise(2, 2, 1), {"prompts": ["drei é"]})
+    with Image.open(tmp_path / "a.png") as picture:
+        assert json.loads(picture.text["jdiff"]) == {"prompts": ["drei é"]}

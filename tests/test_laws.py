@@ -1,0 +1,412 @@
+"""Laws that every combiner, solver and sampler obeys, over tables of all members."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+from jax.tree_util import Partial
+
+from jdiff import combine, sample, schedule, step, unet
+from jdiff.types import Combiner, Conditioning, Prediction
+
+L, D = 5, 6  # tokens and width of the test's prompt embeddings
+SHAPE = (4, 8, 3)
+
+
+def text(seed):
+    return jax.random.normal(jax.random.key(seed), (L, D))
+
+
+def guided(seed, scale=3.0):
+    return combine.cfg(text(seed), scale, text(0))
+
+
+def interval(level):  # guidance between the highest levels and the lowest
+    return jnp.where((level.noise > 0.2) & (level.noise < 0.9), 5.0, 1.0)
+
+
+COMBINERS = {
+    "conditional": lambda: combine.conditional(text(1)),
+    "cfg": lambda: guided(1),
+    "cfg, scale of the level": lambda: combine.cfg(text(1), interval, text(0)),
+    "mixture": lambda: combine.mixture([combine.conditional(text(1)), guided(2)], [1.0, 3.0]),
+    "mixture of mixtures": lambda: combine.mixture([guided(1), combine.mixture([guided(2), guided(3)])]),
+    "compose": lambda: combine.compose(guided(1), [combine.conditional(text(4)), guided(5)]),
+}
+SOLVERS = {
+    "ddpm learned": step.ddpm(),
+    "ddpm small": step.ddpm(step.small),
+    "ddpm large": step.ddpm(step.large),
+    "ddpm threshold": step.ddpm(x0_rule=step.threshold()),
+    "ddim": step.ddim(),
+    "ddim eta 0.5": step.ddim(0.5),
+    "ddim eta 1": step.ddim(1.0, x0_rule=step.threshold()),
+}
+LEVEL = sample.one(schedule.levels(schedule.cosine(), schedule.leading(4)), 1)
+
+traces = []
+
+
+def network(weights, x, t, conditioning):
+    """A small network that looks at all it is given; counts how often it is traced."""
+    traces.append(x.shape)
+    told = jnp.tanh(conditioning.text @ weights).mean(axis=(-2, -1))[:, None, None, None]
+    wave = jnp.sin(t / 300)[:, None, None, None]
+    return Prediction(jnp.tanh(x * 0.7 + told) + 0.1 * wave, 0.3 * jnp.cos(x + told))
+
+
+def denoise(seed=7, dtype=jnp.float32):
+    return Partial(network, jax.random.normal(jax.random.key(seed), (D, 3), dtype))
+
+
+def estimate(combiner, x, level=LEVEL):
+    return combine.denoiser(denoise(), combiner)(x, level)
+
+
+def image(seed=11):
+    return jax.random.normal(jax.random.key(seed), SHAPE)
+
+
+def assert_same(a, b, tolerance=2e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance), a, b)
+
+
+def walk(combiner, solver, n_images=3, steps=6, **settings):
+    levels = schedule.levels(schedule.cosine(), schedule.leading(steps))
+    keys = sample.image_keys(jax.random.key(3), n_images)
+    x = sample.start(keys, SHAPE)
+    return sample.sample(denoise(), keys, x, levels, combiner=combiner, solver=solver, **settings)
+
+
+# --- combiners
+
+
+@pytest.mark.parametrize("name", COMBINERS)
+def test_agreeing_predictions_pass_through(name):
+    combiner, one = COMBINERS[name](), Prediction(image(1), image(2))
+    same = jax.tree.map(lambda a: jnp.broadcast_to(a, (combine.size(combiner), *a.shape)), one)
+    assert_same(combiner.gather(same, image(), LEVEL), one)
+
+
+@pytest.mark.parametrize("name", COMBINERS)
+def test_compose_has_conditional_as_identity(name):
+    combiner = COMBINERS[name]()
+    outside = combine.compose(combine.conditional(text(9)), [combiner])
+    assert_same(estimate(outside, image()), estimate(combiner, image()))
+    leaves = [combine.conditional(t) for t in combiner.branches.text]
+    assert_same(estimate(combine.compose(combiner, leaves), image()), estimate(combiner, image()))
+
+
+@pytest.mark.parametrize("name", COMBINERS)
+def test_compose_is_associative(name):
+    outer = COMBINERS[name]()
+    middle = [guided(10 + i, 1.5 + i) for i in range(combine.size(outer))]
+    inner = [combine.mixture([combine.conditional(text(20 + i)), guided(30 + i)]) for i in range(2 * len(middle))]
+    left = combine.compose(combine.compose(outer, middle), inner)
+    right = combine.compose(outer, [combine.compose(m, inner[2 * i : 2 * i + 2]) for i, m in enumerate(middle)])
+    assert combine.size(left) == combine.size(right) == 6 * len(middle)
+    assert_same(estimate(left, image()), estimate(right, image()), 1e-5)
+
+
+def test_cfg_equals_the_papers_formula_and_scale_one_is_the_conditional():
+    one = lambda t: network(denoise().args[0], image()[None], jnp.full(1, LEVEL.t, jnp.float32), Conditioning(t[None]))
+    u, c = one(text(0)), one(text(1))
+    want = Prediction((u.estimate + 3 * (c.estimate - u.estimate))[0], c.variance[0])
+    assert_same(estimate(guided(1), image()), want)
+    assert_same(estimate(guided(1, 1.0), image()), estimate(combine.conditional(text(1)), image()))
+
+
+def test_mixture_equals_the_weighted_mean():
+    parts = [combine.conditional(text(1)), guided(2)]
+    a, b = (estimate(p, image()) for p in parts)
+    want = jax.tree.map(lambda a, b: (a + 3 * b) / 4, a, b)
+    assert_same(estimate(COMBINERS["mixture"](), image()), want)
+
+
+@pytest.mark.parametrize("name", COMBINERS)
+@pytest.mark.parametrize("branch_batch", [1, 2])
+def test_branches_a_few_at_a_time_are_the_same(name, branch_batch):
+    few = combine.denoiser(denoise(), COMBINERS[name](), branch_batch=branch_batch)(image(), LEVEL)
+    assert_same(few, estimate(COMBINERS[name](), image()))
+
+
+def test_a_plain_function_is_a_combiner():
+    def guide(one, x, level):
+        u, c = (one(x, level.t, Conditioning(t)) for t in (text(0), text(1)))
+        return Prediction(u.estimate + 3 * (c.estimate - u.estimate), c.variance)
+
+    assert_same(walk(guide, step.ddpm()).images, walk(guided(1), step.ddpm()).images, 1e-5)
+
+
+def test_a_plain_function_may_take_gradients_through_the_network():
+    goal = image(5)
+
+    def posterior(one, x, level):  # diffusion posterior sampling
+        def miss(x):
+            p = one(x, level.t, Conditioning(text(1)))
+            return jnp.sum((step.noise(p.estimate, x, level) - goal) ** 2), p
+
+        gradient, p = jax.grad(miss, has_aux=True)(x)
+        return p._replace(estimate=p.estimate + 0.1 * level.noise * gradient)
+
+    free, led = (walk(c, step.ddim()).images for c in (combine.conditional(text(1)), posterior))
+    assert np.abs(led - goal[None]).mean() < 0.9 * np.abs(free - goal[None]).mean()
+
+
+def test_compose_and_mixture_refuse_the_wrong_number():
+    with pytest.raises(ValueError, match="inners has 1 combiners, accepted is one for each of 2"):
+        combine.compose(guided(1), [guided(2)])
+    with pytest.raises(ValueError, match=r"weights has shape \(3,\)"):
+        combine.mixture([guided(1), guided(2)], [1.0, 2.0, 3.0])
+
+
+def test_a_pooled_text_beside_silent_ones_is_their_text():
+    styled = combine.conditional(text(1), pooled=text(2))
+    both = combine.mixture([styled, combine.conditional(text(3))]).branches
+    assert_same(both.pooled, jnp.stack([text(2), text(3)]))
+
+
+# --- the scan
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+@pytest.mark.parametrize("name", ["conditional", "mixture of mixtures"])
+def test_the_scan_equals_a_loop_over_public_steps(name, solver):
+    combiner = COMBINERS[name]()
+    rows = solver.table(schedule.levels(schedule.cosine(), schedule.leading(6)))
+    key = sample.image_keys(jax.random.key(3), 3)[1]
+    state = solver.init(sample.start(key[None], SHAPE)[0])
+    for i in range(6):
+        row = jax.tree.map(lambda a, i=i: jnp.asarray(a[i], jnp.float32), rows)
+        estimate = combine.denoiser(denoise(), combiner)
+        state, info = solver.step(jax.random.fold_in(key, i), state, row, estimate)
+        assert info.x0.shape == SHAPE
+    got = walk(combiner, solver).images[1]
+    assert np.linalg.norm(got - state.x) < 2e-5 * np.linalg.norm(state.x)
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_an_image_is_the_same_alone_and_in_any_batch(solver):
+    assert_same(walk(guided(1), solver, n_images=1).images[0], walk(guided(1), solver, n_images=5).images[0], 1e-5)
+
+
+def test_eager_equals_jit():
+    with jax.disable_jit():
+        eager = walk(guided(1), step.ddpm(), n_images=1, steps=3).images
+    assert_same(eager, walk(guided(1), step.ddpm(), n_images=1, steps=3).images, 1e-5)
+
+
+def test_progress_and_what_is_kept_change_nothing():
+    seen = []
+    plain = walk(guided(1), step.ddpm())
+    told = walk(guided(1), step.ddpm(), progress=lambda done, total: seen.append((done, total)), keep_every=2)
+    assert_same(plain.images, told.images, 1e-6)
+    assert seen == [(4, 6), (6, 6)] and plain.way is None
+    assert told.way.shape == (3, 3, *SHAPE)
+    assert_same(told.way[:, -1], told.images, 0)
+    assert_same(walk(guided(1), step.ddpm(), keep_every=2).way, told.way, 1e-6)
+    stopped = iter_to_row(4)
+    assert_same(told.way[:, 1], stopped, 1e-6)
+
+
+def iter_to_row(n):
+    levels = jax.tree.map(lambda a: a[:n], schedule.levels(schedule.cosine(), schedule.leading(6)))
+    keys = sample.image_keys(jax.random.key(3), 3)
+    return sample.sample(denoise(), keys, sample.start(keys, SHAPE), levels, combiner=guided(1)).images
+
+
+def test_iterative_denoise_is_the_rest_of_the_table():
+    levels = schedule.levels(schedule.cosine(), schedule.leading(6))
+    keys = sample.image_keys(jax.random.key(3), 3)
+    rest = sample.iterative_denoise(denoise(), keys, iter_to_row(4), levels, i_start=4, combiner=guided(1))
+    assert_same(rest.images, walk(guided(1), step.ddpm()).images, 1e-6)
+    with pytest.raises(ValueError, match="i_start is 6, accepted is a row of the table, 0 to 5"):
+        sample.iterative_denoise(denoise(), keys, iter_to_row(4), levels, i_start=6, combiner=guided(1))
+
+
+def test_nothing_is_traced_again_for_new_values():
+    guide = lambda seed, scale: combine.cfg(text(seed), jnp.float32(scale), text(0))
+    levels = lambda n: schedule.levels(schedule.cosine(), schedule.leading(n))
+
+    def run(seed, scale, steps, network_seed):
+        keys = sample.image_keys(jax.random.key(seed), 2)
+        args = denoise(network_seed), keys, sample.start(keys, (8, 4, 3)), levels(steps)
+        return sample.sample(*args, combiner=guide(seed, scale), solver=step.ddpm(x0_rule=step.threshold())).images
+
+    first = run(1, 3.0, 10, 1)
+    traces.clear()
+    others = [run(2, 3.0, 10, 1), run(1, 4.0, 10, 1), run(1, 3.0, 20, 1), run(1, 3.0, 64, 1), run(1, 3.0, 10, 2)]
+    assert not traces
+    assert all(np.abs(first - other).max() > 1e-3 for other in others)
+
+
+def test_the_network_is_called_once_a_step_whatever_the_nesting():
+    traces.clear()
+    walk(COMBINERS["mixture of mixtures"](), step.ddpm(), n_images=4)
+    assert traces == [(6, *SHAPE)]
+
+
+def tiny_unet():
+    config = unet.Config(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=(1, 1), attention_head_dim=8, norm_num_groups=4,
+        down_block_types=(unet.PLAIN_DOWN, unet.CROSS_DOWN), up_block_types=(unet.CROSS_UP, unet.PLAIN_UP),
+        cross_attention_dim=32, encoder_hid_dim=52, addition_embed_type_num_heads=4,
+    )  # fmt: skip
+    apply, _ = unet.unet(config)
+    return Partial(apply, unet.init(config, jax.random.key(0)))
+
+
+def loop_shapes(jaxpr, inside=False):
+    """Shapes of all values that are made inside loops."""
+    for equation in jaxpr.eqns:
+        if inside:
+            yield from (v.aval.shape for v in equation.outvars)
+        for sub in jaxprs_in_params(equation.params):
+            yield from loop_shapes(sub, inside or equation.primitive.name == "scan")
+
+
+def test_nothing_of_the_texts_width_is_left_in_the_loop():
+    network, keys = tiny_unet(), sample.image_keys(jax.random.key(0), 1)
+    levels = schedule.levels(schedule.cosine(), schedule.leading(4))
+    combiner = combine.cfg(jnp.ones((7, 52)), 2.0, jnp.zeros((7, 52)))
+
+    def widths(combiner):
+        rows, slots, _ = sample._table(step.ddpm(), levels, 0, 64, jnp.float32)
+        x = sample.start(keys, (8, 8, 3))
+        state = jax.vmap(step.ddpm().init)(x)
+        run = lambda state: sample._run(
+            network, keys, state, None, rows, slots, combiner, step.ddpm(), None, in_axes=None, branch_batch=None
+        )
+        return {side for shape in loop_shapes(jax.make_jaxpr(run)(state).jaxpr) for side in shape}
+
+    assert 52 in widths(combiner)
+    assert 52 not in widths(sample.prepare(network, combiner))
+
+
+def test_prepared_text_gives_the_same_images():
+    network, keys = tiny_unet(), sample.image_keys(jax.random.key(0), 2)
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(1), a.shape), network.args[0])
+    network = Partial(network.func, params)
+    levels = schedule.levels(schedule.cosine(), schedule.leading(3))
+    texts = jax.random.normal(jax.random.key(2), (2, 7, 52))
+    each = jax.vmap(lambda t: combine.cfg(t, 2.0, jnp.zeros((7, 52))))(texts)
+    x = sample.start(keys, (8, 8, 3))
+    plain = Partial(lambda params, *args: network.func(params, *args), params)  # has no `prepare`
+    got, want = (
+        sample.sample(f, keys, x, levels, combiner=each, in_axes=0, solver=step.ddim()).images for f in (network, plain)
+    )
+    assert np.linalg.norm(got - want) < 1e-5 * np.linalg.norm(want)
+
+
+def test_sharded_over_eight_devices_without_a_collective():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.NamedSharding(mesh, jax.P("data"))
+    levels = schedule.levels(schedule.cosine(), schedule.leading(4))
+    keys = sample.image_keys(jax.random.key(0), 8)
+    x = sample.start(keys, (8, 8, 3))
+    network = tiny_unet()
+    texts = jax.random.normal(jax.random.key(2), (8, 7, 52))
+    each = jax.vmap(lambda t: combine.cfg(t, 2.0, jnp.zeros((7, 52))))(texts)
+    alone = sample.sample(network, keys, x, levels, combiner=each, in_axes=0).images
+    keys, x, each = jax.device_put((keys, x, each), rows)
+    images = sample.sample(network, keys, x, levels, combiner=each, in_axes=0).images
+    assert images.sharding.is_equivalent_to(rows, 4)
+    assert np.linalg.norm(images - alone) < 1e-5 * np.linalg.norm(alone)
+    table, slots, _ = sample._table(step.ddpm(), levels, 0, 64, jnp.float32)
+    state = jax.vmap(step.ddpm().init)(x)
+    ready = sample.prepare(network, each, 0)
+    arguments = (network, keys, state, None, table, slots, ready, step.ddpm(), None)
+    program = sample._run.lower(*arguments, in_axes=0, branch_batch=None).compile().as_text()
+    assert not any(word in program for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
+
+
+def test_keys_must_be_one_an_image():
+    levels = schedule.levels(schedule.cosine(), [500])
+    keys = sample.image_keys(jax.random.key(0), 2)
+    with pytest.raises(ValueError, match=r"keys has shape \(2,\), accepted is one key for each of 3 images"):
+        sample.sample(denoise(), keys, jnp.zeros((3, *SHAPE)), levels, combiner=guided(1))
+
+
+# --- solvers, against the closed form for data N(0, s^2)
+
+
+def exact(s2):
+    """The exact noise estimate for data N(0, s2), of one image."""
+    return lambda x, level: Prediction(level.noise * x / (level.signal**2 * s2 + level.noise**2))
+
+
+def chain_variance(solver, levels, s2):
+    """Variance of the result: each solver is linear in x and n here, so its two factors are read off one step each."""
+    rows, variance = solver.table(levels), 1.0
+    silent, loud = (Partial(lambda value, key, shape, dtype: jnp.full(shape, value, dtype), v) for v in (0.0, 1.0))
+    for i in range(len(levels.t)):
+        row = jax.tree.map(lambda a, i=i: jnp.asarray(a[i], jnp.float64), rows)
+        go = lambda x, draw, row=row: solver.step.func(
+            *solver.step.args[:-1], draw, None, solver.init(x), row, exact(s2)
+        )
+        gain = go(jnp.ones(()), silent)[0].x
+        fresh = go(jnp.zeros(()), loud)[0].x
+        variance = float(gain) ** 2 * variance + float(fresh) ** 2
+    return variance
+
+
+@pytest.mark.parametrize(
+    ("solver", "want"),
+    [(step.ddim(), 0.2353), (step.ddpm(step.small), 0.2188), (step.ddpm(step.large), 0.2593)],
+    ids=["ddim", "small", "large"],
+)
+def test_gaussian_data_come_out_with_the_known_variance(solver, want, x64):
+    variance = lambda n: chain_variance(solver, schedule.levels(schedule.cosine(), schedule.leading(n)), 0.25)
+    assert round(variance(50), 4) == want
+    errors = [abs(variance(n) - 0.25) for n in (50, 200, 1000)]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 0.003
+
+
+@pytest.mark.parametrize("solver", [step.ddim(), step.ddim(1.0), step.ddpm(step.small), step.ddpm(step.large)])
+def test_sampled_variance_equals_the_scalar_recursion(solver, x64):
+    """The whole scan on numbers +-1 and noise +-1 in all combinations, whose second moments are exact."""
+    levels = schedule.levels(schedule.cosine(), schedule.leading(5))
+    signs = jnp.array([[(k >> bit & 1) * 2.0 - 1 for bit in range(6)] for k in range(64)])  # start, and five steps
+
+    def draw(key, shape, dtype):
+        return jnp.broadcast_to(jax.random.key_data(key)[0].astype(dtype), shape)
+
+    rows, total = solver.table(levels), 0.0
+    for sign in signs:
+        state = solver.init(sign[0])
+        for i in range(5):
+            row = jax.tree.map(lambda a, i=i: jnp.asarray(a[i], jnp.float64), rows)
+            one = Partial(lambda value, key, shape, dtype: jnp.full(shape, value, dtype), sign[i + 1])
+            state, _ = solver.step.func(*solver.step.args[:-1], one, None, state, row, exact(0.25))
+        total += float(state.x) ** 2
+    assert abs(total / 64 - chain_variance(solver, levels, 0.25)) < 1e-10
+
+
+def test_ddim_with_eta_one_is_ddpm_with_the_small_variance(x64):
+    levels = schedule.levels(schedule.cosine(), schedule.leading(7))
+    a, b = step.ddim(1.0).table(levels).constants, step.ddpm(step.small).table(levels).constants
+    np.testing.assert_allclose(a.x0, b.x0, atol=1e-12)
+    np.testing.assert_allclose(a.x, b.x, atol=1e-12)
+    np.testing.assert_allclose(np.exp(a.lower) * a.noisy, np.exp(b.lower) * b.noisy, atol=1e-12)
+
+
+@pytest.mark.parametrize("predicts", [step.noise, step.clean, step.velocity])
+def test_every_parametrisation_means_the_same_clean_image(predicts):
+    x0, eps = image(1), image(2)
+    level = LEVEL._replace(signal=0.3, noise=0.7)  # as in flow models, where the two sum to 1
+    told = {step.noise: eps, step.clean: x0, step.velocity: x0 - eps}[predicts]
+    assert_same(predicts(told, 0.3 * x0 + 0.7 * eps, level), x0, 1e-5)
+
+
+def test_learned_needs_a_variance():
+    with pytest.raises(ValueError, match="variance=learned needs a network that predicts it"):
+        step.learned(None, step.Constants(0, 0, 0, 0, 0))
+
+
+def test_combiners_and_solvers_are_pytrees():
+    for value in [*[make() for make in COMBINERS.values()], *SOLVERS.values()]:
+        leaves, structure = jax.tree.flatten(value)
+        again = jax.tree.unflatten(structure, leaves)
+        assert jax.tree.structure(again) == structure
+        assert isinstance(value, Combiner | step.Solver)

@@ -1,0 +1,78 @@
+"""The hybrid loss: each part against its definition."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdiff import objectives, schedule
+from jdiff.types import Prediction
+
+
+class Batch(NamedTuple):
+    images: jax.Array
+
+
+ABAR = jnp.asarray(schedule.cosine(), jnp.float32)
+IMAGES = jnp.round(jax.random.uniform(jax.random.key(5), (64, 4, 4, 3)) * 255) / 127.5 - 1
+
+
+def exact(params, x, t, batch):
+    """The very noise that was added, with the posterior's own variance."""
+    a = ABAR[t.astype(int)][:, None, None, None]
+    eps = (x - jnp.sqrt(a) * batch.images) / jnp.sqrt(1 - a)
+    return Prediction(params["scale"] * eps + params["offset"], jnp.full_like(x, -1) + params["wide"])
+
+
+def loss(scale=1.0, offset=0.0, wide=0.0, least=1.0):
+    params = {"scale": jnp.float32(scale), "offset": jnp.float32(offset), "wide": jnp.float32(wide)}
+    f = lambda p: objectives.hybrid(ABAR, jnp.ones(1000), objectives.cast_weight(ABAR, least), exact, p, jax.random.key(0), Batch(IMAGES))
+    (value, parts), gradient = jax.value_and_grad(f, has_aux=True)(params)
+    return value, parts, gradient
+
+
+def test_the_true_noise_and_variance_cost_nothing_but_the_last_step():
+    value, parts, _ = loss()
+    assert parts["mse"] < 1e-6 and parts["offset"] < 1e-6
+    assert parts["bits"] < 0.3  # t = 0 is drawn about once in a thousand: its bits are real
+
+
+def test_the_bound_teaches_the_variance_alone():
+    _, parts, gradient = loss(scale=0.9)
+    assert abs(parts["mse"] - 0.01) < 1e-3
+    free = jax.grad(lambda s: ((s * jax.random.normal(jax.random.key(1), (4000,)) * 0 + (s - 1)) ** 2).mean())(0.9)
+    assert np.sign(gradient["scale"]) == np.sign(free) and abs(gradient["scale"] / free - 1) < 0.1
+    assert loss(scale=0.9, wide=1.0)[1]["mse"] == parts["mse"]
+
+
+def test_an_offset_is_weighted_as_a_cast_of_the_clean_image():
+    _, parts, _ = loss(offset=0.1, least=0.01)
+    t = objectives.spread_timesteps(jax.random.split(jax.random.key(0))[0], 64, 1000)
+    want = (0.01 * (1 - ABAR[t]) / jnp.maximum(ABAR[t], 0.01)).mean()
+    np.testing.assert_allclose(parts["offset"], want, rtol=1e-3)
+
+
+def test_timesteps_are_each_uniform_and_together_even():
+    draw = lambda key: objectives.spread_timesteps(key, 8, 1000)
+    t = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), 4000)))
+    assert t.min() == 0 and t.max() == 999
+    assert abs(t[:, 0].mean() - 499.5) < 3 * 289 / 4000**0.5
+    assert (np.diff(np.sort(t), axis=1) >= 124).all()
+
+
+def test_gaussian_kl_is_that_of_torch():
+    torch = pytest.importorskip("torch", reason="the oracle is not installed")
+    from torch.distributions import Normal, kl_divergence
+
+    a = [np.random.default_rng(i).normal(size=20) for i in range(4)]
+    p, q = (Normal(torch.tensor(m), torch.tensor(np.exp(v / 2))) for m, v in (a[:2], a[2:]))
+    np.testing.assert_allclose(objectives.gaussian_kl(*map(jnp.asarray, a)), kl_divergence(p, q), rtol=2e-5)
+
+
+def test_the_256_values_have_probability_one_together():
+    values = jnp.arange(256) / 127.5 - 1
+    for mean, log_var in ((0.0, -3.0), (0.9, -6.0), (-1.2, 0.0)):
+        total = jnp.exp(-objectives.eight_bit_nll(values, jnp.float32(mean), jnp.float32(log_var))).sum()
+        assert abs(total - 1) < 1e-4

@@ -1,0 +1,49 @@
+"""The ladder of parity with diffusers and transformers: primitives, blocks, networks, IF-I-M at its full size."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+import parity  # noqa: E402  # pyright: ignore[reportMissingImports]
+
+RUNGS = {rung.name: rung for make in parity.GROUPS.values() for rung in make()}
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_float64_is_exact(name):
+    assert parity.measure(RUNGS[name], "float64").ours < 1e-12
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", RUNGS)
+def test_error_is_at_most_four_times_torchs_own(name, dtype):
+    errors = parity.measure(RUNGS[name], dtype)
+    assert errors.ours <= 4 * errors.theirs
+    assert errors.theirs < {"float32": 1e-3, "bfloat16": 0.2}[dtype]  # else the bound would say nothing
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_rungs_have_outputs_of_order_one(name):
+    assert 0.1 < np.abs(parity.exact(RUNGS[name])).std() < 30
+
+
+def test_lifting_leaves_nothing_behind():
+    before = parity.embeddings.get_timestep_embedding, parity.torch.Tensor.float, jax.nn.dot_product_attention
+    with parity.lifted():
+        assert parity.torch.Tensor.float is not before[1]
+    after = parity.embeddings.get_timestep_embedding, parity.torch.Tensor.float, jax.nn.dot_product_attention
+    assert before == after
+
+
+@pytest.mark.slow
+def test_if_i_m_at_its_published_size(tmp_path):
+    errors = parity.measure_full(tmp_path)
+    assert errors.ours <= 4 * errors.theirs
+    assert errors.theirs < 1e-3

@@ -1,0 +1,82 @@
+"""Schedules and timesteps against the figures of the papers and, where it is installed, diffusers."""
+
+import numpy as np
+import pytest
+
+from jdiff import sample, schedule, step
+
+
+def test_abar_has_the_published_values():
+    want = {0: 0.9999587, 30: 0.9964658, 250: 0.8458880, 500: 0.4922850, 690: 0.2145230, 750: 0.1431787}
+    want |= {960: 0.00368961, 990: 0.000196717, 999: 2.42877e-9}
+    abar = schedule.cosine()
+    for t, value in want.items():
+        assert abs(abar[t] / value - 1) < 3e-6, t  # the published ones were computed in float32
+
+
+def test_learned_variance_has_the_oracles_values():
+    rows = step.ddpm().table(schedule.levels(schedule.cosine(), range(990, -1, -30)))
+    want = {990: (-0.05829, -0.05654, -0.05479), 690: (-1.9112, -1.8854, -1.8595), 30: (-10.1062, -7.8816, -5.6570)}
+    for t, values in want.items():
+        c = step.Constants(*(column[list(rows.level.t).index(t)] for column in rows.constants))
+        for v, value in zip((-1, 0, 1), values, strict=True):
+            assert abs(step.learned(np.float64(v), c) - value) < 6e-4  # a float32 table: 5.4e-4 at t = 30
+
+
+def test_counts_and_ends_of_the_named_samplers():
+    levels = {
+        name: schedule.levels(schedule.cosine(), s.timesteps(s.steps), s.end(schedule.cosine()))
+        for name, s in sample.SAMPLERS.items()
+    }
+    assert levels["course"].t.tolist() == list(range(990, 0, -30))
+    assert levels["course"].noise_to[-1] ** 2 == pytest.approx(1 - schedule.cosine()[0])
+    assert levels["diffusers"].t[[0, -1]].tolist() == [990, 0]
+    assert [schedule.leading(n)[0] for n in (30, 50, 100)] == [957, 980, 990]
+    assert levels["deepfloyd"].t[[0, -1]].tolist() == [999, 0]
+    for name, table in levels.items():
+        np.testing.assert_allclose(table.signal**2 + table.noise**2, 1, atol=1e-15)
+        np.testing.assert_array_equal(table.signal[1:], table.signal_to[:-1])
+        assert len(table.t) == sample.SAMPLERS[name].steps
+        if name != "course":
+            assert (table.signal_to[-1], table.noise_to[-1]) == (1, 0)
+
+
+def test_sections_are_diffusers_lists():
+    lists = pytest.importorskip("diffusers.pipelines.deepfloyd_if.timesteps", reason="the oracle is not installed")
+    for name, counts in schedule.SECTIONS.items():
+        assert schedule.respaced(counts).tolist() == list(getattr(lists, f"{name}_timesteps")), name
+
+
+@pytest.mark.parametrize("beta_schedule", ["squaredcos_cap_v2", "linear"])
+def test_schedules_are_diffusers(beta_schedule):
+    diffusers = pytest.importorskip("diffusers", reason="the oracle is not installed")
+    theirs = diffusers.DDPMScheduler(beta_schedule=beta_schedule).alphas_cumprod.double().numpy()
+    ours = {"squaredcos_cap_v2": schedule.cosine, "linear": schedule.linear}[beta_schedule]()
+    assert np.abs(ours / theirs - 1)[:-1].max() < 5e-5  # theirs is a float32 product
+
+
+@pytest.mark.parametrize("steps", [1, 7, 30, 50, 100, 1000])
+def test_leading_is_diffusers(steps):
+    diffusers = pytest.importorskip("diffusers", reason="the oracle is not installed")
+    scheduler = diffusers.DDPMScheduler()
+    scheduler.set_timesteps(steps)
+    assert schedule.leading(steps).tolist() == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: schedule.leading(0), "steps is 0, accepted is a whole number from 1 to 1000"),
+        (lambda: schedule.leading(1001), "steps is 1001"),
+        (lambda: schedule.course(991), "steps is 991, accepted is a whole number from 1 to 990"),
+        (lambda: schedule.respaced([0, 3]), "counts is 0"),
+        (lambda: schedule.levels(schedule.cosine(), []), "timesteps are"),
+        (lambda: schedule.levels(schedule.cosine(), [1000]), "whole numbers from 0 to 999"),
+        (lambda: schedule.levels(schedule.cosine(), [1, 2]), "a falling list"),
+        (lambda: sample.find_sampler("euler"), "sampler is 'euler', accepted are diffusers, deepfloyd, course"),
+        (lambda: sample.SAMPLERS["fast27"].timesteps(20), "steps is 20, accepted for this sampler is its own 27"),
+    ],
+)
+def test_errors_name_what_was_given_and_what_is_accepted(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
