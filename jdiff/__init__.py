@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jdiff import sample as sample
     from jdiff import schedule as schedule
     from jdiff import step as step
+    from jdiff import views as views
     from jdiff.model import Model as Model
     from jdiff.model import load as load
     from jdiff.types import Combiner as Combiner
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
     from jdiff.types import Level as Level
     from jdiff.types import Prediction as Prediction
     from jdiff.types import Solver as Solver
+    from jdiff.types import View as View
 
 __version__ = "0.1.0"
 
 _MODULES = (
-    "combine", "conv", "convert", "images", "model", "objectives", "sample", "schedule", "step", "t5", "text", "train",
-    "types", "unet",
+    "combine", "conv", "convert", "images", "model", "objectives", "sample", "scan", "schedule", "step", "t5", "text",
+    "train", "types", "unet", "views",
 )  # fmt: skip
 _NAMES = {"load": "model", "Model": "model"} | dict.fromkeys(
-    ("Combiner", "Conditioning", "Info", "Level", "Prediction", "Row", "Solver", "State"), "types"
+    ("Combiner", "Conditioning", "Info", "Level", "Prediction", "Row", "Solver", "State", "View"), "types"
 )
 
 

@@ -114,6 +114,7 @@ def _parse(args: Sequence[str], default: Generate) -> Generate | Convert:
     )
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
     about = "DeepFloyd IF and its samplers in JAX."
+    # the ignored: to the type checker a union is no type
     return tyro.cli(commands, prog="jdiff", description=about, args=list(args), config=config)  # type: ignore
 
 

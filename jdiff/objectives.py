@@ -29,19 +29,19 @@ def eight_bit_nll(x: Array, mean: Array, log_var: Array) -> Array:
     return -jnp.log(jnp.maximum(mass, 1e-12))
 
 
-def root_snr_weight(abar: Array, most: float = 2.0, least_abar: float = 0.002) -> Array:
+def root_snr_weight(abar: Array, least: float = 0.0, most: float = 2.0, least_abar: float = 0.002) -> Array:
     """[steps] weights of the noise error, by which the clean image's error counts min(sqrt(SNR), `most`).
 
     With SNR = abar / (1 - abar), the noise error is SNR times the clean image's: so that levels count most where shapes
     are decided, little where only pixels are left to decide (as Hang et al. 2023, Min-SNR, has it), and more than there
     at the highest noise, which decides colours. `least_abar` bounds the weights.
 
-    >>> root_snr_weight(jnp.array([0.99, 0.5, 0.01])).round(3).tolist()
+    >>> [round(float(weight), 2) for weight in root_snr_weight(jnp.array([0.99, 0.5, 0.01]))]
     [0.02, 1.0, 9.95]
     """
     a = jnp.maximum(abar, least_abar)
     snr = a / (1 - a)
-    return jnp.minimum(jnp.sqrt(snr), most) / snr
+    return jnp.maximum(jnp.minimum(jnp.sqrt(snr), most) / snr, least)
 
 
 def cast_weight(abar: Array, least_abar: float = 0.005) -> Array:

@@ -1,4 +1,4 @@
-"""The scan down a table of levels, and the tasks that are values of it."""
+"""The named samplers, and the tasks: what a user asks of a model, each a value of the one scan."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,20 +8,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff import combine, schedule, step
-from jdiff.types import Array, Combiner, Level, Row, Solver, State
+from jdiff import combine, schedule, step, views
+from jdiff.scan import (
+    Samples,
+    denoise_once,
+    forward,
+    from_row,
+    image_keys,
+    iterative_denoise,
+    one,
+    prepare,
+    sample,
+    start,
+)
+from jdiff.types import Array, Combiner, Level, Solver
 
 if TYPE_CHECKING:
     from jdiff.model import Model
 
-LENGTHS = (64, 256, 1024)  # tables are filled up to the next of these, so that one program serves many numbers of steps
-
-
-class Samples(NamedTuple):
-    """Finished images, and what was kept of the way to them."""
-
-    images: Array  # [n h w c]
-    way: Array | None = None  # [n m h w c], the last one finished
+LOW = 2**31 - 3  # what an image's key is folded with for the noise of the low-res image
 
 
 class Sampler(NamedTuple):
@@ -78,228 +83,9 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
-def image_keys(key: Array, n: int) -> Array:
-    """n keys, one an image: key i is the same whatever n, so that image i can be made again alone.
-
-    >>> bool((image_keys(jax.random.key(0), 8)[:2] == image_keys(jax.random.key(0), 2)).all())
-    True
-    """
-    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(n))
-
-
-def forward(keys: Array, images: Array, level: Level, draw: Callable = jax.random.normal) -> Array:
-    """`images` [n h w c] with noise at `level`: signal x0 + noise eps, each image's eps from its own key [n].
-
-    >>> level = one(schedule.levels(schedule.cosine(), [250]), 0)
-    >>> round(float(forward(image_keys(jax.random.key(0), 1), jnp.zeros((1, 64, 64, 3)), level).std()), 1)
-    0.4
-
-    Source: Ho et al. 2020 (DDPM), eq. 4; course 1.1.
-    """
-    draw_one = lambda key, x: draw(jax.random.fold_in(key, START), x.shape, x.dtype)
-    eps = jax.vmap(draw_one)(keys, images)
-    signal, noise = (jnp.asarray(a, images.dtype) for a in (level.signal, level.noise))
-    return signal * images + noise * eps
-
-
-START = 2**31 - 1  # what a key is folded with for the noise that an image starts from; rows fold with their number
-
-
-def start(keys: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Pure noise [n *shape], each image's from its own key [n]."""
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, START), shape, dtype))(keys)
-
-
-def one(levels: Level, i: int) -> Level:
-    """Row `i` of a table, as one level.
-
-    >>> one(schedule.levels(schedule.cosine(), [250]), 0).t.item()
-    250.0
-    """
-    return jax.tree.map(lambda column: column[i], levels)
-
-
-def prepare(denoise: Callable, combiner: Combiner | Callable, in_axes: Any = None) -> Combiner | Callable:
-    """`combiner` with all that the network makes of its prompts alone, made once."""
-    make = getattr(getattr(denoise, "func", None), "prepare", None)
-    if make is None or not isinstance(combiner, Combiner):
-        return combiner
-    axes = in_axes.branches if isinstance(in_axes, Combiner) else in_axes
-    params = denoise.args[0]  # type: ignore[attr-defined]
-    return combiner._replace(branches=_prepare(make, params, combiner.branches, axes))
-
-
-@partial(jax.jit, static_argnames=("make", "axes"))
-def _prepare(make, params, branches, axes):
-    return make(params, branches) if axes is None else jax.vmap(partial(make, params), in_axes=(axes,))(branches)
-
-
-def _table(solver: Solver, levels: Level, keep_every: int, length: int, dtype: Any) -> tuple[Row, Array, int]:
-    """Rows of `levels`, cast and filled up to `length` with dead ones; each row's slot in what is kept; its size."""
-    n = len(levels.t)
-    rows = solver.table(levels)
-    left = n - 1 - np.arange(n)  # counted from the end, so that the finished image is kept
-    kept = -(-n // keep_every) if keep_every else 0
-    slots = np.where(left % keep_every == 0, kept - 1 - left // keep_every, kept) if keep_every else np.zeros(n, int)
-    rows, slots = jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], length - n, axis=0)]), (rows, slots))
-    rows.level.live[n:] = False
-    cast = lambda a: jnp.asarray(a, dtype) if np.issubdtype(a.dtype, np.floating) else jnp.asarray(a)
-    return jax.tree.map(cast, rows), jnp.asarray(slots, jnp.int32), kept
-
-
-@partial(jax.jit, static_argnames=("in_axes", "branch_batch"), donate_argnames=("state", "way"))
-def _run(denoise, keys, state, way, rows, slots, combiner, solver, low_res, *, in_axes, branch_batch):
-    """The scan: one step of every image a row; rows that are not live are skipped."""
-    combiner, leaves_axes = (combiner, in_axes) if isinstance(combiner, Combiner) else (combiner, None)
-
-    def image_step(key, state, combiner, low_res, row):
-        key = jax.random.fold_in(key, row.level.i)
-        estimate = combine.denoiser(denoise, combiner, low_res, branch_batch)
-        state, _ = solver.step(key, state, row, estimate)
-        return again(key, state, row.level)
-
-    def live_row(carry, row, slot):
-        state, way = carry
-        axes = (0, 0, leaves_axes, None if low_res is None else 0, None)
-        state = jax.vmap(image_step, in_axes=axes)(keys, state, combiner, low_res, row)
-        if way is not None:
-            way = jax.vmap(lambda frames, x: frames.at[slot].set(x, mode="drop"))(way, state.x)
-        return state, way
-
-    def body(carry, inputs):
-        row, slot = inputs
-        return jax.lax.cond(row.level.live, live_row, lambda carry, row, slot: carry, carry, row, slot), None
-
-    return jax.lax.scan(body, (state, way), (rows, slots))[0]
-
-
-def again(key: Array, state: State, level: Level) -> State:
-    """`state` noised anew, sqrt(again) x + sqrt(1 - again) n: nothing where `level.again` is 1."""
-    n = jax.random.normal(jax.random.fold_in(key, START), state.x.shape, state.x.dtype)
-    return state._replace(x=jnp.sqrt(level.again) * state.x + jnp.sqrt(1 - level.again) * n)
-
-
-def sample(
-    denoise: Callable,
-    keys: Array,
-    x: Array,
-    levels: Level,
-    *,
-    combiner: Combiner | Callable,
-    solver: Solver | None = None,
-    in_axes: Any = None,
-    low_res: Array | None = None,
-    keep_every: int = 0,
-    branch_batch: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    progress_every: int = 4,
-) -> Samples:
-    """Images [n h w c] that `solver` makes of x [n h w c] down the table `levels`, and those kept of the way.
-
-    Args:
-        denoise: the network, `(x [n h w c], t [n], Conditioning [n ...]) -> Prediction`, its parameters bound by
-            `jax.tree_util.Partial`.
-        keys: one key an image [n]; image i has the same noise in any batch.
-        x: where to start: `start(keys, shape)` for pure noise, `forward(...)` for an edit, float32 or float64.
-        levels: rows of `schedule.levels`; a slice of a table starts or ends elsewhere.
-        combiner: a Combiner, or a function `(denoise, x, level) -> Prediction` of one image; functions are static
-            (one compilation each), and `Partial(function, arrays)` is not compiled again for other arrays.
-        solver: `step.ddpm()` unless given.
-        in_axes: which leaves of `combiner` are per image, as for `jax.vmap`; None says it is shared by all.
-        low_res: stage 2's condition [n h w c].
-        keep_every: 0 keeps nothing of the way; m keeps every m-th image counted from the last.
-        branch_batch: how many branches of an image the network sees at a time; all of them unless given.
-        progress: called with (rows done, rows in all) every `progress_every` rows, between calls of one compiled
-            scan of that length; without it the scan is one call.
-
-    Changing a prompt, scale, key, image, parameter or the number of steps compiles nothing new.
-
-    >>> from jdiff.types import Prediction
-    >>> exact = lambda x, t, c: Prediction(x)  # says that all of x is noise: the clean image is black, 0
-    >>> levels = schedule.levels(schedule.cosine(), schedule.leading(20))
-    >>> keys = image_keys(jax.random.key(0), 2)
-    >>> image = combine.conditional(jnp.zeros((1, 1)))
-    >>> sample(exact, keys, start(keys, (4, 4, 3)), levels, combiner=image, solver=step.ddim()).images.shape
-    (2, 4, 4, 3)
-
-    Source: Ho et al. 2020 (DDPM), algorithm 2; course 1.4 to 1.6.
-    """
-    solver = step.ddpm() if solver is None else solver
-    if x.shape[:1] != keys.shape:
-        raise ValueError(f"keys has shape {keys.shape}, accepted is one key for each of {x.shape[0]} images")
-    if not isinstance(denoise, jax.tree_util.Partial):
-        denoise = jax.tree_util.Partial(denoise)
-    if not isinstance(combiner, Combiner | jax.tree_util.Partial):
-        combiner = jax.tree_util.Partial(combiner)
-    n = len(levels.t)
-    length = next((m for m in LENGTHS if m >= n), n) if progress is None else progress_every
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    total = n if progress is None else -(-n // length) * length
-    rows, slots, kept = _table(solver, levels, keep_every, max(total, length), dtype)
-    combiner = prepare(denoise, combiner, in_axes)
-    state = jax.vmap(solver.init)(jnp.array(x, dtype))
-    way = jnp.zeros((x.shape[0], kept, *x.shape[1:]), dtype) if keep_every else None
-    for first in range(0, len(slots), length):
-        part = jax.tree.map(lambda a, first=first: a[first : first + length], (rows, slots))
-        state, way = _run(
-            denoise, keys, state, way, *part, combiner, solver, low_res, in_axes=in_axes, branch_batch=branch_batch
-        )
-        if progress is not None:
-            jax.block_until_ready(state)
-            progress(min(first + length, n), n)
-    return Samples(state.x, way)
-
-
-def denoise_once(
-    denoise: Callable,
-    x: Array,
-    level: Level,
-    *,
-    combiner: Combiner | Callable,
-    x0_rule: Callable = step.untouched,
-    predicts: Callable = step.noise,
-) -> Array:
-    """The clean images [n h w c] that the network sees in x [n h w c] at one `level`, in a single call.
-
-    >>> from jdiff.types import Prediction
-    >>> level = one(schedule.levels(schedule.cosine(), [250]), 0)
-    >>> silent = lambda x, t, c: Prediction(jnp.zeros_like(x))  # says that there is no noise
-    >>> x = jnp.ones((1, 4, 4, 3))
-    >>> round(float(denoise_once(silent, x, level, combiner=combine.conditional(jnp.zeros((1, 1)))).max()), 3)
-    1.087
-
-    Source: course 1.3; Ho et al. 2020 (DDPM), eq. 15.
-    """
-    level = jax.tree.map(jnp.asarray, level)
-    estimate = combine.denoiser(denoise, combiner)
-    return jax.vmap(lambda x: x0_rule(predicts(estimate(x, level).estimate, x, level)))(x)
-
-
-def iterative_denoise(
-    denoise: Callable, keys: Array, x: Array, levels: Level, *, i_start: int = 0, **settings: Any
-) -> Samples:
-    """`sample` from row `i_start` of the table on: x [n h w c] is an image at that row's level.
-
-    Raises ValueError for an `i_start` that is no row.
-
-    >>> from jdiff.types import Prediction
-    >>> levels = schedule.levels(schedule.cosine(), schedule.course())
-    >>> keys, x = image_keys(jax.random.key(0), 1), jnp.ones((1, 4, 4, 3))
-    >>> exact = lambda x, t, c: Prediction(x, x)
-    >>> iterative_denoise(exact, keys, x, levels, i_start=10, combiner=combine.conditional(x[0, 0])).images.shape
-    (1, 4, 4, 3)
-
-    Source: course 1.4 (`iterative_denoise`).
-    """
-    n = len(levels.t)
-    if not 0 <= i_start < n:
-        raise ValueError(f"i_start is {i_start}, accepted is a row of the table, 0 to {n - 1}")
-    return sample(denoise, keys, x, jax.tree.map(lambda a: a[i_start:], levels), **settings)
-
-
 def generate(
     model: "Model",
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Combiner | Sequence[Combiner],
     key: Array,
     *,
     n: int = 1,
@@ -307,6 +93,7 @@ def generate(
     guidance: float | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
+    size: tuple[int, int] | None = None,
     keep: int = 0,
     branch_batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -317,22 +104,149 @@ def generate(
 
     Args:
         model: from `jdiff.load`.
-        prompts: what to draw, one or more.
+        prompts: what to draw, one or more; or a Combiner, or several of one structure, for what no prompt can say: an
+            anagram, a hybrid.
         key: of everything random.
         n: images a prompt.
         steps: network calls (two evaluations each with guidance).
-        guidance: guidance scale; 1 is none.
+        guidance: guidance scale of prompts; 1 is none.
         negative: prompt that guidance leads away from.
         sampler: a name in `SAMPLERS`, or a Sampler.
+        size: height and width, multiples of what the network's levels divide by; the model's own unless given.
         keep: about how many images of the way to keep.
         branch_batch: as in `sample`.
         progress: as in `sample`.
 
     Raises ValueError for no prompts, and for numbers that are out of range.
 
-    Source: Saharia et al. 2022 (Imagen), section 2; course 0, 1.5 and 1.6.
+    Source: Saharia et al. 2022 (Imagen), section 2; course 0, 1.5, 1.6, 1.8 and 1.9.
     """
-    if isinstance(prompts, str) or not prompts:
+    plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
+    x = start(plan.keys, (*_size(model, size), 3))
+    _low_res(model, None, plan, n, 0, (0, 0))  # a stage-2 model is for `upscale`
+    return _draw(model, plan, x, plan.levels, plan.solver, keep=keep, branch_batch=branch_batch, progress=progress)
+
+
+def edit(
+    model: "Model",
+    image: Array,
+    prompts: Sequence[str] | Combiner | Sequence[Combiner],
+    key: Array,
+    *,
+    strength: float | None = None,
+    i_start: int | None = None,
+    low_res: Array | None = None,
+    noise_level: int = 250,
+    n: int = 1,
+    steps: int | None = None,
+    guidance: float | None = None,
+    negative: str = "",
+    sampler: str | Sampler | None = None,
+    **settings: Any,
+) -> Samples:
+    """`image` [h w 3], or one for each prompt [p h w 3], noised and denoised again under each prompt: [p n h w 3].
+
+    The table is entered at row `i_start`, or where the share `strength` in (0, 1] of its rows is left (0.7 unless one
+    is given). A stage-2 model needs `low_res` and takes `noise_level`, as `upscale` has them; the rest is `generate`'s.
+
+    Source: Meng et al. 2022 (SDEdit), algorithm 1; course 1.7; diffusers' IFImg2ImgPipeline.
+    """
+    plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
+    images = _images("image", image, plan, n)
+    rows = from_row(plan.levels, _row(plan.levels, strength, i_start, 0.7))
+    low = _low_res(model, low_res, plan, n, noise_level, images.shape[1:3])
+    return _draw(model, plan, forward(plan.keys, images, one(rows, 0)), rows, plan.solver, low=low, **settings)
+
+
+def inpaint(
+    model: "Model",
+    image: Array,
+    mask: Array,
+    prompts: Sequence[str] | Combiner | Sequence[Combiner],
+    key: Array,
+    *,
+    noised: bool = True,
+    jump_length: int = 10,
+    resamplings: int = 1,
+    strength: float = 1.0,
+    low_res: Array | None = None,
+    noise_level: int = 0,
+    n: int = 1,
+    steps: int | None = None,
+    guidance: float | None = None,
+    negative: str = "",
+    sampler: str | Sampler | None = None,
+    **settings: Any,
+) -> Samples:
+    """`image` made new where `mask` is 1 (white), as each prompt says: [p n h w 3].
+
+    `image` [h w 3] or [p h w 3]; `mask` [h w] or [p h w] in [0, 1]. With `noised` what is known is put in at the noise
+    of every level (RePaint, the course), and the table jumps back up by `jump_length` rows, `resamplings` - 1 times
+    every so many rows. Without it what is known stays clean throughout (diffusers, deep-floyd). `strength`, `low_res`,
+    `noise_level` are `edit`'s, and the rest is `generate`'s. Samplers whose last step is clean keep what is known
+    exactly; the course's leaves it with the noise of t = 0.
+
+    Source: Lugmayr et al. 2022 (RePaint), algorithm 1; course 1.7.2; diffusers' IFInpaintingPipeline.
+    """
+    plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
+    images = _images("image", image, plan, n)
+    mask = jnp.asarray(mask, images.dtype)
+    if mask.shape not in ((*images.shape[1:3],), (plan.p, *images.shape[1:3])):
+        raise ValueError(f"mask has shape {mask.shape}, accepted is the image's {images.shape[1:3]}, or one a prompt")
+    masks = jnp.repeat(jnp.broadcast_to(mask, (plan.p, *images.shape[1:3])), n, axis=0)[..., None]
+    first = _row(plan.levels, strength, None, 1.0)
+    rows = from_row(plan.levels, first)
+    fresh = noised and first == 0
+    x = start(plan.keys, images.shape[1:]) if fresh else forward(plan.keys, images, one(rows, 0))
+    known = lambda reference, mask: step.condition(plan.solver, reference, views.unmasked(mask), noised=noised)
+    solver = jax.vmap(known)(images, masks)._replace(table=known(images[0], masks[0]).table)
+    if resamplings > 1:
+        rows = schedule.resample(rows, jump_length, resamplings)
+    low = _low_res(model, low_res, plan, n, noise_level, images.shape[1:3])
+    return _draw(model, plan, x, rows, solver, solver_axes=0, low=low, **settings)
+
+
+def upscale(
+    model: "Model",
+    low_res: Array,
+    prompts: Sequence[str] | Combiner | Sequence[Combiner],
+    key: Array,
+    *,
+    noise_level: int = 250,
+    n: int = 1,
+    steps: int | None = None,
+    guidance: float | None = None,
+    negative: str = "",
+    sampler: str | Sampler | None = None,
+    **settings: Any,
+) -> Samples:
+    """`low_res` [h w 3], or one for each prompt [p h w 3], drawn anew by a stage-2 `model` at its size: [p n h' w' 3].
+
+    What the network sees of it is resized bilinearly (corners aligned) and noised to timestep `noise_level`, which the
+    network is told: more lets it invent more. The rest is `generate`'s. A picture that is not square keeps its shape:
+    the shorter side gets the model's size.
+
+    Source: Ho et al. 2022 (Cascaded Diffusion), section 4.2; course 0; diffusers' IFSuperResolutionPipeline.
+    """
+    plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
+    h, w = jnp.shape(low_res)[-3:-1]
+    size = tuple(model.config.sample_size * side // min(h, w) for side in (h, w))
+    low = _low_res(model, low_res, plan, n, noise_level, size)
+    return _draw(model, plan, start(plan.keys, (*_size(model, size), 3)), plan.levels, plan.solver, low=low, **settings)
+
+
+class _Plan(NamedTuple):
+    combiners: Combiner  # [p ...]
+    p: int
+    n: int
+    keys: Array  # [p n]
+    levels: Level
+    solver: Solver
+
+
+def _plan(model, prompts, key, n, steps, guidance, negative, sampler) -> _Plan:
+    """What all tasks share: combiners [p ...], keys [p n], the table, the solver."""
+    if isinstance(prompts, str) or (not isinstance(prompts, Combiner) and not prompts):
         raise ValueError(f"prompts is {prompts!r}, accepted is a list of one prompt or more")
     if n < 1:
         raise ValueError(f"n is {n}, accepted is a whole number from 1 on")
@@ -343,26 +257,119 @@ def generate(
     if not np.isfinite(guidance):
         raise ValueError(f"guidance is {guidance}, accepted is a finite number")
     levels = schedule.levels(model.schedule, how.timesteps(steps), how.end(model.schedule))
-    text = model.embed([negative, *prompts])
-    guided = jax.vmap(lambda t, u: combine.cfg(t, jnp.float32(guidance), u), in_axes=(0, None))(text[1:], text[0])
-    repeated = jax.tree.map(lambda a: jnp.repeat(a, n, axis=0), guided)  # a row an image
-    keys = jax.vmap(lambda i: image_keys(jax.random.fold_in(key, i), n))(jnp.arange(len(prompts))).reshape(-1)
-    size = model.config.sample_size
+    if isinstance(prompts, Combiner) or isinstance(prompts[0], Combiner):
+        given = [prompts] if isinstance(prompts, Combiner) else list(prompts)
+        combiners = jax.tree.map(lambda *a: jnp.stack(a), *given)
+    else:
+        text = model.embed([negative, *prompts])
+        guided = lambda t, u: combine.cfg(t, jnp.float32(guidance), u)
+        combiners = jax.vmap(guided, in_axes=(0, None))(text[1:], text[0])
+    p = jax.tree.leaves(combiners)[0].shape[0]
+    keys = jax.vmap(lambda i: image_keys(jax.random.fold_in(key, i), n))(jnp.arange(p)).reshape(-1)
+    return _Plan(combiners, p, n, keys, levels, how.solver(model.x0_rule))
+
+
+def _draw(
+    model, plan, x, levels, solver, *, low=None, keep=0, branch_batch=None, progress=None, solver_axes=None
+) -> Samples:
+    """Samples [p n ...] of x [p n h w c], flat, down `levels`."""
+    combiners = plan.combiners
+    if low is not None:
+        branches, (pictures, level) = combiners.branches, low
+        told = jnp.full(branches.text.shape[:2], level, x.dtype)
+        combiners, low = combiners._replace(branches=branches._replace(noise_level=told)), pictures
+    ready = prepare(model.denoise, combiners, 0)  # a prompt's part of the network once, not once an image
     samples = sample(
         model.denoise,
-        keys,
-        start(keys, (size, size, 3)),
+        plan.keys,
+        x,
         levels,
-        combiner=repeated,
-        solver=how.solver(model.x0_rule),
+        combiner=jax.tree.map(lambda a: jnp.repeat(a, plan.n, axis=0), ready),
+        solver=solver,
         in_axes=0,
-        keep_every=-(-steps // keep) if keep else 0,
+        solver_axes=solver_axes,
+        low_res=low,
+        keep_every=-(-len(levels.t) // keep) if keep else 0,
         branch_batch=branch_batch,
         progress=progress,
     )
-    split = lambda a: a.reshape(len(prompts), n, *a.shape[1:])
+    split = lambda a: a.reshape(plan.p, plan.n, *a.shape[1:])
     images = jnp.clip(split(samples.images), -1, 1)
     return Samples(images, None if samples.way is None else split(samples.way))
+
+
+def _images(name: str, images: Any, plan: _Plan, n: int) -> Array:
+    """[p n h w 3], flat, of one image or one a prompt."""
+    images = jnp.asarray(images, jnp.promote_types(jnp.asarray(images).dtype, jnp.float32))
+    if images.ndim == 3:
+        images = jnp.broadcast_to(images, (plan.p, *images.shape))
+    if images.ndim != 4 or images.shape[0] != plan.p or images.shape[-1] != 3:
+        raise ValueError(f"{name} has shape {images.shape}, accepted is [h w 3], or [{plan.p} h w 3]: one a prompt")
+    return jnp.repeat(images, n, axis=0)
+
+
+def _low_res(model, low_res, plan, n, noise_level, size) -> tuple[Array, int] | None:
+    """(pictures [p n h w 3], flat, resized to `size` and noised; their timestep), or None for stage 1."""
+    wanted = model.config.in_channels > 3
+    if low_res is None and not wanted:
+        return None
+    if low_res is None or not wanted:
+        given, accepted = ("None", "a picture") if wanted else ("a picture", "None")
+        raise ValueError(f"low_res is {given}, accepted for a stage-{2 if wanted else 1} model is {accepted}")
+    if not 0 <= noise_level < len(model.schedule):
+        raise ValueError(f"noise_level is {noise_level}, accepted is a timestep, 0 to {len(model.schedule) - 1}")
+    images = resized(_images("low_res", low_res, plan, n), size)
+    level = one(schedule.levels(model.schedule, [noise_level]), 0)
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, LOW))(plan.keys)
+    return forward(keys, images, level), noise_level
+
+
+def resized(images: Array, size: tuple[int, int]) -> Array:
+    """Images [n h' w' c] of images [n h w c], bilinearly, corners on corners, as IF's stage 2 was trained.
+
+    >>> resized(jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1), (1, 3)).ravel().tolist()
+    [0.0, 0.5, 1.0]
+
+    Source: diffusers' IFSuperResolutionPipeline, `interpolate(..., align_corners=True)`.
+    """
+    rows, columns = (_lines(old, new, images.dtype) for old, new in zip(images.shape[1:3], size, strict=True))
+    return jnp.einsum("ij,njkc,lk->nilc", rows, images, columns)
+
+
+def _lines(old: int, new: int, dtype: Any) -> np.ndarray:
+    places = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
+    return np.maximum(1 - np.abs(places[:, None] - np.arange(old)), 0).astype(dtype)
+
+
+def _row(levels: Level, strength: float | None, i_start: int | None, default: float) -> int:
+    """The row where an image comes in."""
+    n = len(levels.t)
+    if i_start is not None:
+        if strength is not None:
+            raise ValueError(f"strength is {strength} and i_start {i_start}, accepted is one of the two")
+        return i_start
+    strength = default if strength is None else strength
+    if not 0 < strength <= 1 or int(n * strength) < 1:
+        raise ValueError(f"strength is {strength}, accepted is from {1 / n:.3g} (one of {n} steps) to 1")
+    return n - int(n * strength)
+
+
+def _size(model: "Model", size: tuple[int, int] | None) -> tuple[int, int]:
+    side, divisor = model.config.sample_size, 2 ** (len(model.config.block_out_channels) - 1)
+    h, w = (side, side) if size is None else size
+    if h < divisor or w < divisor or h % divisor or w % divisor:
+        raise ValueError(f"size is {h} x {w}, accepted are multiples of {divisor}, which the network's levels divide")
+    return h, w
+
+
+def rank(images: Array, scorer: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """(images, order): `images` [n ...] with the highest of `scorer(images)` [n] first, and where each was.
+
+    >>> rank(jnp.array([[0.1], [0.9]]), lambda images: images[:, 0])[1].tolist()
+    [1, 0]
+    """
+    order = jnp.argsort(-jnp.asarray(scorer(images)))
+    return images[order], order
 
 
 def find_sampler(sampler: str | Sampler) -> Sampler:
@@ -383,13 +390,18 @@ __all__ = [
     "Samples",
     "SAMPLERS",
     "denoise_once",
+    "edit",
     "find_sampler",
     "forward",
     "generate",
     "image_keys",
+    "inpaint",
     "iterative_denoise",
     "one",
     "prepare",
+    "rank",
+    "resized",
     "sample",
     "start",
+    "upscale",
 ]

@@ -118,6 +118,37 @@ def levels(abar: np.ndarray, timesteps: Sequence[int] | np.ndarray, end: float =
     )
 
 
+def resample(levels: Level, jump_length: int, resamplings: int) -> Level:
+    """The table with jumps: every `jump_length` rows back up by as many, `resamplings` - 1 times, and down again.
+
+    A jump of j single forward steps is one Gaussian, in the column `again`; j = 1 or resamplings = 1 can be given.
+
+    >>> [resample(levels(cosine(), course()), n, n).t.size for n in (1, 5, 10)]
+    [33, 153, 303]
+    >>> resample(levels(cosine(250), range(249, -1, -1)), 10, 10).t.size
+    2410
+
+    Source: Lugmayr et al. 2022 (RePaint), algorithm 1 and appendix; its line 5 has a typo, the deviation is
+    sqrt(1 - abar).
+    """
+    n = len(levels.t)
+    check_count("jump_length", jump_length, n)
+    check_count("resamplings", resamplings, 1000)
+    left = {n - 1 - above: resamplings - 1 for above in range(0, n - jump_length, jump_length)}  # at row: jumps to make
+    order, again, row = [], [], 0
+    while row < n:
+        order.append(row)
+        row += 1
+        jump = left.get(row, 0) > 0
+        if jump:
+            left[row] -= 1
+        abar = levels.signal**2
+        again.append(abar[row - jump_length] / abar[row] if jump else 1.0)
+        row -= jump_length if jump else 0
+    picked = Level(*(np.asarray(column)[order] for column in levels))
+    return picked._replace(i=np.arange(len(order)), again=np.array(again))
+
+
 def check_count(name: str, value: int, most: int) -> None:
     """Nothing; raises ValueError unless `value` is a whole number from 1 to `most`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= most:

@@ -46,6 +46,13 @@ class Combiner(NamedTuple):
     gather: Partial  # (Prediction [k ...], x, level) -> Prediction
 
 
+class View(NamedTuple):
+    """One way of looking at an image, and the way back for what the network says of it. A pytree."""
+
+    apply: Partial  # [h w c] -> [h w c]
+    invert: Partial  # Prediction -> Prediction, which knows what becomes of the variance
+
+
 class State(NamedTuple):
     """What a solver carries from row to row."""
 

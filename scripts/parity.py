@@ -1,6 +1,6 @@
 """Measures how far jdiff is from diffusers and transformers, rung by rung, and writes docs/parity.md.
 
-    python scripts/parity.py          # primitives, blocks, small networks
+    python scripts/parity.py          # primitives, blocks, small networks, the six pipelines
     python scripts/parity.py --full   # and IF-I-M at its published size, through the converter
 
 The tests hold the same rungs to their bounds. Needs the extra `torch`.
@@ -417,6 +417,19 @@ Measured by `{command}` on {machine}: jax {jax}, torch {torch}, diffusers {diffu
 """
 
 
+LOOPS = """
+## Whole loops
+
+diffusers' six IF pipelines and jdiff's tasks, with the same small random networks, embeddings, pictures and injected
+noise: several guided steps with learned variance and dynamic thresholding, two images of 16 x 24. In float64 both
+sides have the scheduler's float32 table of abar, and torch's own casts are lifted; the tests demand 1e-8 there, and in
+float32 at most 4 times torch's own error.
+
+| jdiff | diffusers | calls | float64, jdiff | float32, jdiff | torch |
+|---|---|---|---|---|---|
+"""
+
+
 def row(name: str, errors: Sequence[Errors | None]) -> str:
     cells = [f"{x:.1e}" if x else "0" for e in errors if e for x in e]
     return f"| {name} | {' | '.join(cells)} |"
@@ -442,10 +455,25 @@ def main(full: bool = False, machine: str = "a two-core AMD EPYC virtual machine
             f"| IF-I-M, 371,605,830 parameters, 64x64, converted from shards | | | {e.ours:.1e} | {e.theirs:.1e} | | |"
         )
         print(rows[-1], flush=True)
+    import parity_pipelines as loops  # which needs this module
+
+    walks = []
+    for name, task in loops.TASKS.items():
+        double, single = loops.measure(name)
+        cells = (name, task.pipeline, int(task.steps * task.strength), f"{double:.1e}", *(f"{x:.1e}" for x in single))
+        walks.append(f"| {' | '.join(map(str, cells))} |")
+        print(walks[-1], flush=True)
     versions = {name: metadata.version(name) for name in ("jax", "torch", "diffusers", "transformers")}
     command = f"python scripts/parity.py{' --full' if full else ''}"
     page.parent.mkdir(exist_ok=True)
-    page.write_text(TOP.format(command=command, machine=machine, **versions) + "\n".join(rows) + "\n")
+    page.write_text(
+        TOP.format(command=command, machine=machine, **versions)
+        + "\n".join(rows)
+        + "\n"
+        + LOOPS
+        + "\n".join(walks)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -83,9 +83,8 @@ def draw(n, null, world, key):
     return captions.draw(world, key, n, null)
 
 
-def hybrid(abar, denoise, encode, params, key, batch):
-    weights = objectives.root_snr_weight(abar), objectives.cast_weight(abar)
-    loss, metrics = objectives.hybrid(abar, *weights, denoise, params, key, batch)
+def hybrid(abar, weight, denoise, encode, params, key, batch):
+    loss, metrics = objectives.hybrid(abar, weight, objectives.cast_weight(abar), denoise, params, key, batch)
     anchor, _ = name_it(encode, params, key, batch)
     return loss + 0.1 * anchor, metrics | {"anchor": anchor}
 
@@ -115,15 +114,29 @@ def export(state: TrainState, out: Path) -> None:
     (out / "defaults.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
 
 
+def history(log: Path, every: int = 250) -> dict:
+    """What the card shows of a run's log: its updates, its speed, and a row of every metric now and then."""
+    with log.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [row for row in rows if int(row["update"]) % every == 0 or row is rows[-1]]
+    names = ("update", "mse", "weighted", "offset", "bits", "anchor")
+    return {
+        "updates": int(rows[-1]["update"]),
+        "images_per_second": round(float(np.median([float(row["images_per_second"]) for row in rows])), 1),
+        "metrics": list(names),
+        "curve": [[float(row[name]) for name in names] for row in kept],
+    }
+
+
 def main(
     data_dir: Path | None = None,
     run: Path = Path("runs/mini"),
     out: Path = Path("weights/mini"),
     steps: int = 5000,
-    init: Path | None = None,
     batch: int = 24,
     rate: float = 1e-3,
     decay: float = 0.998,
+    least_weight: float = 0.2,
     warm_up_steps: int = 600,
     seed: int = 0,
 ) -> None:
@@ -134,10 +147,10 @@ def main(
         run: folder for checkpoints and the log.
         out: folder that the model is written to at the end.
         steps: updates in all.
-        init: folder of a model whose UNet to start from; a fresh one if not given.
         batch: pictures an update.
         rate: highest learning rate; a cosine brings it to nothing.
         decay: of the running mean of the weights, which is what ships.
+        least_weight: of the noise error, at the lowest noise.
         warm_up_steps: updates of the text encoder alone, before.
         seed: of everything random.
     """
@@ -163,12 +176,10 @@ def main(
         optax.clip_by_global_norm(1.0),
         optax.adam(optax.warmup_cosine_decay_schedule(0.0, rate, min(200, steps // 10), steps, rate * 0.01), b2=0.99),
     )
-    pictures, abstract = unet.init(UNET, keys[2]), unet.unet(UNET)[1]
-    if init is not None:
-        pictures = jax.tree.map(jnp.asarray, convert.load(init / "unet", abstract))
-    state = start({"unet": pictures, **warm.params}, optimizer, keys[3])
+    state = start({"unet": unet.init(UNET, keys[2]), **warm.params}, optimizer, keys[3])
     abar = jnp.asarray(schedule.cosine(), jnp.float32)
-    objective = Partial(hybrid, abar, Partial(partial(denoise, apply, encode)), Partial(encode))
+    weight = objectives.root_snr_weight(abar, least_weight)
+    objective = Partial(hybrid, abar, weight, Partial(partial(denoise, apply, encode)), Partial(encode))
     began, first, before = time.monotonic(), None, 0
     with tqdm(total=steps, unit="update") as bar, (run / "log.csv").open("a", newline="") as file:
         writer = csv.writer(file)
@@ -192,6 +203,8 @@ def main(
             every=25, report=report, checkpoints=run / "checkpoints", save_every=250,
         )  # fmt: skip
     export(state, out)
+    settings = {"batch": batch, "rate": rate, "decay": decay, "least_weight": least_weight, "seed": seed}
+    (out / "training.json").write_text(json.dumps(settings | history(run / "log.csv"), indent=1) + "\n")
     print(f"{int(state.step)} updates, the last {int(state.step) - before} in {time.monotonic() - began:.0f} s: {out}")
 
 

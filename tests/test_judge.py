@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from jdiff import model
 from jdiff.mnist import judge
 from jdiff.mnist.captions import BACKGROUNDS, COLOURS, paint
 from jdiff.mnist.data import mnist, pad32
@@ -115,13 +116,13 @@ def test_a_file_of_another_network_is_refused(tmp_path):
         judge.load_params(tmp_path)
 
 
-def test_weights_that_are_not_there_are_named():
-    with pytest.raises(FileNotFoundError, match="'nothing'"):
-        judge._folder("nothing")
+def test_weights_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        judge.load_params(tmp_path / "nothing")
 
 
 def test_the_shipped_weights_are_small_and_bound():
-    path = judge._folder("judge") / "model.safetensors"
+    path = model.shipped("judge") / "model.safetensors"
     assert path.stat().st_size <= 1e6
     look = judge.load_judge()
     images = painted(pens(3), 0, 0)

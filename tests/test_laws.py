@@ -7,8 +7,8 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from jax.tree_util import Partial
 
-from jdiff import combine, sample, schedule, step, unet
-from jdiff.types import Combiner, Conditioning, Prediction
+from jdiff import combine, sample, scan, schedule, step, unet, views
+from jdiff.types import Combiner, Conditioning, Level, Prediction
 
 L, D = 5, 6  # tokens and width of the test's prompt embeddings
 SHAPE = (4, 8, 3)
@@ -26,6 +26,11 @@ def interval(level):  # guidance between the highest levels and the lowest
     return jnp.where((level.noise > 0.2) & (level.noise < 0.9), 5.0, 1.0)
 
 
+def anagram_of_hybrids():
+    hybrid = lambda a, b: combine.components([(views.grayscale(), guided(a, 2.0 + a)), (views.color(), guided(b))])
+    return combine.mean([hybrid(1, 2), combine.view(views.flip(), hybrid(3, 4))])
+
+
 COMBINERS = {
     "conditional": lambda: combine.conditional(text(1)),
     "cfg": lambda: guided(1),
@@ -33,6 +38,14 @@ COMBINERS = {
     "mixture": lambda: combine.mixture([combine.conditional(text(1)), guided(2)], [1.0, 3.0]),
     "mixture of mixtures": lambda: combine.mixture([guided(1), combine.mixture([guided(2), guided(3)])]),
     "compose": lambda: combine.compose(guided(1), [combine.conditional(text(4)), guided(5)]),
+    "cfg, rescaled": lambda: combine.cfg(text(1), 3.0, text(0), rescale=0.7),
+    "cfg between": lambda: combine.cfg(text(1), combine.between(3.0, 100, 800), text(0)),
+    "conjunction": lambda: combine.conjunction([text(1), text(2)], [3.0, -1.0], text(0)),
+    "view": lambda: combine.view(views.flip(), guided(1)),
+    "mean": lambda: combine.mean([guided(1), combine.view(views.negate(), guided(2))]),
+    "alternate": lambda: combine.alternate([guided(1), combine.conditional(text(2)), guided(3)]),
+    "components": lambda: combine.components({views.low_pass(): guided(1), views.high_pass(): guided(2)}),
+    "anagram of hybrids": lambda: anagram_of_hybrids(),
 }
 SOLVERS = {
     "ddpm learned": step.ddpm(),
@@ -42,6 +55,9 @@ SOLVERS = {
     "ddim": step.ddim(),
     "ddim eta 0.5": step.ddim(0.5),
     "ddim eta 1": step.ddim(1.0, x0_rule=step.threshold()),
+    "dpmpp_2m": step.dpmpp_2m(),
+    "condition": step.condition(step.ddpm(), jnp.linspace(-1, 1, 96).reshape(SHAPE), views.low_pass()),
+    "condition, clean": step.condition(step.dpmpp_2m(), jnp.zeros(SHAPE), views.grayscale(), noised=False),
 }
 LEVEL = sample.one(schedule.levels(schedule.cosine(), schedule.leading(4)), 1)
 
@@ -84,9 +100,10 @@ def walk(combiner, solver, n_images=3, steps=6, **settings):
 
 @pytest.mark.parametrize("name", COMBINERS)
 def test_agreeing_predictions_pass_through(name):
-    combiner, one = COMBINERS[name](), Prediction(image(1), image(2))
-    same = jax.tree.map(lambda a: jnp.broadcast_to(a, (combine.size(combiner), *a.shape)), one)
-    assert_same(combiner.gather(same, image(), LEVEL), one)
+    """What every branch says alike of what it is shown: variances are moved with it, but have no sign to turn."""
+    combiner, one = COMBINERS[name](), Prediction(image(1), jnp.abs(image(2)))
+    shown, variances = (combiner.spread(a, None, LEVEL)[0] for a in one)
+    assert_same(combiner.gather(Prediction(shown, jnp.abs(variances)), image(), LEVEL), one)
 
 
 @pytest.mark.parametrize("name", COMBINERS)
@@ -115,6 +132,63 @@ def test_cfg_equals_the_papers_formula_and_scale_one_is_the_conditional():
     want = Prediction((u.estimate + 3 * (c.estimate - u.estimate))[0], c.variance[0])
     assert_same(estimate(guided(1), image()), want)
     assert_same(estimate(guided(1, 1.0), image()), estimate(combine.conditional(text(1)), image()))
+
+
+def test_agreeing_predictions_pass_through_alternation_in_turn():
+    inners = [guided(1), combine.conditional(text(2)), guided(3)]
+    for i in range(5):
+        level = LEVEL._replace(i=i)
+        assert_same(estimate(combine.alternate(inners), image(), level), estimate(inners[i % 3], image(), level))
+
+
+def test_an_anagram_of_hybrids_equals_the_same_written_out():
+    weights, x = denoise().args[0], image()
+
+    def one(x, seed):
+        return jax.tree.map(lambda a: a[0], network(weights, x[None], jnp.full(1, LEVEL.t, jnp.float32),
+                                                    Conditioning(text(seed)[None])))  # fmt: skip
+
+    def guide(x, seed, scale):
+        u, c = one(x, 0), one(x, seed)
+        return u.estimate + scale * (c.estimate - u.estimate), c.variance
+
+    def hybrid(x, a, b):
+        (ea, va), (eb, vb) = guide(x, a, 2.0 + a), guide(x, b, 3.0)
+        return ea.mean(-1, keepdims=True) + eb - eb.mean(-1, keepdims=True), (va + vb) / 2
+
+    (upright, v1), (turned, v2) = hybrid(x, 1, 2), hybrid(x[::-1], 3, 4)
+    want = Prediction((upright + turned[::-1]) / 2, (v1 + v2[::-1]) / 2)
+    assert_same(estimate(anagram_of_hybrids(), x), want, 1e-5)
+    traces.clear()
+    walk(anagram_of_hybrids(), step.ddpm(), n_images=1)
+    assert traces == [(8, *SHAPE)]
+
+
+def test_conjunction_is_style_mixing_and_guidance():
+    assert_same(estimate(combine.conjunction([text(1)], [3.0], text(0)), image()), estimate(guided(1), image()))
+    u, c, p = (estimate(combine.conditional(text(i)), image()) for i in range(3))
+    want = Prediction(u.estimate + 7 * (0.7 * c.estimate + 0.3 * p.estimate - u.estimate), c.variance)
+    assert_same(estimate(combine.conjunction([text(1), text(2)], [7 * 0.7, 7 * 0.3], text(0)), image()), want, 1e-5)
+
+
+def test_guidance_is_rescaled_to_the_deviation_of_the_texts_own():
+    plain, full = (combine.cfg(text(1), 3.0, text(0), rescale=r) for r in (0.0, 1.0))
+    assert_same(estimate(plain, image()), estimate(guided(1), image()))
+    alone = estimate(combine.conditional(text(1)), image()).estimate
+    np.testing.assert_allclose(estimate(full, image()).estimate.std(), alone.std(), rtol=1e-5)
+
+
+def test_guidance_in_an_interval():
+    told = combine.cfg(text(1), combine.between(3.0, 100, 400), text(0))
+    for t, scale in ((50.0, 1.0), (100.0, 3.0), (400.0, 3.0), (401.0, 1.0)):
+        level = LEVEL._replace(t=t)
+        assert_same(estimate(told, image(), level), estimate(guided(1, scale), image(), level))
+
+
+def test_a_view_acts_on_the_low_res_image_too():
+    low = image(3)
+    shown = combine.view(views.negate(), combine.view(views.flip(), guided(1))).spread(image(), low, LEVEL)
+    assert_same(shown, (jnp.stack([-image()[::-1]] * 2), jnp.stack([-low[::-1]] * 2)), 0)
 
 
 def test_mixture_equals_the_weighted_mean():
@@ -272,11 +346,22 @@ def test_nothing_of_the_texts_width_is_left_in_the_loop():
     combiner = combine.cfg(jnp.ones((7, 52)), 2.0, jnp.zeros((7, 52)))
 
     def widths(combiner):
-        rows, slots, _ = sample._table(step.ddpm(), levels, 0, 64, jnp.float32)
+        rows, slots, _ = scan._table(step.ddpm(), levels, 0, 64, jnp.float32)
         x = sample.start(keys, (8, 8, 3))
         state = jax.vmap(step.ddpm().init)(x)
-        run = lambda state: sample._run(
-            network, keys, state, None, rows, slots, combiner, step.ddpm(), None, in_axes=None, branch_batch=None
+        run = lambda state: scan._run(
+            network,
+            keys,
+            state,
+            None,
+            rows,
+            slots,
+            combiner,
+            step.ddpm(),
+            None,
+            in_axes=None,
+            solver_axes=None,
+            branch_batch=None,
         )
         return {side for shape in loop_shapes(jax.make_jaxpr(run)(state).jaxpr) for side in shape}
 
@@ -313,11 +398,11 @@ def test_sharded_over_eight_devices_without_a_collective():
     images = sample.sample(network, keys, x, levels, combiner=each, in_axes=0).images
     assert images.sharding.is_equivalent_to(rows, 4)
     assert np.linalg.norm(images - alone) < 1e-5 * np.linalg.norm(alone)
-    table, slots, _ = sample._table(step.ddpm(), levels, 0, 64, jnp.float32)
+    table, slots, _ = scan._table(step.ddpm(), levels, 0, 64, jnp.float32)
     state = jax.vmap(step.ddpm().init)(x)
     ready = sample.prepare(network, each, 0)
     arguments = (network, keys, state, None, table, slots, ready, step.ddpm(), None)
-    program = sample._run.lower(*arguments, in_axes=0, branch_batch=None).compile().as_text()
+    program = scan._run.lower(*arguments, in_axes=0, solver_axes=None, branch_batch=None).compile().as_text()
     assert not any(word in program for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
 
 
@@ -381,6 +466,26 @@ def test_sampled_variance_equals_the_scalar_recursion(solver, x64):
             state, _ = solver.step.func(*solver.step.args[:-1], one, None, state, row, exact(0.25))
         total += float(state.x) ** 2
     assert abs(total / 64 - chain_variance(solver, levels, 0.25)) < 1e-10
+
+
+def test_the_order_of_a_solver_is_read_off_its_errors(x64):
+    """On the probability flow of N(0, 1/4), whose end is known: from the middle of the schedule to its low noise."""
+
+    def error(solver, n):
+        angle = np.linspace(1.2, 0.3, n + 1)  # signal = cos, noise = sin
+        blank = np.zeros(n)
+        levels = Level(np.arange(n), blank, np.cos(angle[:-1]), np.sin(angle[:-1]), np.cos(angle[1:]),
+                       np.sin(angle[1:]), blank + 1, blank == 0)  # fmt: skip
+        rows, state = solver.table(levels), solver.init(jnp.ones(()))
+        for i in range(n):
+            row = jax.tree.map(lambda a, i=i: jnp.asarray(a[i], jnp.float64), rows)
+            state, _ = solver.step(jax.random.key(0), state, row, exact(0.25))
+        deviation = np.sqrt(np.cos(angle) ** 2 / 4 + np.sin(angle) ** 2)
+        return abs(float(state.x) - deviation[-1] / deviation[0])
+
+    order = lambda solver: np.log2(error(solver, 80) / error(solver, 160))
+    assert abs(order(step.ddim()) - 1) < 0.1
+    assert abs(order(step.dpmpp_2m()) - 2) < 0.2
 
 
 def test_ddim_with_eta_one_is_ddpm_with_the_small_variance(x64):

@@ -28,7 +28,9 @@ def exact(params, x, t, batch):
 
 def loss(scale=1.0, offset=0.0, wide=0.0, least=1.0):
     params = {"scale": jnp.float32(scale), "offset": jnp.float32(offset), "wide": jnp.float32(wide)}
-    f = lambda p: objectives.hybrid(ABAR, jnp.ones(1000), objectives.cast_weight(ABAR, least), exact, p, jax.random.key(0), Batch(IMAGES))
+    f = lambda p: objectives.hybrid(
+        ABAR, jnp.ones(1000), objectives.cast_weight(ABAR, least), exact, p, jax.random.key(0), Batch(IMAGES)
+    )
     (value, parts), gradient = jax.value_and_grad(f, has_aux=True)(params)
     return value, parts, gradient
 

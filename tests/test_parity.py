@@ -12,6 +12,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 import parity  # noqa: E402  # pyright: ignore[reportMissingImports]
+import parity_pipelines  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 RUNGS = {rung.name: rung for make in parity.GROUPS.values() for rung in make()}
 
@@ -40,6 +41,14 @@ def test_lifting_leaves_nothing_behind():
         assert parity.torch.Tensor.float is not before[1]
     after = parity.embeddings.get_timestep_embedding, parity.torch.Tensor.float, jax.nn.dot_product_attention
     assert before == after
+
+
+@pytest.mark.parametrize("name", parity_pipelines.TASKS)
+def test_whole_loops_equal_the_pipelines(name):
+    double, single = parity_pipelines.measure(name)
+    assert double < 1e-8
+    assert single.ours <= 4 * single.theirs
+    assert single.theirs < 1e-3
 
 
 @pytest.mark.slow

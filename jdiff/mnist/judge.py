@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from safetensors.numpy import load_file
 
 from jdiff.mnist.captions import BACKGROUNDS, COLOURS
+from jdiff.model import shipped
 from jdiff.types import Array
 
 SIZE = 32
@@ -212,7 +213,7 @@ def load_params(folder: str | Path | None = None) -> dict:
 
     Raises ValueError where the file does not hold exactly this network's parameters.
     """
-    path = (Path(folder) if folder is not None else _folder("judge")) / "model.safetensors"
+    path = (Path(folder) if folder is not None else shipped("judge")) / "model.safetensors"
     found = load_file(path)
     wanted: Any = traverse_util.flatten_dict(network()[1], sep="/")
     bad = [f"{name} is missing" for name in wanted.keys() - found.keys()]
@@ -233,16 +234,3 @@ def load_judge(folder: str | Path | None = None) -> Partial:
     A Partial, so that `jax.jit(lambda judge, images: judge(images))` keeps the parameters arguments.
     """
     return Partial(judge, load_params(folder))
-
-
-def _folder(name: str) -> Path:
-    """Folder of the weights `name` that ship with the library: in the package, or beside it in a checkout.
-
-    Raises FileNotFoundError where it is in neither.
-    """
-    package = Path(__file__).resolve().parents[1]
-    places = (package / "weights" / name, package.parent / "weights" / name)
-    for place in places:
-        if (place / "model.safetensors").is_file():
-            return place
-    raise FileNotFoundError(f"the weights {name!r} are in neither of {', '.join(map(str, places))}")

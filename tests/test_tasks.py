@@ -1,0 +1,289 @@
+"""The tasks: SDEdit, inpainting, upscaling and their relatives, on small networks; RePaint's table."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from jdiff import combine, model, sample, schedule, step, unet, views
+from jdiff.types import Conditioning, Level, Prediction
+
+L, D = 5, 32
+traces = []
+
+
+def network(stage):
+    """A network of the stage's inputs that looks at all of them; counts how often it is traced."""
+
+    def apply(weights, x, t, told):
+        traces.append(x.shape)
+        text = jnp.tanh(told.text @ weights).mean(axis=(-2, -1))[:, None, None, None]
+        low = 0 if stage == 1 else 0.3 * told.low_res + 0.001 * told.noise_level[:, None, None, None]
+        return Prediction(jnp.tanh(0.8 * x + text + low) + 0.1 * jnp.sin(t / 300)[:, None, None, None], 0.2 * x)
+
+    return apply
+
+
+NETWORKS = {stage: network(stage) for stage in (1, 2)}
+
+
+def embed(prompts):
+    rows = [np.random.default_rng(list(prompt.encode())).normal(size=(L, D)) for prompt in prompts]
+    return jnp.asarray(np.stack(rows), jnp.float32)
+
+
+def make(stage=1, seed=0):
+    config = unet.Config(sample_size=16 * stage, in_channels=3 * stage, block_out_channels=(8, 16), encoder_hid_dim=D)
+    weights = jax.random.normal(jax.random.key(seed), (D, 3))
+    defaults = model.Defaults(steps=8, guidance=2.0)
+    return model.Model(
+        Partial(NETWORKS[stage], weights), embed, schedule.cosine(), config, step.threshold(), defaults, "small", ""
+    )
+
+
+KEY = jax.random.key(4)
+IMAGE = jnp.tanh(jax.random.normal(jax.random.key(5), (16, 16, 3)))
+HALF = jnp.zeros((16, 16)).at[:, 8:].set(1)
+SMALL = jnp.tanh(jax.random.normal(jax.random.key(6), (8, 8, 3)))
+PROMPTS = ["a dog", "a cat"]
+TASKS = {
+    "generate": lambda **s: sample.generate(make(), PROMPTS, KEY, **s),
+    "edit": lambda **s: sample.edit(make(), IMAGE, PROMPTS, KEY, **s),
+    "inpaint": lambda **s: sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, **s),
+    "inpaint with jumps": lambda **s: sample.inpaint(
+        make(), IMAGE, HALF, PROMPTS, KEY, jump_length=2, resamplings=2, **s
+    ),
+    "inpaint, clean": lambda **s: sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, noised=False, **s),
+    "upscale": lambda **s: sample.upscale(make(2), SMALL, PROMPTS, KEY, **s),
+    "edit, stage 2": lambda **s: sample.edit(make(2), jnp.tile(IMAGE, (2, 2, 1)), PROMPTS, KEY, low_res=SMALL, **s),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_pictures_are_of_each_prompt_and_the_same_in_any_batch(name):
+    two, four = TASKS[name](n=2), TASKS[name](n=4)
+    side = 32 if name in ("upscale", "edit, stage 2") else 16
+    assert two.images.shape == (2, 2, side, side, 3) and np.abs(two.images).max() <= 1
+    np.testing.assert_allclose(two.images, four.images[:, :2], atol=1e-5)
+    assert (
+        np.abs(two.images[0] - two.images[1]).max() > 0.01 and np.abs(two.images[:, 0] - two.images[:, 1]).max() > 0.01
+    )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_what_is_kept_ends_with_the_picture(name):
+    made = TASKS[name](keep=3)
+    np.testing.assert_allclose(jnp.clip(made.way[:, :, -1], -1, 1), made.images, atol=1e-6)
+
+
+def test_a_combiner_stands_where_prompts_do():
+    m, texts = make(), embed(["", *PROMPTS])
+    guided = [combine.cfg(text, jnp.float32(2.0), texts[0]) for text in texts[1:]]
+    np.testing.assert_allclose(
+        sample.generate(m, guided, KEY, n=2).images, sample.generate(m, PROMPTS, KEY, n=2).images, atol=1e-5
+    )
+    anagram = combine.mean([guided[0], combine.view(views.rotate_180(), guided[1])])
+    assert sample.generate(m, anagram, KEY, n=3).images.shape == (1, 3, 16, 16, 3)
+
+
+def test_an_edit_from_the_top_is_a_picture_of_its_own_and_a_late_one_is_close():
+    gap = [float(np.abs(sample.edit(make(), IMAGE, PROMPTS, KEY, i_start=i).images - IMAGE).mean()) for i in (0, 4, 7)]
+    assert gap[0] > gap[1] > gap[2] and gap[2] < 0.2
+    by_row, by_strength = (sample.edit(make(), IMAGE, PROMPTS, KEY, **s) for s in ({"i_start": 4}, {"strength": 0.5}))
+    np.testing.assert_array_equal(by_row.images, by_strength.images)
+
+
+@pytest.mark.parametrize("name", ["inpaint", "inpaint with jumps", "inpaint, clean"])
+def test_what_is_known_is_kept_exactly_and_the_rest_is_new(name):
+    made = TASKS[name]().images[:, 0]
+    np.testing.assert_allclose(made[:, :, :8], np.broadcast_to(IMAGE[:, :8], made[:, :, :8].shape), atol=1e-6)
+    assert np.abs(made[:, :, 8:] - IMAGE[:, 8:]).mean() > 0.05
+
+
+def test_the_courses_last_step_leaves_the_noise_of_its_level_on_what_is_known():
+    made = sample.inpaint(make(), IMAGE * 0.5, HALF, PROMPTS, KEY, sampler="course", steps=33, n=8).images
+    off = np.asarray(made[..., :8, :] - 0.5 * IMAGE[:, :8])
+    want = np.sqrt(1 - schedule.cosine()[0])
+    assert 0.9 * want < off.std() < 1.1 * want
+
+
+def test_upscaling_shows_the_network_the_resized_and_noised_picture():
+    seen = []
+
+    def look(weights, x, t, told):
+        jax.debug.callback(lambda low, level: seen.append((np.asarray(low), np.asarray(level))), told.low_res,
+                           told.noise_level)  # fmt: skip
+        return Prediction(x, x)
+
+    m = make(2)._replace(denoise=Partial(look, jnp.zeros(1)))
+    sample.upscale(m, SMALL, PROMPTS[:1], KEY, noise_level=0, steps=2).images.block_until_ready()
+    low, level = seen[0]
+    assert level.tolist() == [0.0, 0.0]
+    np.testing.assert_array_equal(low[0], low[1])
+    assert np.abs(low[0] - sample.resized(SMALL[None], (32, 32))[0]).std() < 0.01
+    seen.clear()
+    sample.upscale(m, SMALL, PROMPTS[:1], KEY, noise_level=500, steps=2).images.block_until_ready()
+    assert 0.6 < (seen[0][0][0] - 0.7 * sample.resized(SMALL[None], (32, 32))[0]).std() < 0.8
+
+
+def test_resizing_is_bilinear_with_corners_on_corners():
+    torch = pytest.importorskip("torch", reason="the oracle is not installed")
+    x = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
+    want = torch.nn.functional.interpolate(
+        torch.tensor(x).movedim(-1, 1), (20, 21), mode="bilinear", align_corners=True
+    ).movedim(1, -1)
+    np.testing.assert_allclose(sample.resized(jnp.asarray(x), (20, 21)), want, atol=3e-6)
+
+
+@pytest.mark.parametrize("shape", [(16, 24), (8, 4), (32, 16)])
+def test_any_size_that_the_levels_divide(shape):
+    assert sample.generate(make(), PROMPTS, KEY, size=shape).images.shape == (2, 1, *shape, 3)
+    wide = jnp.ones((8, 12, 3))
+    assert sample.upscale(make(2), wide, PROMPTS, KEY).images.shape == (2, 1, 32, 48, 3)
+
+
+def test_nothing_is_traced_again_for_new_pictures_masks_views_and_strengths():
+    def anagram(seed):
+        guided = [combine.cfg(text, jnp.float32(2.0), embed([""])[0]) for text in embed(PROMPTS)]
+        return combine.mean([guided[0], combine.view(views.patch_permute(seed), guided[1])])
+
+    TASKS["inpaint"]()
+    TASKS["edit"]()
+    sample.generate(make(), anagram(0), KEY)
+    traces.clear()
+    sample.inpaint(make(seed=1), -IMAGE, 1 - HALF, ["a fox", "a hen"], jax.random.key(9), steps=12, guidance=4.0)
+    sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, jump_length=3, resamplings=3)
+    sample.edit(make(), -IMAGE, PROMPTS, KEY, strength=0.3)
+    sample.generate(make(), anagram(5), KEY)
+    assert not traces
+
+
+def test_branches_a_few_at_a_time_are_the_same():
+    np.testing.assert_allclose(TASKS["upscale"](branch_batch=1).images, TASKS["upscale"]().images, atol=1e-5)
+
+
+def test_conditioning_on_a_component_gives_it_and_leaves_the_rest():
+    """An inverse hybrid: blurred, the result is the reference blurred; colourisation: grey, it is the reference."""
+    keys = sample.image_keys(KEY, 2)
+    levels = schedule.levels(schedule.cosine(), schedule.leading(8))
+    text = combine.conditional(embed(["a dog"])[0])
+    for part in (views.low_pass(), views.grayscale()):
+        solver = step.condition(step.ddpm(), IMAGE, part)
+        x = sample.start(keys, (16, 16, 3))
+        made = sample.sample(make().denoise, keys, x, levels, combiner=text, solver=solver).images
+        rest = made - jax.vmap(part)(made)
+        again = made - rest
+        if part.func is views.grayscale().func:  # a projection: to be kept exactly
+            np.testing.assert_allclose(again, jnp.stack([part(IMAGE)] * 2), atol=1e-5)
+        assert np.abs(rest[0] - rest[1]).max() > 0.01
+
+
+def naive_repaint(n, jump_length, resamplings):
+    """Rows in the order of the paper's appendix: t counts levels above the last call's."""
+    jumps = {t: resamplings - 1 for t in range(0, n - jump_length, jump_length)}
+    t, times = n, []
+    while t >= 1:
+        t -= 1
+        times.append(t)
+        if jumps.get(t, 0) > 0:
+            jumps[t] -= 1
+            times += range(t + 1, t + jump_length + 1)
+            t += jump_length
+    times.append(-1)
+    return [n - 1 - a for a, b in zip(times, times[1:], strict=False) if b < a]
+
+
+@pytest.mark.parametrize(
+    ("n", "jump", "times"), [(33, 5, 5), (33, 10, 10), (250, 10, 10), (8, 2, 3), (7, 1, 2), (5, 5, 4)]
+)
+def test_repaints_table_is_the_papers(n, jump, times):
+    levels = schedule.levels(schedule.cosine(), np.arange(n)[::-1] * (990 // n))
+    table = schedule.resample(levels, jump, times)
+    rows = naive_repaint(n, jump, times)
+    np.testing.assert_array_equal(table.t, levels.t[rows])
+    if n == 250:
+        assert len(rows) == 2410
+    # after each row the image is at the next row's level: the step and the jump together
+    signal, power = table.signal_to * np.sqrt(table.again), table.again * table.noise_to**2 + 1 - table.again
+    np.testing.assert_allclose(signal[:-1], table.signal[1:], rtol=1e-12)
+    np.testing.assert_allclose(power[:-1], table.noise[1:] ** 2, rtol=1e-9)
+    assert table.signal_to[-1] == 1 and table.again[-1] == 1
+    np.testing.assert_array_equal(table.i, np.arange(len(rows)))
+
+
+def test_the_courses_loop_written_out():
+    """Parts 1.4 and 1.6 as the course writes them, in numpy, with the same network and noise."""
+    m, text = make(), np.asarray(embed(["", "a dog"]), np.float64)
+    abar, times = schedule.cosine(), list(range(990, -1, -30))
+    noises = np.random.default_rng(0).normal(size=(34, 16, 16, 3))
+    with jax.enable_x64(True):
+        params = jnp.asarray(m.denoise.args[0], jnp.float64)
+
+        def ask(x, t, embedding):
+            told = Conditioning(jnp.asarray(embedding)[None])
+            p = m.denoise.func(params, jnp.asarray(x)[None], jnp.full(1, float(t)), told)
+            return np.asarray(p.estimate[0]), np.asarray(p.variance[0])
+
+        x = noises[0]
+        for i, (t, to) in enumerate(zip(times, times[1:], strict=False)):
+            (u, _), (c, v) = ask(x, t, text[0]), ask(x, t, text[1])
+            eps = u + 7 * (c - u)
+            alpha, beta = abar[t] / abar[to], 1 - abar[t] / abar[to]
+            x0 = (x - np.sqrt(1 - abar[t]) * eps) / np.sqrt(abar[t])
+            mean = np.sqrt(abar[to]) * beta / (1 - abar[t]) * x0 + np.sqrt(alpha) * (1 - abar[to]) / (1 - abar[t]) * x
+            f, tilde = (v + 1) / 2, np.maximum((1 - abar[to]) / (1 - abar[t]) * beta, 1e-20)
+            x = mean + np.exp((f * np.log(beta) + (1 - f) * np.log(tilde)) / 2) * noises[i + 1]
+
+        how = sample.SAMPLERS["course"]
+        levels = schedule.levels(abar, how.timesteps(33), how.end(abar))
+        draws = iter(noises[1:])
+        rows = how.solver(step.untouched).table(levels)
+        state = step.ddpm().init(jnp.asarray(noises[0]))
+        denoise = combine.denoiser(Partial(m.denoise.func, params), combine.cfg(text[1], 7.0, text[0]))
+        for i in range(33):
+            row = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), rows)
+            solver = step.ddpm(draw=lambda key, shape, dtype: jnp.asarray(next(draws)))
+            state, _ = solver.step(None, state, row, denoise)
+        np.testing.assert_allclose(state.x, x, rtol=0, atol=1e-10)
+
+
+def test_ranking_puts_the_best_first():
+    images, order = sample.rank(jnp.array([3.0, 9.0, 6.0]), lambda images: images)
+    assert images.tolist() == [9.0, 6.0, 3.0] and order.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, strength=0.0), "strength is 0.0, accepted is from 0.125"),
+        (lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, strength=1.2), "strength is 1.2"),
+        (lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, i_start=8), "i_start is 8, accepted is a row of the table"),
+        (lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, i_start=1, strength=0.5), "accepted is one of the two"),
+        (
+            lambda: sample.edit(make(), IMAGE[None, :1], PROMPTS, KEY),
+            r"image has shape \(1, 1, 16, 3\), accepted is \[h",
+        ),
+        (lambda: sample.inpaint(make(), IMAGE, HALF[:4], PROMPTS, KEY), r"mask has shape \(4, 16\), accepted is"),
+        (lambda: sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, jump_length=0, resamplings=2), "jump_length is 0"),
+        (lambda: sample.generate(make(2), PROMPTS, KEY), "low_res is None, accepted for a stage-2 model is a picture"),
+        (lambda: sample.upscale(make(1), SMALL, PROMPTS, KEY), "low_res is a picture, accepted for a stage-1 model"),
+        (lambda: sample.upscale(make(2), SMALL, PROMPTS, KEY, noise_level=1000), "noise_level is 1000, accepted is"),
+        (lambda: sample.generate(make(), PROMPTS, KEY, size=(16, 15)), "size is 16 x 15, accepted are multiples of 2"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_slice_of_a_multistep_table_starts_at_first_order():
+    levels = schedule.levels(schedule.cosine(), schedule.leading(8))
+    part = jax.tree.map(lambda a: a[5:6], levels)
+    keys, x = sample.image_keys(KEY, 1), IMAGE[None]
+    told = {"combiner": combine.conditional(embed(["a dog"])[0])}
+    two, one = (
+        sample.sample(make().denoise, keys, x, part, solver=s, **told).images for s in (step.dpmpp_2m(), step.ddim())
+    )
+    np.testing.assert_allclose(two, one, atol=1e-5)
+    assert isinstance(part, Level)
