@@ -20,7 +20,8 @@ four channels each, where IF has six: with one channel a group every colour cast
 | text | bytes (ByT5's numbering, 40 at most) through two layers of T5 v1.1, 128 wide, trained with the UNet |
 | schedule | squaredcos_cap_v2, 1000 timesteps, epsilon, learned range |
 | captions | "a red three", "a red 3", "the digit 3 in red", "the digit three in red", each also "... on white"; \
-digits zero to nine; red, green, blue, yellow, cyan, magenta, orange, white (white not on white); anything else is unknown to it |
+digits zero to nine; red, green, blue, yellow, cyan, magenta, orange, white (white not on white); anything \
+else is unknown to it |
 | default sampler | {sampler}, {steps} calls, guidance {guidance:g} |
 | data | MNIST's 60,000 training digits (Y. LeCun, C. Cortes, C. Burges), by TensorFlow Datasets, padded to 32x32 and \
 painted; the empty caption for 10 % |
@@ -40,8 +41,8 @@ that teach the estimate, the bound that teaches the variances, and what is left 
 
 ## Quality
 {images} guided pictures, one by each of {seeds} seeds for {captions} captions drawn from the grammar's {of}, read by
-the [judge](../judge/README.md): `python scripts/measure_mini.py`, {seconds:.0f} s on that machine, in `quality.json`. In
-brackets the 95 % interval; the aim is 95 % for digits and for colours.
+the [judge](../judge/README.md): `python scripts/measure_mini.py`, {seconds:.0f} s on that machine, in `quality.json`.
+In brackets the 95 % interval; the aim is 95 % for digits and for colours.
 
 | | right |
 |---|---|
