@@ -20,7 +20,7 @@ def network(stage):
         traces.append(x.shape)
         text = jnp.tanh(told.text @ weights).mean(axis=(-2, -1))[:, None, None, None]
         low = 0 if stage == 1 else 0.3 * told.low_res + 0.001 * told.noise_level[:, None, None, None]
-        return Prediction(jnp.tanh(0.8 * x + text + low) + 0.1 * jnp.sin(t / 300)[:, None, None, None], 0.2 * x)
+        return Prediction(jnp.tanh(0.8 * x + text + low) + 0.1 * jnp.sin(t / 300)[:, None, None, None], 0.3 * jnp.cos(x))
 
     return apply
 
@@ -88,7 +88,8 @@ def test_a_combiner_stands_where_prompts_do():
 
 
 def test_an_edit_from_the_top_is_a_picture_of_its_own_and_a_late_one_is_close():
-    gap = [float(np.abs(sample.edit(make(), IMAGE, PROMPTS, KEY, i_start=i).images - IMAGE).mean()) for i in (0, 4, 7)]
+    edited = lambda i: np.asarray(sample.edit(make(), IMAGE, PROMPTS, KEY, i_start=i).images)
+    gap = [np.abs(edited(i) - np.asarray(IMAGE)).mean() for i in (0, 4, 7)]
     assert gap[0] > gap[1] > gap[2] and gap[2] < 0.2
     by_row, by_strength = (sample.edit(make(), IMAGE, PROMPTS, KEY, **s) for s in ({"i_start": 4}, {"strength": 0.5}))
     np.testing.assert_array_equal(by_row.images, by_strength.images)
@@ -96,14 +97,14 @@ def test_an_edit_from_the_top_is_a_picture_of_its_own_and_a_late_one_is_close():
 
 @pytest.mark.parametrize("name", ["inpaint", "inpaint with jumps", "inpaint, clean"])
 def test_what_is_known_is_kept_exactly_and_the_rest_is_new(name):
-    made = TASKS[name]().images[:, 0]
-    np.testing.assert_allclose(made[:, :, :8], np.broadcast_to(IMAGE[:, :8], made[:, :, :8].shape), atol=1e-6)
-    assert np.abs(made[:, :, 8:] - IMAGE[:, 8:]).mean() > 0.05
+    made, image = np.asarray(TASKS[name]().images[:, 0]), np.asarray(IMAGE)
+    np.testing.assert_allclose(made[:, :, :8], np.broadcast_to(image[:, :8], made[:, :, :8].shape), atol=1e-6)
+    assert np.abs(made[:, :, 8:] - image[:, 8:]).mean() > 0.05
 
 
 def test_the_courses_last_step_leaves_the_noise_of_its_level_on_what_is_known():
     made = sample.inpaint(make(), IMAGE * 0.5, HALF, PROMPTS, KEY, sampler="course", steps=33, n=8).images
-    off = np.asarray(made[..., :8, :] - 0.5 * IMAGE[:, :8])
+    off = np.asarray(made)[..., :8, :] - 0.5 * np.asarray(IMAGE)[:, :8]
     want = np.sqrt(1 - schedule.cosine()[0])
     assert 0.9 * want < off.std() < 1.1 * want
 
@@ -245,7 +246,7 @@ def test_the_courses_loop_written_out():
             row = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), rows)
             solver = step.ddpm(draw=lambda key, shape, dtype: jnp.asarray(next(draws)))
             state, _ = solver.step(None, state, row, denoise)
-        np.testing.assert_allclose(state.x, x, rtol=0, atol=1e-10)
+        assert np.abs(np.asarray(state.x) - x).max() < 1e-10 * np.abs(x).max()
 
 
 def test_ranking_puts_the_best_first():
