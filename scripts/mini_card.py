@@ -23,8 +23,8 @@ four channels each, where IF has six: with one channel a group every colour cast
 digits zero to nine; red, green, blue, yellow, cyan, magenta, orange, white (white not on white); anything \
 else is unknown to it |
 | default sampler | {sampler}, {steps} calls, guidance {guidance:g} |
-| data | MNIST's 60,000 training digits (Y. LeCun, C. Cortes, C. Burges), by TensorFlow Datasets, padded to 32x32 and \
-painted; the empty caption for 10 % |
+| data | MNIST's 60,000 training digits (Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0), by TensorFlow Datasets, \
+padded to 32x32 and painted; the empty caption for 10 % |
 | licence | Apache-2.0, as the library |
 
 ## Training

@@ -20,7 +20,9 @@ def network(stage):
         traces.append(x.shape)
         text = jnp.tanh(told.text @ weights).mean(axis=(-2, -1))[:, None, None, None]
         low = 0 if stage == 1 else 0.3 * told.low_res + 0.001 * told.noise_level[:, None, None, None]
-        return Prediction(jnp.tanh(0.8 * x + text + low) + 0.1 * jnp.sin(t / 300)[:, None, None, None], 0.3 * jnp.cos(x))
+        return Prediction(
+            jnp.tanh(0.8 * x + text + low) + 0.1 * jnp.sin(t / 300)[:, None, None, None], 0.3 * jnp.cos(x)
+        )
 
     return apply
 

@@ -1,0 +1,185 @@
+"""Measures speed, as ratios against a peer in the same run; the median of several, on whatever machine this is.
+
+python scripts/benchmark.py conv anagram generate tasks   # the default
+python scripts/benchmark.py step                          # IF-I-M beside diffusers: 8 GB, needs the extra `torch`
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import jdiff
+from jdiff import combine, sample, schedule, step, unet, views
+from jdiff.conv import NHWC, conv_by_patches
+from jdiff.types import Conditioning
+
+
+class Row(NamedTuple):
+    """One measurement: seconds of what is measured and of what it is measured against, if anything."""
+
+    what: str
+    seconds: float
+    peer: str = ""
+    peer_seconds: float | None = None
+
+    def __str__(self) -> str:
+        ratio = "" if self.peer_seconds is None else f"{self.peer_seconds / self.seconds:.2f}"
+        beside = "" if self.peer_seconds is None else f"{self.peer_seconds:.3g} s"
+        return f"| {self.what} | {self.seconds:.3g} s | {self.peer} | {beside} | {ratio} |"
+
+
+def median(*functions: Callable[[], Any], times: int = 7) -> list[float]:
+    """Median seconds of each function, after one call that compiles; in turns, so that noise hits all alike."""
+    for function in functions:
+        jax.block_until_ready(function())
+    taken: list[list[float]] = [[] for _ in functions]
+    for _ in range(times):
+        for function, seconds in zip(functions, taken, strict=True):
+            began = time.perf_counter()
+            jax.block_until_ready(function())
+            seconds.append(time.perf_counter() - began)
+    return [statistics.median(seconds) for seconds in taken]
+
+
+def conv() -> Iterator[Row]:
+    """The gradient of a 3x3 kernel at the mini model's sizes, beside XLA's own."""
+    for side, width in ((32, 32), (16, 64), (8, 96)):
+        x = jax.random.normal(jax.random.key(0), (24, side, side, width))
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, width, width))
+        own = partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=NHWC)
+        gradients = [jax.jit(jax.grad(lambda k, x, f=f: (f(x, k) ** 2).sum())) for f in (conv_by_patches, own)]
+        ours, theirs = median(*[lambda g=g, k=kernel, x=x: g(k, x) for g in gradients], times=15)
+        yield Row(f"conv_by_patches, kernel's gradient, 24 x {side} x {side} x {width}", ours, "XLA's own", theirs)
+
+
+def anagram() -> Iterator[Row]:
+    """One guided anagram step, four evaluations of the mini model: one call, beside four."""
+    model = jdiff.load("mini")
+    nothing, six, nine = model.embed(["", "a red six", "a red nine"])
+    guided = [combine.cfg(text, 3.0, nothing) for text in (six, nine)]
+    both = combine.mean([guided[0], combine.view(views.rotate_180(), guided[1])])
+    level = sample.one(schedule.levels(model.schedule, [500]), 0)
+    x = jax.random.normal(jax.random.key(0), (8, 32, 32, 3))
+    batched = jax.jit(lambda network, x: jax.vmap(lambda x: combine.denoiser(network, both)(x, level))(x))
+    alone = jax.jit(lambda network, x, text: network(x, jnp.full(8, 500.0), Conditioning(jnp.stack([text] * 8))))
+
+    def sequential() -> list[Any]:
+        return [alone(model.denoise, x if i < 2 else x[:, ::-1, ::-1], text)
+                for i, text in enumerate((nothing, six, nothing, nine))]  # fmt: skip
+
+    ours, theirs = median(lambda: batched(model.denoise, x), sequential)
+    yield Row("one guided anagram step of 8 pictures, 4 evaluations each", ours, "4 calls one after another", theirs)
+
+
+def generate() -> Iterator[Row]:
+    """`jdiff generate "a red three"` as a user starts it: with nothing compiled, and with the compilation on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "jdiff.cli", "generate", "a red three", "-o", f"{folder}/three.png", "--quiet"]
+        environment = os.environ | {"JDIFF_CACHE": f"{folder}/cache"}
+        seconds = []
+        for _ in range(4):
+            began = time.perf_counter()
+            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+            seconds.append(time.perf_counter() - began)
+    yield Row(
+        "`jdiff generate`, the default grid, compilation cached", statistics.median(seconds[1:]), "cold", seconds[0]
+    )
+
+
+def tasks() -> Iterator[Row]:
+    """Each task of the mini model: 4 pictures, 20 calls, compiled; beside plain generation."""
+    model, key = jdiff.load("mini"), jax.random.key(0)
+    image = jnp.asarray(sample.generate(model, ["a red three"], key).images[0, 0])
+    mask = jnp.zeros((32, 32)).at[:, 16:].set(1)
+    texts = model.embed(["", "a red six", "a red nine"])
+    guided = [combine.cfg(text, jnp.float32(3.0), texts[0]) for text in texts[1:]]
+    both = combine.mean([guided[0], combine.view(views.rotate_180(), guided[1])])
+    hybrid = combine.components({views.low_pass(): guided[0], views.high_pass(): guided[1]})
+    prompt = ["a red three"]
+    made: dict[str, Callable] = {
+        "edit, strength 0.7": lambda: sample.edit(model, image, prompt, key, n=4),
+        "inpaint": lambda: sample.inpaint(model, image, mask, prompt, key, n=4),
+        "inpaint, jumps of 5, 5 times": lambda: sample.inpaint(
+            model, image, mask, prompt, key, n=4, jump_length=5, resamplings=5
+        ),
+        "anagram": lambda: sample.generate(model, both, key, n=4),
+        "hybrid": lambda: sample.generate(model, hybrid, key, n=4),
+    }
+    plain = lambda: sample.generate(model, prompt, key, n=4)
+    for name, run in made.items():
+        ours, theirs = median(lambda run=run: run().images, lambda: plain().images, times=3)
+        yield Row(name, ours, "generate", theirs)
+
+
+def guided_step() -> Iterator[Row]:
+    """One guided step of IF-I-M, batch 2, 77 tokens, float32, random weights: jdiff's and diffusers'."""
+    import parity
+    import torch
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    module: Any = UNet2DConditionModel(**parity.IF_I_M).eval()
+    config = unet.read_config(dict(module.config))
+    apply, abstract = unet.unet(config)
+    params = jax.tree.map(lambda a: jnp.full(a.shape, 0.01, jnp.float32), abstract)  # values do not change the time
+    x, text = parity.normal(2, 64, 64, 3), parity.normal(2, 77, 4096, seed=2)
+    inputs = [torch.as_tensor(a).float() for a in (x, np.full(2, 500.0), text)]
+    network = jax.tree_util.Partial(apply, params)
+    levels = schedule.levels(schedule.cosine(), schedule.leading(100))
+    solver = step.ddpm(x0_rule=step.threshold())
+    row = jax.tree.map(lambda a: jnp.asarray(a[50], jnp.float32), solver.table(levels))
+    combiner = sample.prepare(network, combine.cfg(jnp.asarray(text[0], jnp.float32), 7.0, jnp.zeros((77, 4096))))
+
+    @jax.jit
+    def ours(network, combiner, x):
+        return solver.step(jax.random.key(0), solver.init(x), row, combine.denoiser(network, combiner))[0].x
+
+    def theirs() -> Any:
+        with torch.no_grad():
+            return parity.call_theirs(module, *inputs).numpy()
+
+    image = jnp.asarray(x[0], jnp.float32)
+    mine, peer = median(lambda: ours(network, combiner, image), theirs, times=3)
+    yield Row("IF-I-M, one guided step, float32", mine, "diffusers' network alone", peer)
+
+
+BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
+    "conv": conv,
+    "anagram": anagram,
+    "generate": generate,
+    "tasks": tasks,
+    "step": guided_step,
+}
+
+
+def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "generate", "tasks")) -> None:
+    """Prints a Markdown table.
+
+    Args:
+        which: any of conv, anagram, generate, tasks, step.
+    """
+    if unknown := [name for name in which if name not in BENCHMARKS]:
+        sys.exit(f"unknown: {', '.join(unknown)}; accepted are {', '.join(BENCHMARKS)}")
+    sys.path.append(str(Path(__file__).resolve().parent))
+    device = jax.devices()[0].device_kind
+    print(f"jax {jax.__version__} on {device}, {os.cpu_count()} CPU cores, {platform.machine()}\n")
+    print("| what | time | beside | time | ratio |\n|---|---|---|---|---|")
+    for name in which:
+        for row in BENCHMARKS[name]():
+            print(row, flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
