@@ -160,8 +160,8 @@ def hybrids(model: Model, seeds: int) -> Table:
     low = jax.vmap(views.low_pass())(made)
     return Table(
         "Hybrids",
-        "Low frequencies of 'a white zero', high ones of 'a white four' (kernel 33, sigma 2 at 64 pixels). At 32 pixels "
-        "little room is left between the two; how often both are read is not measured, for want of a judge that was "
+        "Low frequencies of 'a white zero', high ones of 'a white four' (kernel 33, sigma 2 at 64 pixels). At 32 "
+        "pixels little room is left between the two; how often both are read is not measured, for want of a judge that was "
         "trained on blurred digits.",
         (),
         [],
@@ -220,8 +220,8 @@ def main(seeds: int = 64, machine: str = "a virtual machine with two cores (AMD 
     top = f"""# What the tasks make of the mini model
 
 {seeds} seeds of every task, none picked, by the model's default sampler ({model.defaults.sampler},
-{model.defaults.steps} calls, guidance {model.defaults.guidance:g}) unless said, read by the digit judge (`weights/judge`):
-shares with their 95 % intervals. Measured by `python scripts/measure_tasks.py` on {machine}.
+{model.defaults.steps} calls, guidance {model.defaults.guidance:g}) unless said, read by the digit judge
+(`weights/judge`): shares with their 95 % intervals. Measured by `python scripts/measure_tasks.py` on {machine}.
 
 """
     Path("docs/results.md").write_text(top + "\n".join(markdown(table) for table in tables))
