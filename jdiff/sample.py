@@ -153,6 +153,7 @@ def edit(
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
     images = _images("image", image, plan, n)
+    _size(model, images.shape[1:3])
     rows = from_row(plan.levels, _row(plan.levels, strength, i_start, 0.7))
     low = _low_res(model, low_res, plan, n, noise_level, images.shape[1:3])
     return _draw(model, plan, forward(plan.keys, images, one(rows, 0)), rows, plan.solver, low=low, **settings)
@@ -190,9 +191,12 @@ def inpaint(
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
     images = _images("image", image, plan, n)
+    _size(model, images.shape[1:3])
     mask = jnp.asarray(mask, images.dtype)
     if mask.shape not in ((*images.shape[1:3],), (plan.p, *images.shape[1:3])):
         raise ValueError(f"mask has shape {mask.shape}, accepted is the image's {images.shape[1:3]}, or one a prompt")
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise ValueError(f"mask has values from {mask.min()} to {mask.max()}, accepted are 0 (kept) to 1 (made new)")
     masks = jnp.repeat(jnp.broadcast_to(mask, (plan.p, *images.shape[1:3])), n, axis=0)[..., None]
     first = _row(plan.levels, strength, None, 1.0)
     rows = from_row(plan.levels, first)
@@ -354,7 +358,8 @@ def _row(levels: Level, strength: float | None, i_start: int | None, default: fl
     return n - int(n * strength)
 
 
-def _size(model: "Model", size: tuple[int, int] | None) -> tuple[int, int]:
+def _size(model: "Model", size: tuple[int, ...] | None) -> tuple[int, int]:
+    """`size`, which has to suit the network, or the model's own."""
     side, divisor = model.config.sample_size, 2 ** (len(model.config.block_out_channels) - 1)
     h, w = (side, side) if size is None else size
     if h < divisor or w < divisor or h % divisor or w % divisor:

@@ -1,4 +1,4 @@
-"""Draws the README's pictures with the mini model: every digit in every colour, and its combiner of one's own.
+"""Draws the README's pictures with the mini model: every digit in every colour, and what its code makes.
 
 python scripts/contact_sheet.py
 """
@@ -17,7 +17,7 @@ PICTURES = Path("docs/pictures")
 
 
 def main() -> None:
-    """Writes docs/pictures/contact-sheet.png, on-white.png and halves.png."""
+    """Writes docs/pictures/contact-sheet.png, on-white.png, halves.png and anagram.png."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     model = jdiff.load("mini")
     for name, behind in (("contact-sheet", ""), ("on-white", " on white")):
@@ -33,11 +33,14 @@ def main() -> None:
         )
         images.save(PICTURES / f"{name}.png", sheet, {"model": model.name, "hash": model.hash, "prompts": prompts})
 
-    (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.S)
     names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
+    for code in re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.S):
+        exec(compile(code, "README.md", "exec"), names)
     halves = images.grid(np.asarray(names["pictures"])[None], [""], cell=96)
     images.save(PICTURES / "halves.png", halves, {"model": model.name, "hash": model.hash})
+    illusions = np.asarray(names["illusions"])
+    both = images.grid(np.stack([illusions, illusions[:, ::-1, ::-1]]), ["upright", "turned"], cell=64)
+    images.save(PICTURES / "anagram.png", both, {"model": model.name, "hash": model.hash})
 
 
 if __name__ == "__main__":

@@ -161,8 +161,8 @@ def hybrids(model: Model, seeds: int) -> Table:
     return Table(
         "Hybrids",
         "Low frequencies of 'a white zero', high ones of 'a white four' (kernel 33, sigma 2 at 64 pixels). At 32 "
-        "pixels little room is left between the two; how often both are read is not measured, for want of a judge that was "
-        "trained on blurred digits.",
+        "pixels little room is left between the two; how often both are read is not measured, for want of a judge "
+        "that was trained on blurred digits.",
         (),
         [],
         sheet("hybrids", np.stack([made, low, np.clip(made - low, -1, 1)]), ["as it is", "from afar", "near"], model),

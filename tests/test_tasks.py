@@ -268,6 +268,8 @@ def test_ranking_puts_the_best_first():
             r"image has shape \(1, 1, 16, 3\), accepted is \[h",
         ),
         (lambda: sample.inpaint(make(), IMAGE, HALF[:4], PROMPTS, KEY), r"mask has shape \(4, 16\), accepted is"),
+        (lambda: sample.inpaint(make(), IMAGE, 2 * HALF, PROMPTS, KEY), "mask has values from 0.0 to 2.0, accepted"),
+        (lambda: sample.edit(make(), IMAGE[:15], PROMPTS, KEY), "size is 15 x 16, accepted are multiples of 2"),
         (lambda: sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, jump_length=0, resamplings=2), "jump_length is 0"),
         (lambda: sample.generate(make(2), PROMPTS, KEY), "low_res is None, accepted for a stage-2 model is a picture"),
         (lambda: sample.upscale(make(1), SMALL, PROMPTS, KEY), "low_res is a picture, accepted for a stage-1 model"),
