@@ -109,16 +109,16 @@ def _run(denoise, keys, state, way, rows, slots, combiner, solver, low_res, *, i
     """The scan: one step of every image a row; rows that are not live are skipped."""
     combiner, leaves_axes = (combiner, in_axes) if isinstance(combiner, Combiner) else (combiner, None)
 
-    def image_step(key, state, combiner, solver, low_res, row):
+    def image_step(key, state, combiner, advance, low_res, row):
         key = jax.random.fold_in(key, row.level.i)
         estimate = combine.denoiser(denoise, combiner, low_res, branch_batch)
-        state, _ = solver.step(key, state, row, estimate)
+        state, _ = advance(key, state, row, estimate)
         return again(key, state, row.level)
 
     def live_row(carry, row, slot):
         state, way = carry
-        axes = (0, 0, leaves_axes, Solver(None, solver_axes, solver_axes), None if low_res is None else 0, None)
-        state = jax.vmap(image_step, in_axes=axes)(keys, state, combiner, solver, low_res, row)
+        axes = (0, 0, leaves_axes, solver_axes, None if low_res is None else 0, None)
+        state = jax.vmap(image_step, in_axes=axes)(keys, state, combiner, solver.step, low_res, row)
         if way is not None:
             way = jax.vmap(lambda frames, x: frames.at[slot].set(x, mode="drop"))(way, state.x)
         return state, way
