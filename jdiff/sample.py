@@ -129,13 +129,13 @@ def generate(
 
 def edit(
     model: "Model",
-    image: Array,
+    image: Array | np.ndarray,
     prompts: Sequence[str] | Combiner | Sequence[Combiner],
     key: Array,
     *,
     strength: float | None = None,
     i_start: int | None = None,
-    low_res: Array | None = None,
+    low_res: Array | np.ndarray | None = None,
     noise_level: int = 250,
     n: int = 1,
     steps: int | None = None,
@@ -161,8 +161,8 @@ def edit(
 
 def inpaint(
     model: "Model",
-    image: Array,
-    mask: Array,
+    image: Array | np.ndarray,
+    mask: Array | np.ndarray,
     prompts: Sequence[str] | Combiner | Sequence[Combiner],
     key: Array,
     *,
@@ -170,7 +170,7 @@ def inpaint(
     jump_length: int = 10,
     resamplings: int = 1,
     strength: float = 1.0,
-    low_res: Array | None = None,
+    low_res: Array | np.ndarray | None = None,
     noise_level: int = 0,
     n: int = 1,
     steps: int | None = None,
@@ -212,7 +212,7 @@ def inpaint(
 
 def upscale(
     model: "Model",
-    low_res: Array,
+    low_res: Array | np.ndarray,
     prompts: Sequence[str] | Combiner | Sequence[Combiner],
     key: Array,
     *,
