@@ -139,6 +139,6 @@ def test_pictures_show_their_captions_and_are_the_same_in_any_batch(mini):
     verdict = load_judge()(both.images.reshape(-1, 32, 32, 3))
     want = np.repeat([[3, 0, 0], [7, 1, 1], [5, 2, 0], [0, 3, 0]], 4, axis=0)
     right = np.stack([verdict.digit, verdict.colour, verdict.background], -1) == want
-    assert right[:, 1].mean() > 0.8  # its colours; its digits are not there yet, as its card says
+    assert right.mean() > 0.8
     alone = sample.generate(mini, prompts[:1], jax.random.key(1), n=1)
     np.testing.assert_allclose(alone.images[0, 0], both.images[0, 0], atol=1e-3)
