@@ -53,7 +53,7 @@ SCHEDULER = {
     "thresholding": True,
     "variance_type": "learned_range",
 }
-DEFAULTS = {"sampler": "deepfloyd", "steps": 20, "guidance": 3.0}
+DEFAULTS = {"sampler": "deepfloyd", "steps": 20, "guidance": 4.0}
 TEXT = t5.Config(vocab_size=259, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4)
 
 
@@ -132,7 +132,7 @@ def main(
     data_dir: Path | None = None,
     run: Path = Path("runs/mini"),
     out: Path = Path("weights/mini"),
-    steps: int = 5000,
+    steps: int = 8500,
     batch: int = 24,
     rate: float = 1e-3,
     decay: float = 0.998,
