@@ -458,7 +458,7 @@ def _under(originals: dict[str, np.ndarray], shown: Shown) -> Shown:
 
 
 def _places(view: Any, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """([side^2 2], [side^2 1]): where `view`, a signed permutation, shows each pixel of a square, and with which sign."""
+    """([side^2 2], [side^2 1]): where `view`, a signed permutation, shows each pixel of a square; with which sign."""
     numbers = np.arange(1, side**2 + 1, dtype=np.float32).reshape(side, side, 1)
     moved = np.asarray(view.apply(numbers)).ravel()
     order = np.argsort(np.abs(moved))
