@@ -45,7 +45,7 @@ def load(path: str | Path) -> np.ndarray:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (*PAGE, 255)), image)
         if image.mode.startswith("I"):  # Pillow would cut all above 255
-            pixels = np.array(image, np.float32)[..., None].repeat(3, axis=2)
+            pixels = np.array(image, np.float32).clip(0, 65535)[..., None].repeat(3, axis=2)
             half = np.float32(32767.5)
         else:
             pixels, half = np.array(image.convert("RGB"), np.float32), np.float32(127.5)
