@@ -80,7 +80,8 @@ def like(command: Drawing, path: Path) -> Drawing:
     """
     settings = _settings(command, path)
     names = ("model", "n", "steps", "guidance", "negative", "sampler", "seed", "dtype", *command.own)
-    flags = {name: settings[name] for name in names} | {name: Path(settings[name]) for name in command.files}
+    flags: dict[str, Any] = {name: settings[name] for name in names}
+    flags |= {name: Path(settings[name]) for name in command.files}
     for name in (name for name, kind in command.own.items() if kind is list):
         flags[name] = () if getattr(command, name) else tuple(settings[name])
     flags |= command.flags(settings["prompts"])

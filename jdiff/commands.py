@@ -14,9 +14,6 @@ from PIL import Image
 from jdiff import images as pictures
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Prompts = Annotated[
-    tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT...", help_behavior_hint="(one or more)")
-]
 KEPT = 20  # pictures of the way in a GIF
 MOVING = 20  # frames from one reading of an anagram to the next, and for as long each stands still
 MODEL_DEFAULT = "(default: the model's own)"
@@ -151,7 +148,9 @@ class Prompted(Drawing):
 
     example: ClassVar[str]
 
-    prompts: Prompts = ()
+    prompts: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT...", help_behavior_hint="(one or more)")
+    ] = ()
     """What to draw, each prompt in quotes, such as "a red three"."""
 
     def texts(self) -> tuple[str, ...]:
@@ -259,8 +258,9 @@ class Inpaint(Prompted, Sourced):
     def draw(self, model: Any, fitted: Any, key: Any, **how: Any) -> Any:
         from jdiff.sample import inpaint
 
-        jumps = {"resamplings": self.resamplings, "jump_length": self.jump_length}
-        return inpaint(model, *fitted, self.prompts, key, noised=not self.clean, **jumps, **how)
+        image, mask = fitted
+        how |= {"noised": not self.clean, "resamplings": self.resamplings, "jump_length": self.jump_length}
+        return inpaint(model, image, mask, self.prompts, key, **how)
 
     def shown(self, made: np.ndarray, fitted: Any) -> Shown:
         image, mask = fitted
