@@ -1,4 +1,4 @@
-"""The `jdiff` command: `jdiff generate` makes pictures, `jdiff convert` brings weights over. JAX is imported late."""
+"""The `jdiff` command: what it is asked, what it checks, what it writes. JAX is imported late."""
 
 import dataclasses
 import math
@@ -9,62 +9,18 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Union
 
 import numpy as np
 import tyro
 
 import jdiff
 from jdiff import images as pictures
+from jdiff.commands import COMMANDS, BadInput, Drawing, Dtype, File, accepted, demand, is_unicode
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 DTYPES = ("float32", "bfloat16", "float16")
 PACKAGES = ("jax", "flax", "numpy")  # and jdiff: what may change a picture
-KEPT = 20  # pictures of the way in a GIF
 LARGEST_SEED = 2**32 - 1
-MODEL_DEFAULT = "(default: the model's own)"
-
-
-class BadInput(Exception):
-    """What the user gave cannot be done; its text says what was given and what is accepted."""
-
-
-@dataclasses.dataclass
-class Generate:
-    """Pictures of prompts, in a labelled sheet: one row a prompt, or a square of one prompt's."""
-
-    prompts: Annotated[
-        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT...", help_behavior_hint="(one or more)")
-    ] = ()
-    """What to draw, each prompt in quotes, such as "a red three"."""
-    model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER")] = "mini"
-    """A model that ships with jdiff, or the folder of a converted one."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 4
-    """Pictures of each prompt."""
-    steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=MODEL_DEFAULT)] = None
-    """Steps of the sampler, 1 to 1000."""
-    guidance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=MODEL_DEFAULT)] = None
-    """How strongly the prompt is followed; 1 is no guidance."""
-    negative: Annotated[str, tyro.conf.arg(metavar="PROMPT")] = ""
-    """What to keep away from."""
-    sampler: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=MODEL_DEFAULT)] = None
-    """Named sampler: diffusers, deepfloyd, course or another; a wrong name gets the list."""
-    seed: int = 0
-    """Picks the noise; picture k of a prompt is the same however many are made (to rounding)."""
-    dtype: Dtype = "float32"
-    """Of the network; everything else is float32."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.png")] = Path("out.png")
-    """Where the sheet goes; with --like, unless given, beside that picture under NAME-again.png."""
-    separate: bool = False
-    """Also write each picture alone, beside the sheet: NAME-0-1.png is prompt 0, picture 1."""
-    gif: Annotated[Path | None, tyro.conf.arg(metavar="FILE.gif", help_behavior_hint="(optional)")] = None
-    """Also write the way from noise to picture, as an animation."""
-    npz: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz", help_behavior_hint="(optional)")] = None
-    """Also write the arrays: images [n h w c] float32 in [-1, 1], and prompts, one row each."""
-    like: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png", help_behavior_hint="(optional)")] = None
-    """Make a picture of jdiff again: its settings are the defaults of all the others."""
-    quiet: bool = False
-    """No progress bar."""
 
 
 @dataclasses.dataclass
@@ -83,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a file could not be written, 2 bad input (one line on stderr), 130 interrupted."""
     try:
         command = parse(sys.argv[1:] if args is None else args)
-        print(generate(command) if isinstance(command, Generate) else convert(command))
+        print(convert(command) if isinstance(command, Convert) else make(command))
     except BadInput as error:
         print(f"jdiff: {error}", file=sys.stderr)
         return 2
@@ -95,165 +51,158 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(args: Sequence[str]) -> Generate | Convert:
+def parse(args: Sequence[str]) -> Drawing | Convert:
     """The command that `args` ask for; what --like names stands in for every flag that is not given.
 
     >>> parse(["generate", "a red three", "-n", "2"]).n
     2
     """
-    command = _parse(args, Generate())
+    command = _parse(args)
     if isinstance(command, Convert) or command.like is None:
         return command
-    return _parse(args, like(command.like))
+    return _parse(args, like(command, command.like))
 
 
-def _parse(args: Sequence[str], default: Generate) -> Generate | Convert:
-    commands = (
-        Annotated[Generate, tyro.conf.subcommand("generate", default=default)]
-        | Annotated[Convert, tyro.conf.subcommand("convert")]
-    )
+def _parse(args: Sequence[str], *defaults: Drawing) -> Any:
+    default = {type(command): command for command in defaults}
+    drawing = [Annotated[kind, tyro.conf.subcommand(kind.name, default=default.get(kind, kind()))] for kind in COMMANDS]
+    commands = Union[*drawing, Annotated[Convert, tyro.conf.subcommand("convert")]]  # noqa: UP007, it is no literal
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
     about = "DeepFloyd IF and its samplers in JAX."
     # the ignored: to the type checker a union is no type
     return tyro.cli(commands, prog="jdiff", description=about, args=list(args), config=config)  # type: ignore
 
 
-def like(path: Path) -> Generate:
-    """The command that made a PNG, its output beside that file; raises BadInput where its settings are not usable."""
-    settings = _settings(path)
-    names = ("model", "n", "steps", "guidance", "negative", "sampler", "seed", "dtype")
-    return Generate(
-        prompts=tuple(settings["prompts"]),
-        output=path.with_name(f"{path.stem}-again.png"),
-        like=path,
-        **{name: settings[name] for name in names},
-    )
+def like(command: Drawing, path: Path) -> Drawing:
+    """The command that made a PNG, its output beside that file; raises BadInput where its settings are not usable.
+
+    Of `command`, of the same kind, only the flags that collect count: what it has of them is not repeated.
+    """
+    settings = _settings(command, path)
+    names = ("model", "n", "steps", "guidance", "negative", "sampler", "seed", "dtype", *command.own)
+    flags: dict[str, Any] = {name: settings[name] for name in names}
+    flags |= {name: Path(settings[name]) for name in command.files}
+    for name in (name for name, kind in command.own.items() if kind is list):
+        flags[name] = () if getattr(command, name) else tuple(settings[name])
+    flags |= command.flags(settings["prompts"])
+    return type(command)(output=path.with_name(f"{path.stem}-again.png"), like=path, **flags)
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(command: Drawing, path: Path) -> dict[str, Any]:
     try:
         settings = pictures.read_settings(path)
     except ValueError as error:
         raise BadInput(f"--like is {error}") from error
     kinds = {"model": str, "n": int, "steps": int, "guidance": (int, float), "negative": str, "sampler": str}
     kinds |= {"seed": int, "dtype": str, "prompts": list, "hash": str, "versions": dict, "keep": int, "device": str}
+    kinds |= command.own | {key: str for name in command.files for key in (name, f"{name}_sha256")}
     wrong = [name for name, kind in kinds.items() if not isinstance(settings.get(name), kind)]
     if not wrong:
-        wrong = ["prompts"] if not all(isinstance(prompt, str) for prompt in settings["prompts"]) else []
-        at, size = settings.get("image"), (len(settings["prompts"]), settings["n"])
+        lists = [name for name, kind in kinds.items() if kind is list]
+        wrong = [name for name in lists if not all(isinstance(entry, str) for entry in settings[name])]
+        at, size = settings.get("image"), (command.count(settings["prompts"]), settings["n"])
         if at is not None and at not in [[i, j] for i in range(size[0]) for j in range(size[1])]:
             wrong.append("image")
-    if settings.get("command") != "generate" or wrong:
+        try:
+            command.flags(settings["prompts"])
+        except ValueError:
+            wrong.append("prompts")
+    if settings.get("command") != command.name or wrong:
         what = f"without usable {', '.join(wrong)}" if wrong else "of another command"
-        raise BadInput(f"--like is {path}, a picture {what}, accepted is one that jdiff generate wrote")
+        raise BadInput(f"--like is {path}, a picture {what}, accepted is one that jdiff {command.name} wrote")
     return settings
 
 
-def check(command: Generate) -> None:
-    """Nothing; raises BadInput for the first thing that is wrong, as far as that shows without JAX and the model."""
-    prompts = command.prompts
-    _demand(len(prompts) > 0, "no prompt is given, accepted is one or more, such as jdiff generate 'a red three'")
-    for name, text in [("prompt", p) for p in prompts] + [("--negative", command.negative)]:
-        _demand(_is_unicode(text), f"{name} is {text!a}, accepted is text in UTF-8")
-    _demand(command.n >= 1, f"-n is {command.n}, accepted is 1 or more")
+def check(command: Drawing) -> None:
+    """Nothing; raises BadInput for the first thing that is wrong, as far as that shows without the model and files."""
+    command.check()
+    texts = command.texts()
+    for name, text in [("prompt", text) for text in texts] + [("--negative", command.negative)]:
+        demand(is_unicode(text), f"{name} is {text!a}, accepted is text in UTF-8")
+    demand(command.n >= 1, f"-n is {command.n}, accepted is 1 or more")
     steps, guidance = command.steps, command.guidance
-    _demand(steps is None or 1 <= steps <= 1000, f"--steps is {steps}, accepted is 1 to 1000")
-    _demand(guidance is None or math.isfinite(guidance), f"--guidance is {guidance}, accepted is any finite number")
-    _demand(0 <= command.seed <= LARGEST_SEED, f"--seed is {command.seed}, accepted is 0 to {LARGEST_SEED}")
-    _demand(command.dtype in DTYPES, f"--dtype is {command.dtype}, accepted are {', '.join(DTYPES)}")
-    _demand(command.model != "", "--model is empty, accepted is the name of a model or its folder")
-    for flag, path, suffix in (
-        ("-o", command.output, ".png"),
-        ("--gif", command.gif, ".gif"),
-        ("--npz", command.npz, ".npz"),
-    ):
+    demand(steps is None or 1 <= steps <= 1000, f"--steps is {steps}, accepted is 1 to 1000")
+    demand(guidance is None or math.isfinite(guidance), f"--guidance is {guidance}, accepted is any finite number")
+    demand(0 <= command.seed <= LARGEST_SEED, f"--seed is {command.seed}, accepted is 0 to {LARGEST_SEED}")
+    demand(command.dtype in DTYPES, f"--dtype is {command.dtype}, accepted are {', '.join(DTYPES)}")
+    demand(command.model != "", "--model is empty, accepted is the name of a model or its folder")
+    outputs = [("-o", command.output, ".png"), ("--gif", command.gif, ".gif"), ("--npz", command.npz, ".npz")]
+    if command.separate:
+        places = [(i, j) for i in range(command.count(texts)) for j in range(command.n)]
+        outputs += [("--separate", _alone(command.output, i, j), ".png") for i, j in places]
+    inputs = [path.resolve() for path in (getattr(command, name) for name in command.files) if path is not None]
+    for flag, path, suffix in outputs:
         if path is not None:
             _check_output(flag, path, suffix)
-    if command.separate:
-        for i in range(len(prompts)):
-            for j in range(command.n):
-                _check_output("--separate", _alone(command.output, i, j), ".png")
+            demand(path.resolve() not in inputs, f"{flag} is {path}, which is read, accepted is another file")
 
 
 def _check_output(flag: str, path: Path, suffix: str) -> None:
-    _demand(not path.is_dir(), f"{flag} is {path}, a folder, accepted is a file that ends in {suffix}")
-    _demand(path.suffix.lower() == suffix, f"{flag} is {path}, accepted is a file that ends in {suffix}")
+    demand(not path.is_dir(), f"{flag} is {path}, a folder, accepted is a file that ends in {suffix}")
+    demand(path.suffix.lower() == suffix, f"{flag} is {path}, accepted is a file that ends in {suffix}")
     folder = path.parent
-    _demand(folder.is_dir(), f"{flag} is {path}, but there is no folder {folder}, accepted is a folder that exists")
+    demand(folder.is_dir(), f"{flag} is {path}, but there is no folder {folder}, accepted is a folder that exists")
     writable = os.access(folder, os.W_OK | os.X_OK)
-    _demand(writable, f"{flag} is {path}, but {folder} cannot be written to, accepted is a folder that can")
+    demand(writable, f"{flag} is {path}, but {folder} cannot be written to, accepted is a folder that can")
 
 
-def _demand(holds: bool, message: str) -> None:
-    if not holds:
-        raise BadInput(message)
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        return bool(text.encode()) or True
-    except UnicodeEncodeError:
-        return False
-
-
-def generate(command: Generate) -> str:
+def make(command: Drawing) -> str:
     """One line that says what was written; raises BadInput, and then nothing was."""
     check(command)
-    before = _settings(command.like) if command.like else None
+    before = _settings(command, command.like) if command.like else None
+    files = command.read()
 
     cache_compilations()
     import jax
 
     from jdiff.model import load
     from jdiff.sample import SAMPLERS
-    from jdiff.sample import generate as sample
 
     names = ", ".join(sorted(SAMPLERS))
-    _demand(command.sampler in (None, *SAMPLERS), f"--sampler is {command.sampler}, accepted are {names}")
+    demand(command.sampler in (None, *SAMPLERS), f"--sampler is {command.sampler}, accepted are {names}")
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _note(str(message))
-        model = _accepted(lambda: load(command.model, dtype=command.dtype))
+        model = accepted(lambda: load(command.model, dtype=command.dtype))
+        fitted = command.fit(model, files)
         sampler = command.sampler or model.defaults.sampler
         steps = SAMPLERS[sampler].steps if command.sampler else model.defaults.steps
         steps = steps if command.steps is None else command.steps
-        settings = _filled(command, model, sampler, steps, before)
+        settings = _filled(command, files, model, sampler, steps, before)
         keep = settings["keep"]
         if before:
-            _note_differences(settings, before)
+            _note_differences(settings, before, command.files)
         with _Bar(settings["steps"], command.quiet) as progress:
 
             def run() -> tuple[np.ndarray, np.ndarray | None]:
-                made = sample(
-                    model,
-                    command.prompts,
-                    jax.random.key(settings["seed"]),
-                    n=settings["n"],
-                    steps=settings["steps"],
-                    guidance=settings["guidance"],
-                    negative=settings["negative"],
-                    sampler=settings["sampler"],
-                    keep=keep,
-                    progress=progress,
-                )
+                names = ("n", "steps", "guidance", "negative", "sampler", "keep")
+                how = {name: settings[name] for name in names}
+                made = command.draw(model, fitted, jax.random.key(settings["seed"]), progress=progress, **how)
                 return np.asarray(made.images, np.float32), np.asarray(made.way, np.float32) if keep else None
 
-            made, way = _accepted(lambda: interruptible(run))
+            made, way = accepted(lambda: interruptible(run))
     finite = bool(np.isfinite(made).all())
     given = f"--dtype is {command.dtype} and --guidance {settings['guidance']}"
-    _demand(finite, f"{given}, with which pictures are not finite, accepted are a wider dtype and less guidance")
-    return write(command, settings, made, way if command.gif else None)
+    demand(finite, f"{given}, with which pictures are not finite, accepted are a wider dtype and less guidance")
+    return write(command, settings, fitted, made, way if command.gif else None)
 
 
-def _filled(command: Generate, model: Any, sampler: str, steps: int, before: dict[str, Any] | None) -> dict[str, Any]:
+def _filled(
+    command: Drawing, files: dict[str, File], model: Any, sampler: str, steps: int, before: dict[str, Any] | None
+) -> dict[str, Any]:
     """All settings of a picture, as they go into its file."""
     import jax
 
-    same = before is not None and (list(command.prompts), command.n) == (before["prompts"], before["n"])
+    texts = list(command.texts())
+    same = before is not None and (texts, command.n) == (before["prompts"], before["n"])
+    read = {name: str(file.path) for name, file in files.items()}
+    read |= {f"{name}_sha256": file.sha256 for name, file in files.items()}
     return {
-        "command": "generate",
+        "command": command.name,
         "model": command.model,
         "hash": model.hash,
-        "prompts": list(command.prompts),
+        "prompts": texts,
+        **read,
+        **{name: getattr(command, name) for name in command.own},
         "n": command.n,
         "steps": steps,
         "guidance": float(model.defaults.guidance if command.guidance is None else command.guidance),
@@ -261,7 +210,8 @@ def _filled(command: Generate, model: Any, sampler: str, steps: int, before: dic
         "sampler": sampler,
         "seed": command.seed,
         "dtype": command.dtype,
-        "keep": KEPT if command.gif else before["keep"] if before else 0,  # another program may round differently
+        # another program may round differently
+        "keep": command.kept() or (before["keep"] if before else 0),
         "image": before.get("image") if before and same else None,  # [prompt, picture] in a file of one picture
         "device": jax.devices()[0].device_kind,
         "versions": {"jdiff": jdiff.__version__} | {name: version(name) for name in PACKAGES},
@@ -272,11 +222,15 @@ def _note(text: str) -> None:
     print(f"jdiff: note: {text}", file=sys.stderr)
 
 
-def _note_differences(now: dict[str, Any], before: dict[str, Any]) -> None:
+def _note_differences(now: dict[str, Any], before: dict[str, Any], files: Sequence[str]) -> None:
     """One line on stderr where what made the picture is not what makes it again, unless another model is asked for."""
     changed = []
     if now["model"] == before["model"] and now["hash"] != before["hash"]:
         changed.append(f"model {now['model']} (hash {now['hash'][:12]}, was {before['hash'][:12]})")
+    for name in files:
+        new, old = (settings[f"{name}_sha256"] for settings in (now, before))
+        if now[name] == before[name] and new != old:
+            changed.append(f"{name} {now[name]} (sha256 {new[:12]}, was {old[:12]})")
     if now["device"] != before["device"]:
         changed.append(f"device {now['device']} (was {before['device']})")
     versions = before["versions"]
@@ -287,20 +241,20 @@ def _note_differences(now: dict[str, Any], before: dict[str, Any]) -> None:
         _note(f"not the same as when the picture was made, which may change it: {', '.join(changed)}")
 
 
-def write(command: Generate, settings: dict[str, Any], made: np.ndarray, way: np.ndarray | None) -> str:
+def write(command: Drawing, settings: dict[str, Any], fitted: Any, made: np.ndarray, way: np.ndarray | None) -> str:
     """One line that names the files written, from images [p n h w c] and their way [p n m h w c]."""
     p, n, height, width = made.shape[:4]
+    texts = command.texts()
     written = []
     if command.npz:
-        rows = [prompt for prompt in command.prompts for _ in range(n)]
+        rows = [text for text in (texts if len(texts) == p else [texts]) for _ in range(n)]
         with pictures.beside(command.npz) as file:
             np.savez_compressed(file, images=made.reshape(p * n, *made.shape[2:]), prompts=np.array(rows))
         written.append(command.npz)
-    if command.gif and way is not None:
-        frames = np.nan_to_num(way)
-        pictures.save_gif(
-            command.gif, np.stack([sheet(frames[:, :, i], command.prompts) for i in range(frames.shape[2])])
-        )
+    if command.gif:
+        frames = command.frames(made, None if way is None else np.nan_to_num(way), fitted)
+        sheets = np.stack([sheet(*frame) for frame in frames])
+        pictures.save_gif(command.gif, sheets, seconds=max(3.0, len(frames) / 20))
         written.append(command.gif)
     if command.separate:
         for i in range(p):
@@ -309,28 +263,27 @@ def write(command: Generate, settings: dict[str, Any], made: np.ndarray, way: np
                 pictures.save(path, made[i, j], settings | {"image": [i, j]})
                 written.append(path)
     only = settings["image"]
-    whole = sheet(made, command.prompts) if only is None else made[only[0], only[1]]
+    whole = sheet(*command.shown(made, fitted)) if only is None else made[only[0], only[1]]
     pictures.save(command.output, whole, settings)
     names = ", ".join(map(str, [command.output, *written]))
     return f"wrote {names}: {p * n} {'picture' if p * n == 1 else 'pictures'}, {width} x {height}"
 
 
-def sheet(made: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-    """Labelled sheet [h w 3] uint8 of images [p n h w c]: one row a prompt, or one prompt's in a square under it.
+def sheet(rows: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+    """Labelled sheet [h w 3] uint8 of images [r n h w c]: row by row, or where there is but one, in a square under it.
 
     >>> sheet(np.zeros((1, 4, 32, 32, 3)), ["a red three"]).dtype
     dtype('uint8')
     """
-    labels = [prompt.strip() or "(no prompt)" for prompt in prompts]
-    p, n = made.shape[:2]
-    if p > 1:
-        return pictures.grid(made, labels)
+    labels = [label.strip() or "(no prompt)" for label in labels]
+    r, n = rows.shape[:2]
+    if r > 1:
+        return pictures.grid(rows, labels)
     root = math.isqrt(n - 1) + 1
     columns = next((c for c in range(root, 2 * root) if n % c == 0), root)
-    rows = -(-n // columns)
-    cells = np.full((rows * columns, *made.shape[2:]), np.nan, np.float32)
-    cells[:n] = made[0]
-    return pictures.grid(cells.reshape(rows, columns, *made.shape[2:]), title=labels[0], cell=192 if n <= 4 else 128)
+    cells = np.full((-(-n // columns) * columns, *rows.shape[2:]), np.nan, np.float32)
+    cells[:n] = rows[0]
+    return pictures.grid(cells.reshape(-1, columns, *rows.shape[2:]), title=labels[0], cell=192 if n <= 4 else 128)
 
 
 def _alone(output: Path, i: int, j: int) -> Path:
@@ -340,10 +293,10 @@ def _alone(output: Path, i: int, j: int) -> Path:
 def convert(command: Convert) -> str:
     """One line that says what was written; raises BadInput with everything that is wrong with the source."""
     source, target = command.source, command.target
-    _demand(source.is_dir(), f"SRC is {source}, accepted is a folder with config.json and its safetensors")
-    _demand(not target.is_file(), f"DST is {target}, a file, accepted is a folder to write")
+    demand(source.is_dir(), f"SRC is {source}, accepted is a folder with config.json and its safetensors")
+    demand(not target.is_file(), f"DST is {target}, a file, accepted is a folder to write")
     parent = target.absolute().parent
-    _demand(parent.is_dir(), f"DST is {target}, but there is no folder {parent}, accepted is a folder that exists")
+    demand(parent.is_dir(), f"DST is {target}, but there is no folder {parent}, accepted is a folder that exists")
     from jdiff.convert import convert as run
 
     try:
@@ -395,16 +348,6 @@ def interruptible(function: Callable[[], Any]) -> Any:
     if "error" in outcome:
         raise outcome["error"]
     return outcome["value"]
-
-
-def _accepted(function: Callable[[], Any]) -> Any:
-    """What `function()` returns; a ValueError, or a file that cannot be read, becomes one line of BadInput."""
-    try:
-        return function()
-    except (ValueError, OSError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        first, *rest = lines or ["bad input"]
-        raise BadInput(" ".join([first, "; ".join(rest)]).strip()) from error
 
 
 class _Bar:

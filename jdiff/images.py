@@ -4,6 +4,7 @@ import json
 import math
 import os
 import unicodedata
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 KEY = "jdiff"  # of the PNG text chunk that holds the settings
 PAGE, INK, LINE = (255, 255, 255), (40, 40, 40), (208, 208, 208)  # paper, letters, the hairline round a picture
+LARGEST = 100  # megapixels that are read
 SMALLEST_FONT = 11  # pixels; below, letters run into each other
 
 
@@ -35,14 +37,41 @@ def to_uint8(images: Any) -> np.ndarray:
 def load(path: str | Path) -> np.ndarray:
     """Image [h w 3] float32 in [-1, 1] of a file, turned as its EXIF says, what is transparent white.
 
-    Raises ValueError where the file is missing or no picture.
+    Grey of 16 bits keeps them. Raises ValueError where the file is missing, no picture, or of more than 100 megapixels.
     """
     with _opened(path) as image:
         image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (*PAGE, 255)), image)
-        return np.asarray(image.convert("RGB"), np.float32) / np.float32(127.5) - 1
+        if image.mode.startswith("I"):  # Pillow would cut all above 255
+            pixels = np.array(image, np.float32).clip(0, 65535)[..., None].repeat(3, axis=2)
+            half = np.float32(32767.5)
+        else:
+            pixels, half = np.array(image.convert("RGB"), np.float32), np.float32(127.5)
+        pixels /= half
+        pixels -= 1
+        return pixels
+
+
+def square(image: np.ndarray, side: int, resampling: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
+    """Image [side side c] float32: of `image` [h w c], its shorter side resized to `side`, the middle.
+
+    >>> square(np.ones((200, 100, 3)), 64).shape
+    (64, 64, 3)
+
+    Source: course 1.7, by torchvision's resize and center_crop.
+    """
+    image = np.asarray(image, np.float32)
+    box = []  # left, top, right, bottom of the square, in pixels of the image
+    for length in (image.shape[1], image.shape[0]):
+        resized = side * length // min(image.shape[:2])
+        first = round((resized - side) / 2)
+        box.append((first * length / resized, (first + side) * length / resized))
+    (left, right), (top, bottom) = box
+    planes = [Image.fromarray(image[..., k]) for k in range(image.shape[2])]
+    cut = [plane.resize((side, side), resampling, box=(left, top, right, bottom)) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in cut], axis=-1)
 
 
 def save(path: str | Path, image: Any, settings: dict[str, Any] | None = None) -> None:
@@ -162,12 +191,19 @@ def beside(path: str | Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
+    large = f"{path}: the picture is larger than {LARGEST} megapixels, accepted is up to that"
     try:
-        image = Image.open(path)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(large) from error
+    except (OSError, ValueError) as error:
         missing = "there is no such file" if not Path(path).exists() else "it is no picture that can be read"
         raise ValueError(f"{path}: {missing}, accepted is the path of a picture") from error
     with image:
+        if math.prod(image.size) > LARGEST * 10**6:
+            raise ValueError(large)
         try:
             yield image
         except (OSError, SyntaxError) as error:

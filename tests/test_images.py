@@ -1,6 +1,7 @@
 """Pictures in and out of files, and sheets: what is written is what comes back, and nothing is half written."""
 
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -41,6 +42,39 @@ def test_load_turns_by_exif_and_puts_alpha_over_white(tmp_path):
     np.testing.assert_array_equal(images.load(tmp_path / "clear.png"), 1.0)
     Image.new("L", (2, 2), 0).save(tmp_path / "grey.png")
     np.testing.assert_array_equal(images.load(tmp_path / "grey.png"), -np.ones((2, 2, 3)))
+
+
+def test_grey_of_16_bits_keeps_its_steps(tmp_path):
+    grey = np.arange(0, 65536, 257 * 5, dtype=np.uint16)[:50].reshape(5, 10)
+    for name, array in (("a.png", grey), ("a.tif", grey), ("b.tif", grey.astype(np.int32))):
+        Image.fromarray(array).save(tmp_path / name)
+        expected = (grey / 32767.5 - 1)[..., None].repeat(3, axis=2)
+        np.testing.assert_allclose(images.load(tmp_path / name), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("width, height, refused", [(10001, 10000, True), (30000, 30000, True), (10000, 10000, False)])
+def test_more_than_100_megapixels_are_refused_before_they_are_decoded(width, height, refused, tmp_path):
+    images.save(tmp_path / "a.png", noise(2, 2, 3))
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data)
+    if refused:
+        with pytest.raises(ValueError, match="a.png: the picture is larger than 100 megapixels"):
+            images.load(tmp_path / "a.png")
+    else:
+        with images._opened(tmp_path / "a.png") as image:
+            assert image.size == (width, height)
+
+
+@pytest.mark.parametrize("h, w, side", [(40, 70, 16), (70, 41, 16), (5, 9, 16), (16, 16, 16)])
+def test_square_is_resize_and_then_centre_crop(h, w, side):
+    picture = noise(h, w, 3)
+    size = side * w // min(h, w), side * h // min(h, w)
+    planes = [Image.fromarray(picture[..., k]).resize(size, Image.Resampling.BILINEAR) for k in range(3)]
+    whole = np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    y, x = round((size[1] - side) / 2), round((size[0] - side) / 2)
+    np.testing.assert_allclose(images.square(picture, side), whole[y : y + side, x : x + side], atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,0 +1,326 @@
+"""Edits, inpainting, anagrams, hybrids and upscaling from the command line, with a model that knows what it draws."""
+
+import json
+import os
+import types
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jdiff import cli, commands, images, sample, schedule, step, views
+from jdiff.types import Prediction
+
+SIDE = 8
+rng = np.random.default_rng(0)
+
+
+def main(*args):
+    """Exit status of the command in this process, without a bar."""
+    try:
+        return cli.main([*map(str, args), "--quiet"])
+    except SystemExit as error:
+        return error.code
+
+
+def pattern(prompt, side=SIDE):
+    """The one picture [side side 3] of a prompt; of "x^" it is that of "x", upside down."""
+    if prompt.endswith("^"):
+        return pattern(prompt[:-1], side)[::-1]
+    drawn = np.random.default_rng([*prompt.encode()]).uniform(-0.8, 0.8, (side, side, 3))
+    return drawn.astype(np.float32) if prompt else np.zeros((side, side, 3), np.float32)
+
+
+def model(name, side, channels):
+    """A model whose every estimate is exact for the pattern of its prompt."""
+    abar = schedule.cosine()
+
+    def denoise(x, t, conditioning):
+        level = jnp.asarray(abar, jnp.float32)[t.astype(int)][:, None, None, None]
+        clean = conditioning.text.reshape(-1, side, side, 3)
+        return Prediction((x - jnp.sqrt(level) * clean) / jnp.sqrt(1 - level), jnp.zeros_like(x))
+
+    return types.SimpleNamespace(
+        denoise=jax.tree_util.Partial(denoise),
+        embed=lambda prompts: jnp.stack([pattern(prompt, side).reshape(side, -1) for prompt in prompts]),
+        schedule=abar,
+        config=types.SimpleNamespace(sample_size=side, in_channels=channels, block_out_channels=(4, 8)),
+        x0_rule=step.untouched,
+        defaults=types.SimpleNamespace(sampler="ddim", steps=4, guidance=1.0),
+        name=name,
+        hash="0123456789abcdef" * 4,
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch, tmp_path):
+    """That model as "mini", one of stage 2 as "large", pictures in an otherwise empty folder; what tasks are asked."""
+    asked = []
+    models = {"mini": model("mini", SIDE, 3), "large": model("large", 4 * SIDE, 6)}
+
+    def spy(task):
+        def spied(model, *args, **how):
+            asked.append((task.__name__, args, how))
+            return task(model, *args, **how)
+
+        return spied
+
+    for task in (sample.generate, sample.edit, sample.inpaint, sample.upscale):
+        monkeypatch.setattr(sample, task.__name__, spy(task))
+    monkeypatch.setattr("jdiff.model.load", lambda name, dtype: models[name])
+    monkeypatch.setenv("JDIFF_CACHE", "")
+    monkeypatch.chdir(tmp_path)
+    images.save("in.png", rng.uniform(-1, 1, (12, 24, 3)))
+    Image.fromarray(half((12, 24))).save("mask.png")
+    return asked
+
+
+def half(shape):
+    """A mask, white on the right."""
+    mask = np.zeros(shape, np.uint8)
+    mask[:, shape[1] // 2 :] = 255
+    return mask
+
+
+def original():
+    return images.square(images.load("in.png"), SIDE)
+
+
+def same_sheet(path, rows, labels):
+    np.testing.assert_array_equal(images.to_uint8(images.load(path)), cli.sheet(rows, labels))
+
+
+def under(made, *originals):
+    top = np.full((len(originals), *made.shape[1:]), np.nan, np.float32)
+    top[:, 0] = originals
+    return np.concatenate([top, made])
+
+
+def same_again(command, *names):
+    """`--like` writes the same bytes, from the sheet and from a single picture."""
+    for name in names:
+        assert main(command, "--like", f"{name}.png") == 0
+        assert Path(f"{name}-again.png").read_bytes() == Path(f"{name}.png").read_bytes()
+
+
+def test_edit(calls, capsys):
+    flags = ["--strength", "0.5", "-n", 2, "--separate", "--npz", "a.npz", "--gif", "a.gif", "-o", "a.png"]
+    assert main("edit", "in.png", "one", "two", *flags) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and out.startswith("wrote a.png, a.npz, a.gif, a-0-0.png") and out.endswith("4 pictures, 8 x 8\n")
+    ((task, (image, prompts, _), how),) = calls
+    assert (task, prompts, how["strength"], how["n"]) == ("edit", ("one", "two"), 0.5, 2)
+    np.testing.assert_array_equal(image, original())
+    arrays = np.load("a.npz")
+    made = arrays["images"].reshape(2, 2, SIDE, SIDE, 3)
+    np.testing.assert_allclose(made[1, 0], pattern("two"), atol=1e-3)
+    assert arrays["prompts"].tolist() == ["one", "one", "two", "two"]
+    same_sheet("a.png", under(made, original()), ["original", "one", "two"])
+    with Image.open("a.gif") as gif, Image.open("a.png") as png:
+        assert gif.n_frames > 1 and gif.size == png.size
+    found = images.read_settings("a.png")
+    assert [found[key] for key in ("command", "source", "strength", "prompts")] == [
+        "edit",
+        "in.png",
+        0.5,
+        ["one", "two"],
+    ]
+    same_again("edit", "a", "a-1-0")
+    assert calls[1][2]["strength"] == 0.5
+    assert main("edit", "--like", "a.png", "--strength", "0.75", "-o", "b.png") == 0
+    assert calls[-1][1][1] == ("one", "two") and calls[-1][2]["strength"] == 0.75
+
+
+@pytest.mark.parametrize("flags, expected", [([], (True, 1, 10)), (["--clean"], (False, 1, 10)), (None, (True, 2, 2))])
+def test_inpaint_keeps_what_is_black(calls, flags, expected):
+    flags = ["--resamplings", 2, "--jump-length", 2] if flags is None else flags
+    assert main("inpaint", "in.png", "one", "--mask", "mask.png", "-n", 2, "--npz", "a.npz", *flags) == 0
+    made = np.load("a.npz")["images"]
+    mask = half((SIDE, SIDE))[..., None] > 0
+    np.testing.assert_allclose(made, np.where(mask, pattern("one"), original())[None].repeat(2, 0), atol=1e-3)
+    ((task, _, how),) = calls
+    assert (how["noised"], how["resamplings"], how["jump_length"]) == expected
+    kept = np.where(mask, 0, original())
+    same_sheet("out.png", under(made[None], original(), kept), ["original", "what is kept of it", "one"])
+    if "--clean" in flags:
+        same_again("inpaint", "out")
+        assert images.read_settings("out-again.png")["mask"] == "mask.png" and calls[1][2]["noised"] is False
+
+
+def test_anagram(calls):
+    assert main("anagram", "a", "a^", "--view", "flip", "-n", 2, "--npz", "a.npz", "--gif", "a.gif", "--separate") == 0
+    arrays = np.load("a.npz")
+    np.testing.assert_allclose(arrays["images"], [pattern("a")] * 2, atol=1e-3)
+    assert arrays["prompts"].tolist() == [["a", "a^"]] * 2
+    same_sheet("out.png", np.stack([arrays["images"], arrays["images"][:, ::-1]]), ["a", "a^"])
+    with Image.open("a.gif") as gif:
+        assert gif.n_frames > 2 * commands.MOVING * 0.8
+    assert images.read_settings("out.png")["view"] == ["flip"]
+    assert sorted(p.name for p in Path().glob("out-*")) == ["out-0-0.png", "out-0-1.png"]
+    same_again("anagram", "out", "out-0-1")
+    assert main("anagram", "--like", "out.png", "--view", "negate", "--view", "flip", "-o", "b.png") == 0
+    assert images.read_settings("b.png")["view"] == ["negate", "flip"] and calls[-1][2]["guidance"] == 1
+
+
+def test_hybrid(calls):
+    assert main("hybrid", "--low", "far", "--high", "near", "-n", 2, "--npz", "a.npz", "--gif", "a.gif") == 0
+    arrays = np.load("a.npz")
+    expected = views.low_pass()(pattern("far")) + views.high_pass()(pattern("near"))
+    np.testing.assert_allclose(arrays["images"], np.stack([np.clip(expected, -1, 1)] * 2), atol=1e-3)
+    assert arrays["prompts"].tolist() == [["far", "near"]] * 2
+    rows = [arrays["images"], *(jax.vmap(part)(arrays["images"]) for part in (views.low_pass(), views.high_pass()))]
+    same_sheet("out.png", np.stack(rows), ["as it is", "from afar: far", "near: near"])
+    same_again("hybrid", "out")
+
+
+def test_upscale(calls):
+    flags = ["--model", "large", "-n", 1, "--noise-level", 100]
+    assert main("upscale", "in.png", "one", *flags, "--npz", "a.npz") == 0
+    ((task, (low_res, prompts, _), how),) = calls
+    assert (task, prompts, how["noise_level"]) == ("upscale", ["one"], 100)
+    np.testing.assert_array_equal(low_res, original())
+    made = np.load("a.npz")["images"]
+    np.testing.assert_allclose(made, [pattern("one", 4 * SIDE)], atol=1e-3)
+    enlarged = original().repeat(4, 0).repeat(4, 1)
+    same_sheet("out.png", under(made[None], enlarged), ["original", "one"])
+    same_again("upscale", "out")
+    images.save("small.png", pattern("small", 6))
+    assert main("upscale", "small.png", *flags) == 0
+    assert calls[-1][1][0].shape == (6, 6, 3) and calls[-1][1][1] == [""]
+
+
+@pytest.mark.parametrize("name", views.VIEWS)
+def test_pixels_travel_from_one_reading_to_the_next(name):
+    made, side = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32), 16
+    view = views.VIEWS[name](grid=side) if name == "pixel_permute" else views.VIEWS[name]()
+    here, there = commands._places(views.identity(), side), commands._places(view, side)
+    enlarge = lambda a: np.asarray(a).repeat(12, 1).repeat(12, 2)
+    np.testing.assert_array_equal(commands._between(made, here, there, 0), enlarge(made))
+    np.testing.assert_array_equal(commands._between(made, here, there, 1), enlarge(jax.vmap(view.apply)(made)))
+    assert np.abs(commands._between(made, here, there, 0.5)).max() <= 1
+
+
+def test_half_way_is_half_way():
+    made = -np.ones((1, 2, 2, 3), np.float32)
+    upside_down = commands._places(views.flip(), 2)
+    frame = commands._between(made, commands._places(views.identity(), 2), upside_down, 0.5)
+    dark = (frame[0, :, :, 0] == -1).any(axis=1)
+    assert frame.shape == (1, 192, 192, 3) and np.flatnonzero(dark).tolist() == list(range(48, 144))
+    faded = commands._between(made, commands._places(views.identity(), 2), commands._places(views.negate(), 2), 0.5)
+    np.testing.assert_array_equal(faded, 0)
+
+
+def test_like_says_what_became_of_the_pictures(calls, capsys):
+    assert main("inpaint", "in.png", "one", "--mask", "mask.png", "-n", 1, "-o", "a.png") == 0
+    capsys.readouterr()
+    images.save("in.png", rng.uniform(-1, 1, (12, 24, 3)))
+    assert main("inpaint", "--like", "a.png") == 0
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "jdiff: note: " in err and "source in.png (sha256" in err and "mask" not in err
+    Path("mask.png").unlink()
+    before = sorted(os.listdir())
+    assert main("inpaint", "--like", "a.png") == 2
+    err = capsys.readouterr().err
+    assert err == "jdiff: --mask is mask.png: there is no such file, accepted is the path of a picture\n"
+    assert main("edit", "--like", "a.png") == 2
+    assert "accepted is one that jdiff edit wrote" in capsys.readouterr().err and sorted(os.listdir()) == before
+
+
+FLIPS = ["--view", "flip"]
+BAD = {  # arguments, and what the line must have in it
+    "no image": (["edit"], "no prompt is given, accepted is one or more, such as jdiff edit"),
+    "no prompt": (["edit", "in.png"], "no prompt is given"),
+    "gone": (["edit", "gone.png", "a"], "IMAGE is gone.png: there is no such file"),
+    "text": (["edit", "text.png", "a"], "IMAGE is text.png: it is no picture that can be read"),
+    "cut": (["edit", "cut.png", "a"], "IMAGE is cut.png: the picture is damaged"),
+    "huge": (["edit", "huge.png", "a"], "IMAGE is huge.png: the picture is larger than 100 megapixels"),
+    "strength 0": (["edit", "in.png", "a", "--strength", "0"], "--strength is 0.0, accepted is more than 0, up to 1"),
+    "strength 2": (["edit", "in.png", "a", "--strength", "2"], "--strength is 2.0, accepted is more than 0, up to 1"),
+    "strength nan": (["edit", "in.png", "a", "--strength", "nan"], "--strength is nan"),
+    "strength small": (["edit", "in.png", "a", "--strength", "0.01"], "strength is 0.01, accepted is from 0.25"),
+    "over the source": (["edit", "in.png", "a", "-o", "../tmp/in.png"], "which is read, accepted is another file"),
+    "steps": (["edit", "in.png", "a", "--steps", "0"], "--steps is 0"),
+    "stage 2 edit": (["edit", "in.png", "a", "--model", "large"], "--model is large, a stage-2 model, accepted for"),
+    "no mask": (["inpaint", "in.png", "a"], "--mask is not given, accepted is the path of a picture"),
+    "mask size": (
+        ["inpaint", "in.png", "a", "--mask", "wide.png"],
+        "--mask is wide.png, 25 x 12 pixels, accepted is a mask of the image's 24 x 12",
+    ),
+    "black": (["inpaint", "in.png", "a", "--mask", "black.png"], "--mask is black.png, all black in the middle square"),
+    "white": (["inpaint", "in.png", "a", "--mask", "white.png"], "--mask is white.png, all white in the middle square"),
+    "outside": (["inpaint", "in.png", "a", "--mask", "edge.png"], "--mask is edge.png, all black in the middle square"),
+    "resamplings": (["inpaint", "in.png", "a", "--mask", "mask.png", "--resamplings", "0"], "--resamplings is 0"),
+    "jump": (["inpaint", "in.png", "a", "--mask", "mask.png", "--jump-length", "0"], "--jump-length is 0"),
+    "view": (["anagram", "a", "b", "--view", "mirror"], "--view is mirror, accepted are identity, flip, rotate_cw"),
+    "no view": (["anagram", "a", "b", "c", *FLIPS], "--view is given 1 times, accepted for 3 prompts is 3"),
+    "views": (["anagram", "a", "b", *FLIPS * 3], "--view is given 3 times, accepted for 2 prompts is 2 times, or 1"),
+    "one reading": (["anagram", "a", *FLIPS], "one prompt is given, accepted are two or more"),
+    "no jigsaw": (["anagram", "a", "b", "--view", "jigsaw"], "--view is jigsaw: the image is 8 x 8, accepted for a"),
+    "no high": (["hybrid", "--low", "a"], "--high is not given, accepted is a prompt"),
+    "upscale nothing": (["upscale"], "IMAGE is not given"),
+    "stage 1": (["upscale", "in.png"], "--model is mini, a stage-1 model, accepted for jdiff upscale is"),
+    "noise": (["upscale", "in.png", "--noise-level", "1000"], "--noise-level is 1000, accepted is 0 to 999"),
+    "like another": (
+        ["hybrid", "--like", "one.png"],
+        "without usable prompts, accepted is one that jdiff hybrid wrote",
+    ),
+}
+
+
+def widened(path, to, width, height):
+    """The PNG at `path` with another size in its header, and nothing else."""
+    data = bytearray(Path(path).read_bytes())
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    Path(to).write_bytes(data)
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(name, calls, capsys, tmp_path):
+    args, message = BAD[name]
+    args = [str(tmp_path / "in.png") if a == "../tmp/in.png" else a for a in args]
+    Path("text.png").write_text("text")
+    Path("cut.png").write_bytes(Path("in.png").read_bytes()[:300])
+    widened("in.png", "huge.png", 10001, 10000)
+    Image.fromarray(half((12, 25))).save("wide.png")
+    for colour, value in (("black", 0), ("white", 255)):
+        Image.new("L", (24, 12), value).save(f"{colour}.png")
+    edge = np.zeros((12, 24), np.uint8)
+    edge[:, :3] = 255
+    Image.fromarray(edge).save("edge.png")
+    kinds = {"model": "mini", "n": 1, "steps": 4, "guidance": 1, "negative": "", "sampler": "ddim", "seed": 0}
+    kinds |= {"dtype": "float32", "prompts": ["a"], "hash": "", "versions": {}, "keep": 0, "device": "cpu"}
+    images.save("one.png", pattern("a"), {"command": "hybrid"} | kinds)
+    before = {path: path.read_bytes() for path in Path().iterdir()}
+    assert main(*args) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("jdiff: ") and message in err
+    assert {path: path.read_bytes() for path in Path().iterdir()} == before
+    assert calls == [] or name == "strength small"
+
+
+@pytest.mark.parametrize("command", ["edit", "inpaint", "anagram", "hybrid", "upscale"])
+def test_settings_are_json_and_flags_survive(command, calls):
+    """What every command takes from generate: the shared flags, in the settings and again in what --like asks."""
+    args = {
+        "edit": ["in.png", "a"],
+        "inpaint": ["in.png", "a", "--mask", "mask.png"],
+        "anagram": ["a", "b", "--view", "negate"],
+        "hybrid": ["--low", "a", "--high", "b"],
+        "upscale": ["in.png", "a", "--model", "large"],
+    }[command]
+    shared = ["-n", 1, "--steps", 3, "--guidance", 2, "--negative", "c", "--sampler", "deepfloyd", "--seed", 7]
+    asked = cli.parse([command, *args, *map(str, shared), "--dtype", "bfloat16"])
+    assert isinstance(asked, commands.Drawing) and asked.name == command
+    files = asked.read()
+    loaded = model(asked.model, SIDE, 6 if command == "upscale" else 3)
+    settings = cli._filled(asked, files, loaded, "deepfloyd", 3, None)
+    images.save("a.png", pattern("a"), settings)
+    assert json.loads(json.dumps(settings))["guidance"] == 2 and set(asked.own) <= set(settings)
+    again = cli.parse([command, "--like", "a.png"])
+    unlike = ("output", "like")
+    assert vars(again) | {name: None for name in unlike} == vars(asked) | {name: None for name in unlike}
