@@ -48,9 +48,10 @@ In brackets the 95 % interval; the aim is 95 % for digits and for colours.
 |---|---|
 {right}
 
-| digit | right |
+| digit asked for, or background | digit right |
 |---|---|
 {digits}
+{backgrounds}
 """
 
 
@@ -84,6 +85,7 @@ def main(
         trained=trained,
         curve="\n".join(f"| {row[0]:.0f} | {' | '.join(f'{value:.4f}' for value in row[1:])} |" for row in shown),
         right="\n".join(f"| {what} | {percent(score)} |" for what, score in quality["right"].items()),
+        backgrounds="\n".join(f"| on {name} | {percent(s['digit'])} |" for name, s in quality["by_background"].items()),
         digits="\n".join(f"| {digit} | {percent(s['digit'])} |" for digit, s in quality["by_digit"].items()),
     )
     (folder / "README.md").write_text(text)

@@ -136,7 +136,7 @@ def main(
     batch: int = 24,
     rate: float = 1e-3,
     decay: float = 0.998,
-    least_weight: float = 0.2,
+    least_weight: float = 0.1,
     warm_up_steps: int = 600,
     seed: int = 0,
 ) -> None:
