@@ -140,7 +140,7 @@ def colour_hybrid(model: Model, read: Callable, seeds: int) -> Table:
         shapes.append(shape)
         tints.append(places[colour])
     found = read(jnp.stack(made))
-    rows = [("grey of \"a white N\", colour of \"a red N\"", percent(found[:, 0] == shapes),
+    rows = [("grey of \"a green N\", colour of a red or a blue one", percent(found[:, 0] == shapes),
              percent(found[:, 1] == tints))]  # fmt: skip
     return Table(
         "Colour hybrids",
