@@ -451,7 +451,7 @@ class Apply:
 def unet(config: Config, conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, dict]:
     """(apply, abstract): the pure network, and the shapes of its parameters as a nested dict.
 
-    `conv` is what convolves; `jdiff.conv.conv_by_patches` trains faster on CPUs.
+    `conv` is what convolves, such as `jdiff.conv.conv_by_patches` for training on CPUs.
 
     >>> apply, abstract = unet(Config())
     >>> sum(a.size for a in jax.tree.leaves(abstract))
