@@ -44,9 +44,9 @@ _convolve.defvjp(_save, _gradients)
 def conv_by_patches(x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
     """[n h w o], an odd square kernel [k k c o] at stride 1, zeros outside; reverse mode only.
 
-    The gradient of the kernel is one matrix product of all patches instead of a convolution over the batch; which of the
-    two is faster depends on sizes and machine (`python scripts/benchmark.py conv`). The further arguments are those of `lax.conv_general_dilated`, which it
-    stands in for; they must say the same.
+    The gradient of the kernel is one matrix product of all patches instead of a convolution over the batch; which of
+    the two is faster depends on sizes and machine (`python scripts/benchmark.py conv`). The further arguments are those
+    of `lax.conv_general_dilated`, which it stands in for; they must say the same.
 
     >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
     >>> conv_by_patches(x, kernel)[0, 1, 1, 0].item()

@@ -148,7 +148,7 @@ def colour_hybrid(model: Model, read: Callable, seeds: int) -> Table:
         ("components", "digit right", "colour right"),
         rows,
         sheet("colour-hybrids", np.stack(made[:SHOWN])[None], ["grey and colour"], model),
-        f"Seeds 0 to {SHOWN - 1}, none picked.",
+        f"Seeds 0 to {SHOWN - 1}, none picked; faint where the strokes of the two prompts do not meet.",
     )
 
 
@@ -161,8 +161,8 @@ def hybrids(model: Model, seeds: int) -> Table:
     return Table(
         "Hybrids",
         "Low frequencies of 'a white zero', high ones of 'a white four' (kernel 33, sigma 2 at 64 pixels). At 32 "
-        "pixels little room is left between the two; how often both are read is not measured, for want of a judge "
-        "that was trained on blurred digits.",
+        "pixels little room is left between the two: what is near is the zero's edges, and no four is seen. How often "
+        "both are read is not measured, for want of a judge that was trained on blurred digits.",
         (),
         [],
         sheet("hybrids", np.stack([made, low, np.clip(made - low, -1, 1)]), ["as it is", "from afar", "near"], model),
@@ -217,11 +217,11 @@ def main(seeds: int = 32, machine: str = "a virtual machine with two cores (AMD 
         tables.append(make(model, read, seeds))
         print(markdown(tables[-1]), flush=True)
     tables.append(hybrids(model, seeds))
+    how = model.defaults
     top = f"""# What the tasks make of the mini model
 
-{seeds} seeds of every task, none picked, by the model's default sampler ({model.defaults.sampler},
-{model.defaults.steps} calls, guidance {model.defaults.guidance:g}) unless said, read by the digit judge
-(`weights/judge`): shares with their 95 % intervals. Measured by `python scripts/measure_tasks.py` on {machine}.
+{seeds} seeds of every task, none picked, by the model's default sampler ({how.sampler}, {how.steps} calls, guidance {how.guidance:g}) unless
+said, read by the digit judge (`weights/judge`): shares with their 95 % intervals. Measured by `python scripts/measure_tasks.py` on {machine}.
 
 """
     Path("docs/results.md").write_text(top + "\n".join(markdown(table) for table in tables))
