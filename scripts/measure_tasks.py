@@ -220,8 +220,9 @@ def main(seeds: int = 32, machine: str = "a virtual machine with two cores (AMD 
     how = model.defaults
     top = f"""# What the tasks make of the mini model
 
-{seeds} seeds of every task, none picked, by the model's default sampler ({how.sampler}, {how.steps} calls, guidance {how.guidance:g}) unless
-said, read by the digit judge (`weights/judge`): shares with their 95 % intervals. Measured by `python scripts/measure_tasks.py` on {machine}.
+{seeds} seeds of every task, none picked, by the model's default sampler ({how.sampler}, {how.steps} calls, guidance
+{how.guidance:g}) unless said, read by the digit judge (`weights/judge`): shares with their 95 % intervals. Measured by
+`python scripts/measure_tasks.py` on {machine}.
 
 """
     Path("docs/results.md").write_text(top + "\n".join(markdown(table) for table in tables))
