@@ -40,7 +40,7 @@ def _permute(index: Callable, sign: Any, x: Array) -> Array:
 def _unpermute(index: Callable, sign: Any, prediction: Prediction) -> Prediction:
     def back(a):
         h, w, c = a.shape
-        return a.reshape(h * w, c)[jnp.argsort(jnp.asarray(index(h, w)))].reshape(h, w, c)
+        return jnp.zeros_like(a, shape=(h * w, c)).at[index(h, w)].set(a.reshape(h * w, c)).reshape(h, w, c)
 
     estimate, variance = jax.tree.map(back, prediction)
     return Prediction(jnp.asarray(sign, estimate.dtype) * estimate, variance)

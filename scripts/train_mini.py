@@ -63,7 +63,7 @@ def name_it(encode, params, key, batch):
     The mean is over all of them, padding too, because that is what the UNet's pooling of the text starts from.
 
     The text encoder's warm-up, and its anchor afterwards: trained by the picture's error alone, which colours dominate
-    at first, it forgot the digits (0.7 % of the variance of its states after 3,200 updates).
+    at first, it forgot the digits.
     """
     del key
     states = encode(params["text"], batch.tokens, batch.mask)
