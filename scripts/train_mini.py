@@ -13,6 +13,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,17 +90,17 @@ def hybrid(abar, weight, denoise, encode, params, key, batch):
     return loss + 0.1 * anchor, metrics | {"anchor": anchor}
 
 
-def export(state: TrainState, out: Path) -> None:
-    """Writes the running means as a model's folder, in diffusers' layout."""
+def export(out: Path, config: unet.Config, params: Any, text: Any, defaults: dict) -> None:
+    """Writes a UNet and a text encoder as a model's folder, in diffusers' layout."""
     configs = {
         "unet": {"_class_name": "UNet2DConditionModel"}
         | {key: value for key, (value, _) in unet.FIXED.items()}
-        | dataclasses.asdict(UNET),
+        | dataclasses.asdict(config),
         "text_encoder": {"model_type": "t5", "feed_forward_proj": "gated-gelu"}
         | {"tokenizer_class": "ByT5Tokenizer", "max_length": captions.LENGTH}
         | dataclasses.asdict(TEXT),
     }
-    for name, tree in (("unet", state.ema["unet"]), ("text_encoder", state.ema["text"])):
+    for name, tree in (("unet", params), ("text_encoder", text)):
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         flat = {path: np.asarray(a, np.float32) for path, a in convert.flatten(tree).items()}
@@ -111,7 +112,7 @@ def export(state: TrainState, out: Path) -> None:
         (folder / "config.json").write_text(json.dumps(configs[name], indent=2) + "\n")
     (out / "scheduler").mkdir(exist_ok=True)
     (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
-    (out / "defaults.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
+    (out / "defaults.json").write_text(json.dumps(defaults, indent=2) + "\n")
 
 
 def history(log: Path, every: int = 250) -> dict:
@@ -119,13 +120,49 @@ def history(log: Path, every: int = 250) -> dict:
     with log.open(newline="") as file:
         rows = list(csv.DictReader(file))
     kept = [row for row in rows if int(row["update"]) % every == 0 or row is rows[-1]]
-    names = ("update", "mse", "weighted", "offset", "bits", "anchor")
+    names = [name for name in ("update", "mse", "weighted", "offset", "bits", "anchor") if name in rows[0]]
     return {
         "updates": int(rows[-1]["update"]),
         "images_per_second": round(float(np.median([float(row["images_per_second"]) for row in rows])), 1),
-        "metrics": list(names),
+        "metrics": names,
         "curve": [[float(row[name]) for name in names] for row in kept],
     }
+
+
+def adam_with_cosine(rate: float, steps: int) -> optax.GradientTransformation:
+    """Adam on clipped gradients, its rate warmed up and brought to nothing by a cosine."""
+    rates = optax.warmup_cosine_decay_schedule(0.0, rate, min(200, steps // 10), steps, rate * 0.01)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates, b2=0.99))
+
+
+def logged(
+    state: TrainState, objective: Any, data: Any, optimizer: Any, *, steps: int, decay: float, batch: int, run: Path
+) -> TrainState:
+    """The state after `steps` updates over all devices, resumed and saved in `run`, with a bar and log.csv there."""
+    began, first, before = time.monotonic(), None, 0
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    with tqdm(total=steps, unit="update") as bar, (run / "log.csv").open("a", newline="") as file:
+        writer = csv.writer(file)
+
+        def report(step, metrics):
+            nonlocal first, before
+            means = {name: float(np.mean(values)) for name, values in metrics.items()}
+            if first is None:
+                first, before = (step, time.monotonic()), step - 25
+                if file.tell() == 0:
+                    writer.writerow(["update", *means, "images_per_second"])
+            speed = (step - first[0]) * batch / max(time.monotonic() - first[1], 1e-9)
+            writer.writerow([step, *(f"{v:.6g}" for v in means.values()), f"{speed:.4g}"])
+            file.flush()
+            bar.update(step - bar.n)
+            bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()} | {"images/s": f"{speed:.1f}"})
+
+        state = train(
+            state, objective, data, optimizer, steps=steps, decay=decay, mesh=mesh,
+            every=25, report=report, checkpoints=run / "checkpoints", save_every=250,
+        )  # fmt: skip
+    print(f"{int(state.step)} updates, the last {int(state.step) - before} in {time.monotonic() - began:.0f} s")
+    return state
 
 
 def main(
@@ -155,7 +192,6 @@ def main(
         seed: of everything random.
     """
     run.mkdir(parents=True, exist_ok=True)
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     images, labels = mnist("train", data_dir)
     world = captions.world(pad32(images), labels)
     apply, _ = unet.unet(UNET, conv_by_patches if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated)
@@ -172,40 +208,16 @@ def main(
         warm = train(warm, objective, data, adam, steps=warm_up_steps, report=lambda _, m: last.update(m))
         print(f"text warm-up: loss {np.mean(last['loss']):.4f}")
 
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adam(optax.warmup_cosine_decay_schedule(0.0, rate, min(200, steps // 10), steps, rate * 0.01), b2=0.99),
-    )
+    optimizer = adam_with_cosine(rate, steps)
     state = start({"unet": unet.init(UNET, keys[2]), **warm.params}, optimizer, keys[3])
     abar = jnp.asarray(schedule.cosine(), jnp.float32)
     weight = objectives.root_snr_weight(abar, least_weight)
     objective = Partial(hybrid, abar, weight, Partial(partial(denoise, apply, encode)), Partial(encode))
-    began, first, before = time.monotonic(), None, 0
-    with tqdm(total=steps, unit="update") as bar, (run / "log.csv").open("a", newline="") as file:
-        writer = csv.writer(file)
-
-        def report(step, metrics):
-            nonlocal first, before
-            means = {name: float(np.mean(values)) for name, values in metrics.items()}
-            if first is None:
-                first, before = (step, time.monotonic()), step - 25
-                if file.tell() == 0:
-                    writer.writerow(["update", *means, "images_per_second"])
-            speed = (step - first[0]) * batch / max(time.monotonic() - first[1], 1e-9)
-            writer.writerow([step, *(f"{v:.6g}" for v in means.values()), f"{speed:.4g}"])
-            file.flush()
-            bar.update(step - bar.n)
-            bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()} | {"images/s": f"{speed:.1f}"})
-
-        data = Partial(partial(draw, batch, 0.1), world)
-        state = train(
-            state, objective, data, optimizer, steps=steps, decay=decay, mesh=mesh,
-            every=25, report=report, checkpoints=run / "checkpoints", save_every=250,
-        )  # fmt: skip
-    export(state, out)
+    data = Partial(partial(draw, batch, 0.1), world)
+    state = logged(state, objective, data, optimizer, steps=steps, decay=decay, batch=batch, run=run)
+    export(out, UNET, state.ema["unet"], state.ema["text"], DEFAULTS)
     settings = {"batch": batch, "rate": rate, "decay": decay, "least_weight": least_weight, "seed": seed}
     (out / "training.json").write_text(json.dumps(settings | history(run / "log.csv"), indent=1) + "\n")
-    print(f"{int(state.step)} updates, the last {int(state.step) - before} in {time.monotonic() - began:.0f} s: {out}")
 
 
 if __name__ == "__main__":
