@@ -80,7 +80,7 @@ def like(command: Drawing, path: Path) -> Drawing:
     """
     settings = _settings(command, path)
     names = ("model", "n", "steps", "guidance", "negative", "sampler", "seed", "dtype", *command.own)
-    flags: dict[str, Any] = {name: settings[name] for name in names}
+    flags: dict[str, Any] = {name: settings.get(name) for name in names}
     flags |= {name: Path(settings[name]) for name in command.files}
     for name in (name for name, kind in command.own.items() if kind is list):
         flags[name] = () if getattr(command, name) else tuple(settings[name])
@@ -167,7 +167,8 @@ def make(command: Drawing) -> str:
         sampler = command.sampler or model.defaults.sampler
         steps = SAMPLERS[sampler].steps if command.sampler else model.defaults.steps
         steps = steps if command.steps is None else command.steps
-        settings = _filled(command, files, model, sampler, steps, before)
+        weights = command.hash(model, fitted)
+        settings = _filled(command, files, model, weights, sampler, steps, before)
         keep = settings["keep"]
         if before:
             _note_differences(settings, before, command.files)
@@ -187,7 +188,13 @@ def make(command: Drawing) -> str:
 
 
 def _filled(
-    command: Drawing, files: dict[str, File], model: Any, sampler: str, steps: int, before: dict[str, Any] | None
+    command: Drawing,
+    files: dict[str, File],
+    model: Any,
+    weights: str,
+    sampler: str,
+    steps: int,
+    before: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """All settings of a picture, as they go into its file."""
     import jax
@@ -199,7 +206,7 @@ def _filled(
     return {
         "command": command.name,
         "model": command.model,
-        "hash": model.hash,
+        "hash": weights,
         "prompts": texts,
         **read,
         **{name: getattr(command, name) for name in command.own},
@@ -225,8 +232,9 @@ def _note(text: str) -> None:
 def _note_differences(now: dict[str, Any], before: dict[str, Any], files: Sequence[str]) -> None:
     """One line on stderr where what made the picture is not what makes it again, unless another model is asked for."""
     changed = []
-    if now["model"] == before["model"] and now["hash"] != before["hash"]:
-        changed.append(f"model {now['model']} (hash {now['hash'][:12]}, was {before['hash'][:12]})")
+    models = [[settings[name] for name in ("model", "stage2") if settings.get(name)] for settings in (now, before)]
+    if models[0] == models[1] and now["hash"] != before["hash"]:
+        changed.append(f"model {' and '.join(models[0])} (hash {now['hash'][:12]}, was {before['hash'][:12]})")
     for name in files:
         new, old = (settings[f"{name}_sha256"] for settings in (now, before))
         if now[name] == before[name] and new != old:

@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -123,6 +124,11 @@ class Drawing:
         """The pictures that the command starts from."""
         return {name: _read(self, name) for name in self.files}
 
+    def hash(self, model: Any, fitted: Any) -> str:
+        """What tells the weights that draw from all others."""
+        del fitted
+        return model.hash
+
     def fit(self, model: Any, files: dict[str, File]) -> Any:
         """What `draw` and `shown` get of the files and flags, at the size of the model."""
         del model, files
@@ -187,11 +193,42 @@ class Generate(Prompted):
 
     name = "generate"
     example = "jdiff generate 'a red three'"
+    own = {"stage2": (str, NoneType)}
+
+    stage2: Annotated[str | None, tyro.conf.arg(metavar="NAME|FOLDER", help_behavior_hint="(optional)")] = None
+    """A model of stage 2 that draws each picture anew, larger, its own way: mini-upscaler, or a converted one."""
+
+    def fit(self, model: Any, files: dict[str, File]) -> Any:
+        del model, files
+        if self.stage2 is None:
+            return None
+        from jdiff.model import load
+
+        second = accepted(lambda: load(self.stage2, dtype=self.dtype), "--stage2: ")
+        given = f"--stage2 is {self.stage2}, a stage-1 model, accepted is the name or folder of a stage-2 model"
+        demand(second.config.in_channels > 3, given)
+        return second
+
+    def hash(self, model: Any, fitted: Any) -> str:
+        if fitted is None:
+            return model.hash
+        return hashlib.sha256(f"{model.hash} {fitted.hash}".encode()).hexdigest()
 
     def draw(self, model: Any, fitted: Any, key: Any, **how: Any) -> Any:
-        from jdiff.sample import generate
+        import jax
 
-        return generate(model, self.prompts, key, **how)
+        from jdiff.sample import generate, upscale
+
+        if fitted is None:
+            return generate(model, self.prompts, key, **how)
+        progress, calls, all_calls = how["progress"], how["steps"], how["steps"] + fitted.defaults.steps
+        how["progress"] = lambda done, _: progress(done, all_calls)
+        first = generate(model, self.prompts, key, **how)
+        side = fitted.config.sample_size // fitted.defaults.factor
+        small = np.stack([[_reduced(image, side) for image in row] for row in np.asarray(first.images)])
+        key = jax.random.fold_in(key, 2)  # else both stages would start from the same noise
+        how = {"n": how["n"], "negative": how["negative"], "progress": lambda n, _: progress(calls + n, all_calls)}
+        return upscale(fitted, small, self.prompts, key, **how)._replace(way=first.way)
 
 
 @dataclasses.dataclass
@@ -393,18 +430,22 @@ class Hybrid(Drawing):
 
 @dataclasses.dataclass
 class Upscale(Sourced):
-    """A picture drawn anew at the size of a stage-2 model (--model FOLDER): the original, then the larger ones."""
+    """A picture drawn anew, larger, by a stage-2 model: the original, then the larger ones."""
 
     name = "upscale"
-    own = {"noise_level": int}
+    own = {"noise_level": (int, NoneType)}
+
+    model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER")] = "mini-upscaler"
+    """A model of stage 2 that ships with jdiff, or the folder of a converted one."""
 
     source: Annotated[
         tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(a file)")
     ] = None
-    """Picture to enlarge: the middle square of it, reduced to a quarter of the model's size where it is larger."""
+    """Picture to enlarge: the middle square of it, reduced first where it is larger than what the model enlarges (16
+    pixels for mini-upscaler, 64 for IF's)."""
     prompt: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[PROMPT]")] = ""
     """What it shows, in quotes."""
-    noise_level: Annotated[int, tyro.conf.arg(metavar="INT")] = 250
+    noise_level: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=MODEL_DEFAULT)] = None
     """Timestep to which the original is noised, 0 to 999: more lets the model invent more."""
 
     def texts(self) -> tuple[str, ...]:
@@ -415,11 +456,11 @@ class Upscale(Sourced):
         return {"prompt": prompt}
 
     def check(self) -> None:
-        demand(0 <= self.noise_level <= 999, f"--noise-level is {self.noise_level}, accepted is 0 to 999")
+        level = self.noise_level
+        demand(level is None or 0 <= level <= 999, f"--noise-level is {level}, accepted is 0 to 999")
 
     def fit(self, model: Any, files: dict[str, File]) -> np.ndarray:
-        pixels, side = files["source"].pixels, _side(self, model, stage=2)
-        return pictures.square(pixels, min(*pixels.shape[:2], side // 4))
+        return _reduced(files["source"].pixels, _side(self, model, stage=2) // model.defaults.factor)
 
     def draw(self, model: Any, fitted: Any, key: Any, **how: Any) -> Any:
         from jdiff.sample import upscale
@@ -448,6 +489,11 @@ def _side(command: Drawing, model: Any, stage: int = 1) -> int:
     wanted = f"accepted for jdiff {command.name} is the name or folder of a stage-{stage} model"
     demand(given == stage, f"--model is {command.model}, a stage-{given} model, {wanted}")
     return model.config.sample_size
+
+
+def _reduced(image: np.ndarray, side: int) -> np.ndarray:
+    """The middle square of an image [h w 3], of at most `side` pixels a side, each the mean of those it covers."""
+    return pictures.square(image, min(*image.shape[:2], side), Image.Resampling.BOX)
 
 
 def _under(originals: dict[str, np.ndarray], shown: Shown) -> Shown:

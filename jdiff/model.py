@@ -19,11 +19,16 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 
 
 class Defaults(NamedTuple):
-    """How a model is sampled unless told otherwise; the values are diffusers' for IF."""
+    """How a model is sampled unless told otherwise; the values are diffusers' for IF's stage 1."""
 
     sampler: str = "diffusers"
     steps: int = 100
     guidance: float = 7.0
+    noise_level: int = 250  # stage 2: timestep to which the picture that it enlarges is noised
+    factor: int = 4  # stage 2: how many times larger than that picture its own is
+
+
+STAGE2 = Defaults(steps=50, guidance=4.0)
 
 
 class Model(NamedTuple):
@@ -50,7 +55,7 @@ def shipped(name: str) -> Path:
 
 
 def load(name_or_folder: str | Path, dtype: Any = "float32") -> Model:
-    """The Model of that name ("mini" is shipped), or of a folder that `jdiff convert` wrote.
+    """The Model of that name ("mini" and "mini-upscaler" are shipped), or of a folder that `jdiff convert` wrote.
 
     `dtype` of the network: float32, bfloat16 or float16; the text encoder stays in float32. Raises ValueError, in one
     message, where there is no such folder or its files are no model's.
@@ -63,7 +68,9 @@ def load(name_or_folder: str | Path, dtype: Any = "float32") -> Model:
     if not folder.is_dir():
         folder = shipped(str(name_or_folder))
     if not folder.is_dir():
-        raise ValueError(f"model is {str(name_or_folder)!r}, accepted are mini and folders written by `jdiff convert`")
+        raise ValueError(
+            f"model is {str(name_or_folder)!r}, accepted are mini, mini-upscaler and folders written by `jdiff convert`"
+        )
     if not (folder / "unet" / "model.safetensors").is_file():
         why = "holds no unet/model.safetensors, as `jdiff convert` writes it"
         if any(folder.glob("**/diffusion_pytorch_model*")):
@@ -79,8 +86,9 @@ def load(name_or_folder: str | Path, dtype: Any = "float32") -> Model:
     apply, abstract = unet.unet(config)
     params = convert.load(folder / "unet" / "model.safetensors", abstract, dtype=DTYPES.get(name, np.float64))
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
-    abar, rule = read_scheduler(scheduler, stage2=config.class_embed_type is not None)
-    defaults = _json(folder / "defaults.json")
+    stage2 = config.class_embed_type is not None
+    abar, rule = read_scheduler(scheduler, stage2)
+    defaults = STAGE2 if stage2 else Defaults()
     files = [p for p in (folder / "unet", folder / "text_encoder") if (p / "model.safetensors").is_file()]
     return Model(
         denoise=Partial(apply, jax.tree.map(jnp.asarray, params)),
@@ -88,7 +96,7 @@ def load(name_or_folder: str | Path, dtype: Any = "float32") -> Model:
         schedule=abar,
         config=config,
         x0_rule=rule,
-        defaults=Defaults(**defaults) if defaults else Defaults(),
+        defaults=defaults._replace(**_json(folder / "defaults.json")),
         name=folder.resolve().name,
         hash=_hash([p / "model.safetensors" for p in files]),
     )

@@ -136,7 +136,7 @@ def edit(
     strength: float | None = None,
     i_start: int | None = None,
     low_res: Array | np.ndarray | None = None,
-    noise_level: int = 250,
+    noise_level: int | None = None,
     n: int = 1,
     steps: int | None = None,
     guidance: float | None = None,
@@ -144,10 +144,11 @@ def edit(
     sampler: str | Sampler | None = None,
     **settings: Any,
 ) -> Samples:
-    """`image` [h w 3], or one for each prompt [p h w 3], noised and denoised again under each prompt: [p n h w 3].
+    """`image` noised and denoised again under each prompt: [p n h w 3].
 
-    The table is entered at row `i_start`, or where the share `strength` in (0, 1] of its rows is left (0.7 unless one
-    is given). A stage-2 model needs `low_res` and takes `noise_level`, as `upscale` has them; the rest is `generate`'s.
+    `image` is [h w 3], or one for each prompt [p h w 3], or for each picture [p n h w 3]. The table is entered at row
+    `i_start`, or where the share `strength` in (0, 1] of its rows is left (0.7 unless one is given). A stage-2 model
+    needs `low_res` and takes `noise_level`, as `upscale` has them; the rest is `generate`'s.
 
     Source: Meng et al. 2022 (SDEdit), algorithm 1; course 1.7; diffusers' IFImg2ImgPipeline.
     """
@@ -181,7 +182,7 @@ def inpaint(
 ) -> Samples:
     """`image` made new where `mask` is 1 (white), as each prompt says: [p n h w 3].
 
-    `image` [h w 3] or [p h w 3]; `mask` [h w] or [p h w] in [0, 1]. With `noised` what is known is put in at the noise
+    `image` as `edit` has it; `mask` [h w] or [p h w] in [0, 1]. With `noised` what is known is put in at the noise
     of every level (RePaint, the course), and the table jumps back up by `jump_length` rows, `resamplings` - 1 times
     every so many rows. Without it what is known stays clean throughout (diffusers, deep-floyd). `strength`, `low_res`,
     `noise_level` are `edit`'s, and the rest is `generate`'s. Samplers whose last step is clean keep what is known
@@ -216,7 +217,7 @@ def upscale(
     prompts: Sequence[str] | Combiner | Sequence[Combiner],
     key: Array,
     *,
-    noise_level: int = 250,
+    noise_level: int | None = None,
     n: int = 1,
     steps: int | None = None,
     guidance: float | None = None,
@@ -224,11 +225,13 @@ def upscale(
     sampler: str | Sampler | None = None,
     **settings: Any,
 ) -> Samples:
-    """`low_res` [h w 3], or one for each prompt [p h w 3], drawn anew by a stage-2 `model` at its size: [p n h' w' 3].
+    """`low_res` drawn anew by a stage-2 `model` at its size: [p n h' w' 3].
 
-    What the network sees of it is resized bilinearly (corners aligned) and noised to timestep `noise_level`, which the
-    network is told: more lets it invent more. The rest is `generate`'s. A picture that is not square keeps its shape:
-    the shorter side gets the model's size.
+    `low_res` is one picture [h w 3], one for each prompt [p h w 3], or one for each picture [p n h w 3], such as what
+    stage 1 made of the same prompts; give that another key. What the network sees of it is resized bilinearly (corners
+    aligned) and noised to timestep `noise_level` (the model's own unless given), which the network is told: more lets
+    it invent more. The rest is `generate`'s. A picture that is not square keeps its shape: the shorter side gets the
+    model's size.
 
     Source: Ho et al. 2022 (Cascaded Diffusion), section 4.2; course 0; diffusers' IFSuperResolutionPipeline.
     """
@@ -303,13 +306,14 @@ def _draw(
 
 
 def _images(name: str, images: Any, plan: _Plan, n: int) -> Array:
-    """[p n h w 3], flat, of one image or one a prompt."""
+    """[p n h w 3], flat, of one image, one a prompt, or all of them."""
     images = jnp.asarray(images, jnp.promote_types(jnp.asarray(images).dtype, jnp.float32))
-    if images.ndim == 3:
-        images = jnp.broadcast_to(images, (plan.p, *images.shape))
-    if images.ndim != 4 or images.shape[0] != plan.p or images.shape[-1] != 3:
-        raise ValueError(f"{name} has shape {images.shape}, accepted is [h w 3], or [{plan.p} h w 3]: one a prompt")
-    return jnp.repeat(images, n, axis=0)
+    lead = (plan.p, n)[: max(images.ndim - 3, 0)]
+    if images.ndim not in (3, 4, 5) or images.shape[:-3] != lead or images.shape[-1] != 3:
+        many = f"[{plan.p} h w 3]: one a prompt, or [{plan.p} {n} h w 3]: one a picture"
+        raise ValueError(f"{name} has shape {images.shape}, accepted is [h w 3], {many}")
+    one_each = images.reshape(*lead, *(1,) * (2 - len(lead)), *images.shape[-3:])
+    return jnp.broadcast_to(one_each, (plan.p, n, *images.shape[-3:])).reshape(-1, *images.shape[-3:])
 
 
 def _low_res(model, low_res, plan, n, noise_level, size) -> tuple[Array, int] | None:
@@ -320,6 +324,7 @@ def _low_res(model, low_res, plan, n, noise_level, size) -> tuple[Array, int] | 
     if low_res is None or not wanted:
         given, accepted = ("None", "a picture") if wanted else ("a picture", "None")
         raise ValueError(f"low_res is {given}, accepted for a stage-{2 if wanted else 1} model is {accepted}")
+    noise_level = model.defaults.noise_level if noise_level is None else noise_level
     if not 0 <= noise_level < len(model.schedule):
         raise ValueError(f"noise_level is {noise_level}, accepted is a timestep, 0 to {len(model.schedule) - 1}")
     images = resized(_images("low_res", low_res, plan, n), size)

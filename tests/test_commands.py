@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from jdiff import cli, commands, images, sample, schedule, step, views
+from jdiff.model import Defaults
 from jdiff.types import Prediction
 
 SIDE = 8
@@ -50,7 +51,7 @@ def model(name, side, channels):
         schedule=abar,
         config=types.SimpleNamespace(sample_size=side, in_channels=channels, block_out_channels=(4, 8)),
         x0_rule=step.untouched,
-        defaults=types.SimpleNamespace(sampler="ddim", steps=4, guidance=1.0),
+        defaults=Defaults("ddim", steps=4, guidance=1.0),
         name=name,
         hash="0123456789abcdef" * 4,
     )
@@ -182,15 +183,29 @@ def test_upscale(calls):
     assert main("upscale", "in.png", "one", *flags, "--npz", "a.npz") == 0
     ((task, (low_res, prompts, _), how),) = calls
     assert (task, prompts, how["noise_level"]) == ("upscale", ["one"], 100)
-    np.testing.assert_array_equal(low_res, original())
+    small = images.square(images.load("in.png"), SIDE, Image.Resampling.BOX)
+    np.testing.assert_array_equal(low_res, small)
     made = np.load("a.npz")["images"]
     np.testing.assert_allclose(made, [pattern("one", 4 * SIDE)], atol=1e-3)
-    enlarged = original().repeat(4, 0).repeat(4, 1)
+    enlarged = small.repeat(4, 0).repeat(4, 1)
     same_sheet("out.png", under(made[None], enlarged), ["original", "one"])
     same_again("upscale", "out")
     images.save("small.png", pattern("small", 6))
     assert main("upscale", "small.png", *flags) == 0
     assert calls[-1][1][0].shape == (6, 6, 3) and calls[-1][1][1] == [""]
+
+
+def test_generate_in_two_stages(calls):
+    assert main("generate", "one", "two", "-n", 2, "--stage2", "large", "--npz", "a.npz", "--gif", "way.gif") == 0
+    (first, _, _), (second, (low_res, prompts, _), how) = calls
+    assert (first, second, prompts, how["n"]) == ("generate", "upscale", ("one", "two"), 2)
+    small, large = (np.repeat([pattern(prompt, side) for prompt in prompts], 2, 0) for side in (SIDE, 4 * SIDE))
+    np.testing.assert_allclose(low_res.reshape(small.shape), small, atol=1e-3)
+    np.testing.assert_allclose(np.load("a.npz")["images"], large, atol=1e-3)
+    same_again("generate", "out")
+    made = images.read_settings("out.png")
+    assert main("generate", "one", "two", "-n", 2, "-o", "one.png") == 0
+    assert (made["stage2"], images.read_settings("one.png")["hash"] == made["hash"]) == ("large", False)
 
 
 @pytest.mark.parametrize("name", views.VIEWS)
@@ -261,8 +276,9 @@ BAD = {  # arguments, and what the line must have in it
     "one reading": (["anagram", "a", *FLIPS], "one prompt is given, accepted are two or more"),
     "no jigsaw": (["anagram", "a", "b", "--view", "jigsaw"], "--view is jigsaw: the image is 8 x 8, accepted for a"),
     "no high": (["hybrid", "--low", "a"], "--high is not given, accepted is a prompt"),
+    "two stages": (["generate", "a", "--stage2", "mini"], "--stage2 is mini, a stage-1 model, accepted is"),
     "upscale nothing": (["upscale"], "IMAGE is not given"),
-    "stage 1": (["upscale", "in.png"], "--model is mini, a stage-1 model, accepted for jdiff upscale is"),
+    "stage 1": (["upscale", "in.png", "--model", "mini"], "--model is mini, a stage-1 model, accepted for jdiff upscale is"),
     "noise": (["upscale", "in.png", "--noise-level", "1000"], "--noise-level is 1000, accepted is 0 to 999"),
     "like another": (
         ["hybrid", "--like", "one.png"],
@@ -318,7 +334,7 @@ def test_settings_are_json_and_flags_survive(command, calls):
     assert isinstance(asked, commands.Drawing) and asked.name == command
     files = asked.read()
     loaded = model(asked.model, SIDE, 6 if command == "upscale" else 3)
-    settings = cli._filled(asked, files, loaded, "deepfloyd", 3, None)
+    settings = cli._filled(asked, files, loaded, loaded.hash, "deepfloyd", 3, None)
     images.save("a.png", pattern("a"), settings)
     assert json.loads(json.dumps(settings))["guidance"] == 2 and set(asked.own) <= set(settings)
     again = cli.parse([command, "--like", "a.png"])
