@@ -127,9 +127,12 @@ def check(command: Drawing) -> None:
     demand(command.dtype in DTYPES, f"--dtype is {command.dtype}, accepted are {', '.join(DTYPES)}")
     demand(command.model != "", "--model is empty, accepted is the name of a model or its folder")
     outputs = [("-o", command.output, ".png"), ("--gif", command.gif, ".gif"), ("--npz", command.npz, ".npz")]
+    outputs.append(("--mp4", command.mp4, ".mp4"))
     if command.separate:
         places = [(i, j) for i in range(command.count(texts)) for j in range(command.n)]
         outputs += [("--separate", _alone(command.output, i, j), ".png") for i, j in places]
+    video = command.mp4 is None or pictures.has_video()
+    demand(video, f"--mp4 is {command.mp4}, accepted once imageio is there: pip install 'jdiff[video]'")
     inputs = [path.resolve() for path in (getattr(command, name) for name in command.files) if path is not None]
     for flag, path, suffix in outputs:
         if path is not None:
@@ -184,7 +187,7 @@ def make(command: Drawing) -> str:
     finite = bool(np.isfinite(made).all())
     given = f"--dtype is {command.dtype} and --guidance {settings['guidance']}"
     demand(finite, f"{given}, with which pictures are not finite, accepted are a wider dtype and less guidance")
-    return write(command, settings, fitted, made, way if command.gif else None)
+    return write(command, settings, fitted, made, way if command.kept() else None)
 
 
 def _filled(
@@ -259,11 +262,13 @@ def write(command: Drawing, settings: dict[str, Any], fitted: Any, made: np.ndar
         with pictures.beside(command.npz) as file:
             np.savez_compressed(file, images=made.reshape(p * n, *made.shape[2:]), prompts=np.array(rows))
         written.append(command.npz)
-    if command.gif:
+    if command.gif or command.mp4:
         frames = command.frames(made, None if way is None else np.nan_to_num(way), fitted)
         sheets = np.stack([sheet(*frame) for frame in frames])
-        pictures.save_gif(command.gif, sheets, seconds=max(3.0, len(frames) / 20))
-        written.append(command.gif)
+        for path, save in ((command.gif, pictures.save_gif), (command.mp4, pictures.save_mp4)):
+            if path is not None:
+                save(path, sheets, seconds=max(3.0, len(frames) / 20))
+                written.append(path)
     if command.separate:
         for i in range(p):
             for j in range(n):

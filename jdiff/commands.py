@@ -93,6 +93,8 @@ class Drawing:
     """Also write each picture alone, beside the sheet: NAME-0-1.png is prompt 0, picture 1."""
     gif: Annotated[Path | None, tyro.conf.arg(metavar="FILE.gif", help_behavior_hint="(optional)")] = None
     """Also write the way from noise to picture, as an animation."""
+    mp4: Annotated[Path | None, tyro.conf.arg(metavar="FILE.mp4", help_behavior_hint="(optional)")] = None
+    """The same animation as a video; needs the extra `video`."""
     npz: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz", help_behavior_hint="(optional)")] = None
     """Also write the arrays: images [n h w c] float32 in [-1, 1], and prompts, one row each."""
     like: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png", help_behavior_hint="(optional)")] = None
@@ -115,7 +117,7 @@ class Drawing:
 
     def kept(self) -> int:
         """How many pictures of the way are wanted."""
-        return KEPT if self.gif else 0
+        return KEPT if self.gif or self.mp4 else 0
 
     def check(self) -> None:
         """Nothing; raises BadInput for what is wrong with flags of its own."""

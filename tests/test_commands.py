@@ -153,7 +153,25 @@ def test_inpaint_keeps_what_is_black(calls, flags, expected):
 
 
 def test_anagram(calls):
-    assert main("anagram", "a", "a^", "--view", "flip", "-n", 2, "--npz", "a.npz", "--gif", "a.gif", "--separate") == 0
+    assert (
+        main(
+            "anagram",
+            "a",
+            "a^",
+            "--view",
+            "flip",
+            "-n",
+            2,
+            "--npz",
+            "a.npz",
+            "--gif",
+            "a.gif",
+            "--separate",
+            "--mp4",
+            "a.mp4",
+        )
+        == 0
+    )
     arrays = np.load("a.npz")
     np.testing.assert_allclose(arrays["images"], [pattern("a")] * 2, atol=1e-3)
     assert arrays["prompts"].tolist() == [["a", "a^"]] * 2
@@ -278,7 +296,10 @@ BAD = {  # arguments, and what the line must have in it
     "no high": (["hybrid", "--low", "a"], "--high is not given, accepted is a prompt"),
     "two stages": (["generate", "a", "--stage2", "mini"], "--stage2 is mini, a stage-1 model, accepted is"),
     "upscale nothing": (["upscale"], "IMAGE is not given"),
-    "stage 1": (["upscale", "in.png", "--model", "mini"], "--model is mini, a stage-1 model, accepted for jdiff upscale is"),
+    "stage 1": (
+        ["upscale", "in.png", "--model", "mini"],
+        "--model is mini, a stage-1 model, accepted for jdiff upscale is",
+    ),
     "noise": (["upscale", "in.png", "--noise-level", "1000"], "--noise-level is 1000, accepted is 0 to 999"),
     "like another": (
         ["hybrid", "--like", "one.png"],

@@ -3,6 +3,7 @@
 import json
 import zlib
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -189,6 +190,25 @@ def test_gif_has_its_frames_and_holds_the_last(tmp_path):
         with pytest.raises(ValueError, match="accepted"):
             images.save_gif(tmp_path / "b.gif", frames, seconds)
     assert not (tmp_path / "b.gif").exists()
+
+
+def test_mp4_has_its_frames_and_holds_the_last(tmp_path):
+    path, frames = tmp_path / "a.mp4", np.linspace(-1, 1, 10)[:, None, None, None] * np.ones((1, 33, 48, 3))
+    images.save_mp4(path, frames, seconds=1, hold=0.5)
+    back = imageio.imread(path, plugin="FFMPEG")
+    assert back.shape == (15, 34, 48, 3)
+    want = images.to_uint8(frames).mean((1, 2, 3))
+    np.testing.assert_allclose(back[:, :33].mean((1, 2, 3)), [*want, *[want[-1]] * 5], atol=3)
+    assert back[:, 33].min() > 150
+    with pytest.raises(ValueError, match="frames have shape"):
+        images.save_mp4(tmp_path / "b.mp4", frames[0])
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_mp4_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'jdiff\[video\]'"):
+        images.save_mp4(tmp_path / "a.mp4", np.zeros((1, 8, 8, 3)))
 
 
 def test_settings_are_plain_json_under_their_key(tmp_path):
