@@ -198,7 +198,7 @@ class Generate(Prompted):
     own = {"stage2": (str, NoneType)}
 
     stage2: Annotated[str | None, tyro.conf.arg(metavar="NAME|FOLDER", help_behavior_hint="(optional)")] = None
-    """A model of stage 2 that draws each picture anew, larger, its own way: mini-upscaler, or a converted one."""
+    """A model of stage 2 that draws each picture anew, larger, its own way: mini-upscaler (to 64 pixels) or another."""
 
     def fit(self, model: Any, files: dict[str, File]) -> Any:
         del model, files
@@ -226,10 +226,14 @@ class Generate(Prompted):
         progress, calls, all_calls = how["progress"], how["steps"], how["steps"] + fitted.defaults.steps
         how["progress"] = lambda done, _: progress(done, all_calls)
         first = generate(model, self.prompts, key, **how)
-        side = fitted.config.sample_size // fitted.defaults.factor
-        small = np.stack([[_reduced(image, side) for image in row] for row in np.asarray(first.images)])
+        small = np.stack([[_reduced(image, fitted) for image in row] for row in np.asarray(first.images)])
         key = jax.random.fold_in(key, 2)  # else both stages would start from the same noise
-        how = {"n": how["n"], "negative": how["negative"], "progress": lambda n, _: progress(calls + n, all_calls)}
+        how = {
+            "n": how["n"],
+            "side": _enlarged(small[0, 0], fitted),
+            "negative": how["negative"],
+            "progress": lambda n, _: progress(calls + n, all_calls),
+        }
         return upscale(fitted, small, self.prompts, key, **how)._replace(way=first.way)
 
 
@@ -443,7 +447,7 @@ class Upscale(Sourced):
     source: Annotated[
         tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="IMAGE", help_behavior_hint="(a file)")
     ] = None
-    """Picture to enlarge: the middle square of it, reduced first where it is larger than what the model enlarges (16
+    """Picture to enlarge: the middle square of it, reduced first where it is larger than what the model enlarges (32
     pixels for mini-upscaler, 64 for IF's)."""
     prompt: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[PROMPT]")] = ""
     """What it shows, in quotes."""
@@ -462,12 +466,14 @@ class Upscale(Sourced):
         demand(level is None or 0 <= level <= 999, f"--noise-level is {level}, accepted is 0 to 999")
 
     def fit(self, model: Any, files: dict[str, File]) -> np.ndarray:
-        return _reduced(files["source"].pixels, _side(self, model, stage=2) // model.defaults.factor)
+        _side(self, model, stage=2)
+        return _reduced(files["source"].pixels, model)
 
     def draw(self, model: Any, fitted: Any, key: Any, **how: Any) -> Any:
         from jdiff.sample import upscale
 
-        return upscale(model, fitted, [self.prompt], key, noise_level=self.noise_level, **how)
+        how |= {"noise_level": self.noise_level, "side": _enlarged(fitted, model)}
+        return upscale(model, fitted, [self.prompt], key, **how)
 
     def shown(self, made: np.ndarray, fitted: Any) -> Shown:
         near = np.arange(made.shape[2]) * len(fitted) // made.shape[2]
@@ -493,9 +499,14 @@ def _side(command: Drawing, model: Any, stage: int = 1) -> int:
     return model.config.sample_size
 
 
-def _reduced(image: np.ndarray, side: int) -> np.ndarray:
-    """The middle square of an image [h w 3], of at most `side` pixels a side, each the mean of those it covers."""
-    return pictures.square(image, min(*image.shape[:2], side), Image.Resampling.BOX)
+def _reduced(image: np.ndarray, model: Any) -> np.ndarray:
+    """The middle square of an image [h w 3], no larger than what a stage-2 `model` enlarges: means of its pixels."""
+    return pictures.square(image, min(*image.shape[:2], model.defaults.low_res), Image.Resampling.BOX)
+
+
+def _enlarged(image: np.ndarray, model: Any) -> int:
+    """The side of what a stage-2 `model` makes of a square image: its own size, or more for a larger image."""
+    return max(model.config.sample_size, model.defaults.factor * len(image))
 
 
 def _under(originals: dict[str, np.ndarray], shown: Shown) -> Shown:

@@ -26,6 +26,7 @@ class Defaults(NamedTuple):
     guidance: float = 7.0
     noise_level: int = 250  # stage 2: timestep to which the picture that it enlarges is noised
     factor: int = 4  # stage 2: how many times larger than that picture its own is
+    low_res: int = 64  # stage 2: the largest side of that picture
 
 
 STAGE2 = Defaults(steps=50, guidance=4.0)

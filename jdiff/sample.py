@@ -218,6 +218,7 @@ def upscale(
     key: Array,
     *,
     noise_level: int | None = None,
+    side: int | None = None,
     n: int = 1,
     steps: int | None = None,
     guidance: float | None = None,
@@ -230,14 +231,15 @@ def upscale(
     `low_res` is one picture [h w 3], one for each prompt [p h w 3], or one for each picture [p n h w 3], such as what
     stage 1 made of the same prompts; give that another key. What the network sees of it is resized bilinearly (corners
     aligned) and noised to timestep `noise_level` (the model's own unless given), which the network is told: more lets
-    it invent more. The rest is `generate`'s. A picture that is not square keeps its shape: the shorter side gets the
-    model's size.
+    it invent more. A picture keeps its shape: its shorter side gets `side` pixels, the model's size unless given. The
+    rest is `generate`'s.
 
     Source: Ho et al. 2022 (Cascaded Diffusion), section 4.2; course 0; diffusers' IFSuperResolutionPipeline.
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
     h, w = jnp.shape(low_res)[-3:-1]
-    size = tuple(model.config.sample_size * side // min(h, w) for side in (h, w))
+    side = model.config.sample_size if side is None else side
+    size = tuple(side * length // min(h, w) for length in (h, w))
     low = _low_res(model, low_res, plan, n, noise_level, size)
     return _draw(model, plan, start(plan.keys, (*_size(model, size), 3)), plan.levels, plan.solver, low=low, **settings)
 

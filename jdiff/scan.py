@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import combine, schedule, step  # noqa: F401 (the examples use schedule)
-from jdiff.types import Array, Combiner, Level, Row, Solver, State
+from jdiff.types import Array, Combiner, Level, Row, Solver, State, as_partial
 
 LENGTHS = (64, 256, 1024)  # tables are filled up to the next of these, so that one program serves many numbers of steps
 START = 2**31 - 1  # what a key is folded with for the noise that an image starts from; rows fold with their number
@@ -187,10 +187,8 @@ def sample(
     solver = step.ddpm() if solver is None else solver
     if x.shape[:1] != keys.shape:
         raise ValueError(f"keys has shape {keys.shape}, accepted is one key for each of {x.shape[0]} images")
-    if not isinstance(denoise, jax.tree_util.Partial):
-        denoise = jax.tree_util.Partial(denoise)
-    if not isinstance(combiner, Combiner | jax.tree_util.Partial):
-        combiner = jax.tree_util.Partial(combiner)
+    denoise = as_partial(denoise)
+    combiner = combiner if isinstance(combiner, Combiner) else as_partial(combiner)
     n = len(levels.t)
     length = next((m for m in LENGTHS if m >= n), n) if progress is None else progress_every
     dtype = jnp.promote_types(x.dtype, jnp.float32)
@@ -231,7 +229,13 @@ def denoise_once(
 
     Source: course 1.3; Ho et al. 2020 (DDPM), eq. 15.
     """
+    combiner = combiner if isinstance(combiner, Combiner) else as_partial(combiner)
     level = jax.tree.map(jnp.asarray, level)
+    return _once(*map(as_partial, (denoise, x0_rule, predicts)), x, level, combiner)
+
+
+@jax.jit
+def _once(denoise, x0_rule, predicts, x, level, combiner):
     estimate = combine.denoiser(denoise, combiner)
     return jax.vmap(lambda x: x0_rule(predicts(estimate(x, level).estimate, x, level)))(x)
 

@@ -42,6 +42,7 @@ class Edition(NamedTuple):
     boxes: tuple[tuple[int, int, int, int], ...]  # part 1.7.2: top, bottom, left, right of 64, made new
     anagrams: tuple[tuple[str, str, str], ...]  # view, upright prompt, the other one
     hybrids: tuple[tuple[str, str], ...]  # far, near
+    blur: tuple[float, int]  # sigma and kernel of hybrids at 64 pixels
     guidance: float | None  # None is the model's own
 
 
@@ -60,6 +61,7 @@ IF = Edition(
     (("a lithograph of a skull", "a lithograph of waterfalls"),
      ("an oil painting of an old man", "an oil painting of a snowy mountain village"),
      ("a photo of a dog", "a rocket ship")),
+    (2.0, 33),
     7.0,
 )  # fmt: skip
 MINI = Edition(
@@ -70,8 +72,9 @@ MINI = Edition(
     ("a blue eight", "a green two", "a red nine on white"),
     ((0, 64, 32, 64), (32, 64, 0, 64), (16, 48, 16, 48)),
     (("rotate_180", "a red six", "a red nine"), ("flip", "a green two", "a green five"),
-     ("negate", "a yellow zero", "a blue one on white")),
-    (("a white zero", "a white four"), ("a red three", "a red eight"), ("a cyan one", "a cyan seven")),
+     ("negate", "a yellow three", "a blue three on white")),
+    (("a white one", "a white eight"), ("a cyan zero", "a cyan six"), ("a yellow one", "a yellow three")),
+    (6.0, 63),  # at 32 pixels the course's sigma is half a stroke, and what is near has no room
     None,
 )  # fmt: skip
 DRAWN = (
@@ -144,11 +147,13 @@ def sampling(s: Studio) -> Iterator[Figure]:
 
 
 def upscaled(s: Studio, pictures: Any, prompts: Sequence[str]) -> np.ndarray:
-    """Pictures [p h w 3] by stage 2, reduced before to what it enlarges."""
+    """Pictures [p h w 3] by stage 2, reduced before where they are larger than what it enlarges."""
     assert s.stage2 is not None
-    side = s.stage2.config.sample_size // s.stage2.defaults.factor
-    small = np.stack([images.square(image, side, Image.Resampling.BOX) for image in np.asarray(pictures)])
-    how = {"steps": 30, "sampler": s.stage2.defaults.sampler}
+    default, small = s.stage2.defaults, np.asarray(pictures)
+    if small.shape[1] > default.low_res:
+        small = np.stack([images.square(image, default.low_res, Image.Resampling.BOX) for image in small])
+    side = max(s.stage2.config.sample_size, default.factor * small.shape[1])
+    how = {"steps": 30, "sampler": default.sampler, "side": side}
     return np.asarray(sample.upscale(s.stage2, small, prompts, jax.random.fold_in(s.key, 2), **how).images[:, 0])
 
 
@@ -251,26 +256,27 @@ def anagrams(s: Studio) -> Iterator[Figure]:
 
 def hybrids(s: Studio) -> Iterator[Figure]:
     """Part 1.9: one thing from afar, another from near."""
-    low, high = views.low_pass(), views.high_pass()
+    sigma, kernel = s.edition.blur
+    low, high = views.low_pass(sigma, kernel), views.high_pass(sigma, kernel)
+    text = f"Gaussian kernel {kernel}, sigma {sigma:g} at 64 pixels."
     for far, near in s.edition.hybrids:
         hybrid = combine.components({low: s.guided(far), high: s.guided(near)})
         made = sample.generate(s.model, hybrid, s.key, n=SHOWN, **s.how()).images[0]
         rows = np.stack([made, jax.vmap(low)(made), jnp.clip(jax.vmap(high)(made), -1, 1)])
-        labels = ["as it is", f"from afar: {far}", f"near: {near}"]
-        yield Figure("1.9", f"Hybrid of {far!r} and {near!r}", "Kernel 33, sigma 2 at 64 pixels.", rows, labels,
-                     [], s.how(kernel=33, sigma=2))  # fmt: skip
+        labels, how = ["as it is", f"from afar: {far}", f"near: {near}"], s.how(kernel=kernel, sigma=sigma)
+        yield Figure("1.9", f"Hybrid of {far!r} and {near!r}", text, rows, labels, [], how)
 
 
 def enlargements(s: Studio) -> Iterator[Figure]:
     """Upsampling: the pictures by stage 2."""
     if s.stage2 is None:
         return
-    made = upscaled(s, [picture.pixels for picture in s.photos], [picture.prompt for picture in s.photos])
-    side = s.stage2.config.sample_size // s.stage2.defaults.factor
-    small = [images.square(np.asarray(p.pixels), side, Image.Resampling.BOX) for p in s.photos]
-    before = np.stack([magnified(image, made.shape[1]) for image in small])
-    yield Figure("Upsampling", "Stage 2", f"{side} to {made.shape[1]} pixels, 30 steps, the same prompts.",
-                 np.stack([before, made]), ["before", "after"], [p.name for p in s.photos], {"steps": 30})  # fmt: skip
+    before = np.stack([picture.pixels for picture in s.photos])
+    made = upscaled(s, before, [picture.prompt for picture in s.photos])
+    shown = np.stack([np.stack([magnified(image, made.shape[1]) for image in before]), made])
+    text = f"{before.shape[1]} to {made.shape[1]} pixels, 30 steps, the same prompts."
+    names = [picture.name for picture in s.photos]
+    yield Figure("Upsampling", "Stage 2", text, shown, ["before", "after"], names, {"steps": 30})
 
 
 PARTS: tuple[Callable[[Studio], Iterator[Figure]], ...] = (

@@ -51,7 +51,7 @@ def model(name, side, channels):
         schedule=abar,
         config=types.SimpleNamespace(sample_size=side, in_channels=channels, block_out_channels=(4, 8)),
         x0_rule=step.untouched,
-        defaults=Defaults("ddim", steps=4, guidance=1.0),
+        defaults=Defaults("ddim", steps=4, guidance=1.0, low_res=SIDE),
         name=name,
         hash="0123456789abcdef" * 4,
     )

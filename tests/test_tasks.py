@@ -48,7 +48,16 @@ KEY = jax.random.key(4)
 IMAGE = jnp.tanh(jax.random.normal(jax.random.key(5), (16, 16, 3)))
 HALF = jnp.zeros((16, 16)).at[:, 8:].set(1)
 SMALL = jnp.tanh(jax.random.normal(jax.random.key(6), (8, 8, 3)))
+LARGE, LARGE_HALF = jnp.tile(IMAGE, (2, 2, 1)), jnp.zeros((32, 32)).at[:, 16:].set(1)
 PROMPTS = ["a dog", "a cat"]
+
+
+def anagram(prompt, view=None):
+    nothing, *texts = embed(["", prompt, "a fox"])
+    one, other = (combine.cfg(text, jnp.float32(2.0), nothing) for text in texts)
+    return combine.mean([one, combine.view(view or views.flip(), other)])
+
+
 TASKS = {
     "generate": lambda **s: sample.generate(make(), PROMPTS, KEY, **s),
     "edit": lambda **s: sample.edit(make(), IMAGE, PROMPTS, KEY, **s),
@@ -58,14 +67,16 @@ TASKS = {
     ),
     "inpaint, clean": lambda **s: sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, noised=False, **s),
     "upscale": lambda **s: sample.upscale(make(2), SMALL, PROMPTS, KEY, **s),
-    "edit, stage 2": lambda **s: sample.edit(make(2), jnp.tile(IMAGE, (2, 2, 1)), PROMPTS, KEY, low_res=SMALL, **s),
+    "edit, stage 2": lambda **s: sample.edit(make(2), LARGE, PROMPTS, KEY, low_res=SMALL, **s),
+    "inpaint, stage 2": lambda **s: sample.inpaint(make(2), LARGE, LARGE_HALF, PROMPTS, KEY, low_res=SMALL, **s),
+    "anagram, stage 2": lambda **s: sample.upscale(make(2), SMALL, [anagram(p) for p in PROMPTS], KEY, **s),
 }
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_pictures_are_of_each_prompt_and_the_same_in_any_batch(name):
     two, four = TASKS[name](n=2), TASKS[name](n=4)
-    side = 32 if name in ("upscale", "edit, stage 2") else 16
+    side = 32 if name == "upscale" or name.endswith("stage 2") else 16
     assert two.images.shape == (2, 2, side, side, 3) and np.abs(two.images).max() <= 1
     np.testing.assert_allclose(two.images, four.images[:, :2], atol=1e-5)
     assert (
@@ -97,11 +108,12 @@ def test_an_edit_from_the_top_is_a_picture_of_its_own_and_a_late_one_is_close():
     np.testing.assert_array_equal(by_row.images, by_strength.images)
 
 
-@pytest.mark.parametrize("name", ["inpaint", "inpaint with jumps", "inpaint, clean"])
+@pytest.mark.parametrize("name", ["inpaint", "inpaint with jumps", "inpaint, clean", "inpaint, stage 2"])
 def test_what_is_known_is_kept_exactly_and_the_rest_is_new(name):
-    made, image = np.asarray(TASKS[name]().images[:, 0]), np.asarray(IMAGE)
-    np.testing.assert_allclose(made[:, :, :8], np.broadcast_to(image[:, :8], made[:, :, :8].shape), atol=1e-6)
-    assert np.abs(made[:, :, 8:] - image[:, 8:]).mean() > 0.05
+    made, image = np.asarray(TASKS[name]().images[:, 0]), np.asarray(LARGE if name.endswith("2") else IMAGE)
+    half = image.shape[1] // 2
+    np.testing.assert_allclose(made[:, :, :half], np.broadcast_to(image[:, :half], made[:, :, :half].shape), atol=1e-6)
+    assert np.abs(made[:, :, half:] - image[:, half:]).mean() > 0.05
 
 
 def test_the_courses_last_step_leaves_the_noise_of_its_level_on_what_is_known():
@@ -130,6 +142,28 @@ def test_upscaling_shows_the_network_the_resized_and_noised_picture():
     assert 0.6 < (seen[0][0][0] - 0.7 * sample.resized(SMALL[None], (32, 32))[0]).std() < 0.8
 
 
+def test_a_view_turns_what_stage_2_enlarges_too():
+    seen = []
+
+    def look(weights, x, t, told):
+        jax.debug.callback(lambda x, low: seen.append((np.asarray(x), np.asarray(low))), x, told.low_res)
+        return Prediction(x, x)
+
+    m = make(2)._replace(denoise=Partial(look, jnp.zeros(1)))
+    sample.upscale(m, SMALL, anagram("a dog", views.rotate_cw()), KEY, steps=1).images.block_until_ready()
+    for shown in seen[0]:  # the branches: with and without the prompt, upright and turned
+        np.testing.assert_array_equal(shown[0], shown[1])
+        np.testing.assert_array_equal(shown[2:], np.rot90(shown[:2], -1, axes=(1, 2)))
+
+
+def test_one_picture_for_each_picture_of_each_prompt():
+    many = jnp.stack([jnp.stack([SMALL, -SMALL]), jnp.stack([0.5 * SMALL, SMALL**2])])
+    made = sample.upscale(make(2), many, PROMPTS, KEY, n=2).images
+    for j in range(2):
+        alone = sample.upscale(make(2), many[:, j], PROMPTS, KEY, n=2).images
+        np.testing.assert_allclose(made[:, j], alone[:, j], atol=1e-6)
+
+
 def test_resizing_is_bilinear_with_corners_on_corners():
     torch = pytest.importorskip("torch", reason="the oracle is not installed")
     x = np.random.default_rng(0).normal(size=(2, 5, 7, 3)).astype(np.float32)
@@ -147,18 +181,14 @@ def test_any_size_that_the_levels_divide(shape):
 
 
 def test_nothing_is_traced_again_for_new_pictures_masks_views_and_strengths():
-    def anagram(seed):
-        guided = [combine.cfg(text, jnp.float32(2.0), embed([""])[0]) for text in embed(PROMPTS)]
-        return combine.mean([guided[0], combine.view(views.patch_permute(seed), guided[1])])
-
     TASKS["inpaint"]()
     TASKS["edit"]()
-    sample.generate(make(), anagram(0), KEY)
+    sample.generate(make(), anagram("a dog", views.patch_permute(0)), KEY)
     traces.clear()
     sample.inpaint(make(seed=1), -IMAGE, 1 - HALF, ["a fox", "a hen"], jax.random.key(9), steps=12, guidance=4.0)
     sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, jump_length=3, resamplings=3)
     sample.edit(make(), -IMAGE, PROMPTS, KEY, strength=0.3)
-    sample.generate(make(), anagram(5), KEY)
+    sample.generate(make(), anagram("a hen", views.patch_permute(5)), KEY)
     assert not traces
 
 
