@@ -8,6 +8,7 @@ own; the prompts, steps and masks are then the course's.
 
 import base64
 import html
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -370,6 +371,7 @@ def main(
     mask: Path | None = None,
     seed: int = 180,
     out: Path = Path("part-a"),
+    machine: str = f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
 ) -> None:
     """Writes `out`/part_a.html (one file, pictures within), `out`/part_a.md and its pictures.
 
@@ -381,6 +383,7 @@ def main(
         mask: for part 1.7.2, white is made new.
         seed: the one seed of every figure.
         out: folder to write to.
+        machine: what the page says it was made on.
     """
     began = time.monotonic()
     loaded, second = jdiff.load(model), jdiff.load(stage2) if stage2 else None
@@ -406,8 +409,8 @@ def main(
     stages = f"{loaded.name}" + (f" and {second.name}" if second else "")
     seconds = time.monotonic() - began
     intro = (
-        f"Every figure of part A, made by `python scripts/reproduce_part_a.py` with {stages} at seed {seed}, none "
-        f"picked, in {seconds:.0f} s on {platform.machine()} ({jax.device_count()} {jax.devices()[0].device_kind})."
+        f"Every figure of part A of CS180's project 5, made by `python scripts/reproduce_part_a.py` with {stages} at "
+        f"seed {seed}, none picked, in {seconds:.0f} s on {machine}."
     )
     write(out, "Part A", intro, figures, facts)
     print(f"{len(figures)} figures in {seconds:.0f} s: {out / 'part_a.html'}, {out / 'part_a.md'}")
