@@ -85,8 +85,9 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-CODES = {dtype: code for code, dtype in DTYPES.items()}
-STORED = ("float32", "bfloat16", "float16")  # what `convert` writes
+CODES = {dtype: code for code, dtype in DTYPES.items()} | {np.dtype(np.int8): "I8"}
+READ = {code: dtype for dtype, code in CODES.items()}  # int8 we write, and read only from our own
+STORED = ("float32", "bfloat16", "float16")  # what `convert` writes; and int8, of T5
 
 
 class Entry(NamedTuple):
@@ -198,10 +199,11 @@ def read_header(path: str | Path) -> tuple[dict[str, Entry], dict[str, str]]:
     }, metadata
 
 
-def _read(entry: Entry) -> np.ndarray:
+def read(entry: Entry) -> np.ndarray:
+    """The tensor as it is stored, mapped: only what is used of it is read, and stays in memory while it is held."""
     if 0 in entry.shape:
-        return np.empty(entry.shape, DTYPES[entry.dtype])  # which no file can be mapped to
-    return np.memmap(entry.file, DTYPES[entry.dtype], "r", entry.start, entry.shape)
+        return np.empty(entry.shape, READ[entry.dtype])  # which no file can be mapped to
+    return np.memmap(entry.file, READ[entry.dtype], "r", entry.start, entry.shape)
 
 
 def _cast(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -250,11 +252,11 @@ def save(path: str | Path, params: Mapping, metadata: Mapping[str, str] | None =
     _write(Path(path), leaves, (np.asarray(flat[name]) for name in leaves), {"format": "jdiff"} | dict(metadata or {}))
 
 
-def load(path: str | Path, abstract: Mapping, dtype: Any = None) -> dict:
-    """Nested parameters, numpy arrays, of a file that `save` or `convert` wrote, or of `model.safetensors` in a folder.
+def fit(path: str | Path, abstract: Mapping) -> dict[str, Entry]:
+    """{dotted path: entry} of a file that `save` or `convert` wrote, or of `model.safetensors` in a folder.
 
-    `dtype` None leaves them as they are stored. Raises one ValueError, which names the file, where it is truncated,
-    of another kind, or has other names or shapes than `abstract`.
+    Nothing but its header is read. Raises one ValueError, which names the file, where it is truncated, of another
+    kind, or has other names or shapes than `abstract`.
     """
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
@@ -268,12 +270,21 @@ def load(path: str | Path, abstract: Mapping, dtype: Any = None) -> dict:
             bad.append(f"{name} {entry.shape} is not of this network")
         elif entry.shape != wanted[name]:
             bad.append(f"{name} has shape {entry.shape}, accepted is {wanted[name]}")
-        elif entry.dtype not in DTYPES:
-            bad.append(f"{name} has dtype {entry.dtype}, accepted are {', '.join(DTYPES)}")
+        elif entry.dtype not in READ:
+            bad.append(f"{name} has dtype {entry.dtype}, accepted are {', '.join(READ)}")
     if bad:
         raise ValueError(f"{path} does not fit the network:\n  " + "\n  ".join(bad))
-    kept = lambda e: np.dtype(dtype) if dtype is not None else DTYPES[e.dtype]
-    return unflatten({name: np.array(_read(e), kept(e), order="C") for name, e in entries.items()}, abstract)
+    return entries
+
+
+def load(path: str | Path, abstract: Mapping, dtype: Any = None) -> dict:
+    """Nested parameters, numpy arrays, of a file that `fit` accepts; what it refuses is the same ValueError here.
+
+    `dtype` None leaves them as they are stored; otherwise floats are cast, and int8 stays.
+    """
+    kept = lambda e: READ[e.dtype] if dtype is None or e.dtype not in DTYPES else np.dtype(dtype)
+    entries = fit(path, abstract)
+    return unflatten({name: np.array(read(e), kept(e), order="C") for name, e in entries.items()}, abstract)
 
 
 class _Plan(NamedTuple):
@@ -361,7 +372,7 @@ def _plan(kind: str, folder: Path) -> tuple[_Plan | None, list[str]]:
 def _stream(plan: _Plan, dtype: np.dtype, bad: list[str]) -> Iterator[np.ndarray]:
     """Each tensor in our layout, one at a time; what is not finite is added to `bad`."""
     for path, (entry, layout) in plan.tensors.items():
-        x = _read(entry)
+        x = read(entry)
         y = _cast(rearrange(x, layout) if _turn(x.shape, layout) else x, dtype)
         if not np.isfinite(y).all():
             finite = np.isfinite(x).all()
