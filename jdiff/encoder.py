@@ -106,7 +106,7 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> tuple[int, Callable
 def _hash(told: Any, weights: Path, vocabulary: Sequence[Path]) -> str:
     """sha256 of what is told of the weights, and of the files; of the weights', unless large and of a named source."""
     whole = [weights] if weights.stat().st_size <= HASHED or "sha256" not in told[1] else []
-    digests = [hashlib.file_digest(open(path, "rb"), "sha256").hexdigest() for path in [*whole, *vocabulary]]
+    digests = [convert.sha256([path]) for path in [*whole, *vocabulary]]
     return hashlib.sha256(json.dumps([told, digests], sort_keys=True).encode()).hexdigest()
 
 

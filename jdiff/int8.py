@@ -20,10 +20,11 @@ def quantise(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Source: LLM.int8() (Dettmers et al. 2022), section 2.1: absmax, one constant a column.
     """
     kernel = np.asarray(kernel, np.float32)
-    largest = np.abs(kernel).max(axis=0, initial=0)
+    largest = np.maximum(kernel.max(axis=0, initial=0), -kernel.min(axis=0, initial=0))
     scale = np.where(largest > 0, largest / np.float32(MOST), np.float32(1))
     scale = np.maximum(scale, np.finfo(np.float32).tiny)  # below, the quotient would overflow
-    return np.rint(kernel / scale).astype(np.int8), scale
+    whole = kernel / scale
+    return np.rint(whole, out=whole).astype(np.int8), scale
 
 
 def shapes(abstract: Mapping) -> dict:
