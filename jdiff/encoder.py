@@ -94,7 +94,14 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> tuple[int, Callable
             f"{folder} has no {text.PIECES}, accepted is a folder with the tokenizer's {text.PIECES} beside its weights"
         )
     beside = folder / "tokenizer_config.json"
-    extra = json.loads(beside.read_text()).get("extra_ids", text.EXTRA) if beside.is_file() else text.EXTRA
+    extra = text.EXTRA
+    if beside.is_file():
+        try:
+            extra = json.loads(beside.read_text()).get("extra_ids", text.EXTRA)
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{beside} is no readable object of JSON: {error}") from error
+        if not isinstance(extra, int) or extra < 0:
+            raise ValueError(f"{beside} has extra_ids {extra!r}, accepted is a whole number from 0")
     opened = functools.cache(lambda: text.piece_tokens(path, extra))
     return (
         text.LENGTH,
@@ -137,7 +144,9 @@ def _whole(config: t5.Config, dtype: str, path: Path, stored: Mapping, ids: np.n
     """States, float32 [n l d], with all weights in memory."""
     everything, _, _ = _programs(config, dtype)
     params = jax.tree.map(jnp.asarray, convert.load(path, stored))
-    return _joined([everything(params, *chunk) for chunk in _chunks(ids, mask)], ids, config)
+    states = _joined([everything(params, *chunk) for chunk in _chunks(ids, mask)], ids, config)
+    _free(params)
+    return states
 
 
 def _streamed(
@@ -148,7 +157,7 @@ def _streamed(
     entries, chunks = convert.fit(path, stored), _chunks(ids, mask)
 
     def weights(prefix: str, shapes: Mapping) -> dict:
-        flat = {name: jnp.array(convert.read(entries[f"{prefix}.{name}"])) for name in convert.flatten(shapes)}
+        flat = {name: _on_device(entries[f"{prefix}.{name}"]) for name in convert.flatten(shapes)}
         return convert.unflatten(flat, shapes)
 
     vocabulary = convert.read(entries["shared.embedding"])
@@ -158,10 +167,23 @@ def _streamed(
     for i, shapes in stored["block"].items():
         params = weights(f"block.{i}", shapes)
         xs = [layer(params, table, x, mask) for x, (_, mask) in zip(xs, chunks, strict=True)]
-        jax.block_until_ready(xs)  # so that this layer is freed before the next is read
-        del params
+        jax.block_until_ready(xs)
+        _free(params)
     params = weights("final_layer_norm", stored["final_layer_norm"])
-    return _joined([norm(params, x) for x in xs], ids, config)
+    states = _joined([norm(params, x) for x in xs], ids, config)
+    _free({"norm": params, "table": table})
+    return states
+
+
+def _on_device(entry: convert.Entry) -> jax.Array:
+    """The tensor, copied once its file is read: without waiting, all of a layer would be in memory twice."""
+    return jax.block_until_ready(jnp.array(convert.read(entry)))
+
+
+def _free(params: Mapping) -> None:
+    """Nothing; the memory of arrays that no computation waits for is free now: dropped alone, it lingers."""
+    for array in jax.tree.leaves(params):
+        array.delete()
 
 
 def _joined(states: Sequence[Any], ids: np.ndarray, config: t5.Config) -> np.ndarray:

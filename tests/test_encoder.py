@@ -109,6 +109,19 @@ def test_one_program_for_all_layers_and_prompts(made):
     assert layer._cache_size() == norm._cache_size() == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_weights_are_freed_and_streamed_ones_layer_by_layer(made, monkeypatch, stream):
+    held = lambda: sum(array.nbytes for array in jax.live_arrays())
+    found, most, read = encoder.find(made["float32"], stream=stream), [], encoder._on_device
+    before = held()
+    monkeypatch.setattr(encoder, "_on_device", lambda entry: most.append(held() - before) or read(entry))
+    found.encode(PROMPTS)
+    assert held() == before
+    block = t5.t5(t5.Config(**SIZES))[1]["block"][0]
+    layer, x, table = 4 * sum(a.size for a in jax.tree.leaves(block)), 4 * len(PROMPTS) * 77 * 24, 4 * 32 * 4
+    assert bool(most) == stream and max(most, default=0) < layer + x + table  # one still to be read is not there
+
+
 def test_the_mini_models_bytes(monkeypatch):
     found = encoder.find(model.shipped("mini"))
     want = found.encode(["A red three"])
@@ -187,6 +200,11 @@ def test_what_is_refused(made, source, tmp_path):
     (copy / "tokenizer_config.json").write_text('{"extra_ids": 1000}')
     with pytest.raises(ValueError, match="tokens go up to [0-9]+, accepted by its weights is 255"):
         encoder.find(copy).encode(["<extra_id_0>"])
+    for words, message in (("[1]", "readable object of JSON"), ('{"extra_ids": "a"}', "extra_ids 'a', accepted is")):
+        (copy / "tokenizer_config.json").write_text(words)
+        with pytest.raises(ValueError, match=f"tokenizer_config.json .*{message}"):
+            encoder.find(copy)
+    (copy / "tokenizer_config.json").unlink()
     (copy / "config.json").write_text(json.dumps(dict(SIZES, feed_forward_proj="gated-gelu", num_layers=2)))
     with pytest.raises(ValueError, match="does not fit the network:\n.*block.2.*is not of this network"):
         encoder.find(copy)
