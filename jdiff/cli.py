@@ -9,14 +9,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 import numpy as np
 import tyro
 
 import jdiff
 from jdiff import images as pictures
-from jdiff.commands import COMMANDS, BadInput, Drawing, Dtype, File, accepted, demand, is_unicode
+from jdiff.commands import COMMANDS, BadInput, Drawing, File, accepted, demand, is_unicode
 
 DTYPES = ("float32", "bfloat16", "float16")
 PACKAGES = ("jax", "flax", "numpy")  # and jdiff: what may change a picture
@@ -25,14 +25,14 @@ LARGEST_SEED = 2**32 - 1
 
 @dataclasses.dataclass
 class Convert:
-    """DeepFloyd IF's weights, from a folder of diffusers (or its unet/ folder) to a folder that jdiff loads."""
+    """Weights of DeepFloyd IF or of a T5 encoder, from diffusers' or transformers' folder to one that jdiff loads."""
 
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SRC")]]
     """Folder with config.json and its safetensors, in one file or in shards."""
     target: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DST")]]
     """Folder to write."""
-    dtype: Dtype = "float32"
-    """Of the weights written."""
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
+    """Of the weights written; int8 is for a T5 encoder alone: kernels in 8 bits, a scale for each output channel."""
 
 
 def main(args: Sequence[str] | None = None) -> int:

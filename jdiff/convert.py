@@ -16,7 +16,7 @@ import numpy as np
 from einops import EinopsError, rearrange
 from safetensors import SafetensorError, safe_open
 
-from jdiff import t5, unet
+from jdiff import int8, t5, unet
 
 Rule = tuple[str, str, str]  # name in torch (a regex that is to match in full), path here, layout
 LINEAR, CONV, SAME = "o i -> i o", "o i h w -> h w i o", "... -> ..."
@@ -85,8 +85,10 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-CODES = {dtype: code for code, dtype in DTYPES.items()}
-STORED = ("float32", "bfloat16", "float16")  # what `convert` writes
+CODES = {dtype: code for code, dtype in DTYPES.items()} | {np.dtype(np.int8): "I8"}
+READ = {code: dtype for dtype, code in CODES.items()}  # of our own files; DTYPES of others'
+STORED = ("float32", "bfloat16", "float16")  # what `convert` writes of any network
+TOKENIZER = ("spiece.model", "tokenizer_config.json")
 
 
 class Entry(NamedTuple):
@@ -198,10 +200,11 @@ def read_header(path: str | Path) -> tuple[dict[str, Entry], dict[str, str]]:
     }, metadata
 
 
-def _read(entry: Entry) -> np.ndarray:
+def read(entry: Entry) -> np.ndarray:
+    """The tensor as it is stored, mapped: only what is used of it is read, and stays in memory while it is held."""
     if 0 in entry.shape:
-        return np.empty(entry.shape, DTYPES[entry.dtype])  # which no file can be mapped to
-    return np.memmap(entry.file, DTYPES[entry.dtype], "r", entry.start, entry.shape)
+        return np.empty(entry.shape, READ[entry.dtype])  # which no file can be mapped to
+    return np.memmap(entry.file, READ[entry.dtype], "r", entry.start, entry.shape)
 
 
 def _cast(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -250,11 +253,11 @@ def save(path: str | Path, params: Mapping, metadata: Mapping[str, str] | None =
     _write(Path(path), leaves, (np.asarray(flat[name]) for name in leaves), {"format": "jdiff"} | dict(metadata or {}))
 
 
-def load(path: str | Path, abstract: Mapping, dtype: Any = None) -> dict:
-    """Nested parameters, numpy arrays, of a file that `save` or `convert` wrote, or of `model.safetensors` in a folder.
+def fit(path: str | Path, abstract: Mapping) -> dict[str, Entry]:
+    """{dotted path: entry} of a file that `save` or `convert` wrote, or of `model.safetensors` in a folder.
 
-    `dtype` None leaves them as they are stored. Raises one ValueError, which names the file, where it is truncated,
-    of another kind, or has other names or shapes than `abstract`.
+    Nothing but its header is read. Raises one ValueError, which names the file, where it is truncated, of another
+    kind, or has other names or shapes than `abstract`.
     """
     path = Path(path)
     path = path / "model.safetensors" if path.is_dir() else path
@@ -268,12 +271,37 @@ def load(path: str | Path, abstract: Mapping, dtype: Any = None) -> dict:
             bad.append(f"{name} {entry.shape} is not of this network")
         elif entry.shape != wanted[name]:
             bad.append(f"{name} has shape {entry.shape}, accepted is {wanted[name]}")
-        elif entry.dtype not in DTYPES:
-            bad.append(f"{name} has dtype {entry.dtype}, accepted are {', '.join(DTYPES)}")
+        elif entry.dtype not in READ:
+            bad.append(f"{name} has dtype {entry.dtype}, accepted are {', '.join(READ)}")
     if bad:
         raise ValueError(f"{path} does not fit the network:\n  " + "\n  ".join(bad))
-    kept = lambda e: np.dtype(dtype) if dtype is not None else DTYPES[e.dtype]
-    return unflatten({name: np.array(_read(e), kept(e), order="C") for name, e in entries.items()}, abstract)
+    return entries
+
+
+def load(path: str | Path, abstract: Mapping, dtype: Any = None) -> dict:
+    """Nested parameters, numpy arrays, of a file that `fit` accepts; what it refuses is the same ValueError here.
+
+    `dtype` None leaves them as they are stored; otherwise floats are cast, and int8 stays.
+    """
+    kept = lambda e: READ[e.dtype] if dtype is None or e.dtype not in DTYPES else np.dtype(dtype)
+    entries = fit(path, abstract)
+    return unflatten({name: np.array(read(e), kept(e), order="C") for name, e in entries.items()}, abstract)
+
+
+def forms(path: str, shape: tuple[int, ...], dtype: str) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+    """{path: (dtype, shape)} of what one tensor of a network is written as.
+
+    In int8 that is a kernel [i o] and its scale [o]; then the vocabulary is float16, and what is small float32.
+
+    >>> [(path, str(dtype), shape) for path, (dtype, shape) in forms("q.kernel", (3, 2), "int8").items()]
+    [('q.kernel', 'int8', (3, 2)), ('q.scale', 'float32', (2,))]
+    """
+    if dtype != "int8":
+        return {path: (np.dtype(dtype), shape)}
+    if path.endswith(".kernel"):
+        scale = path.removesuffix("kernel") + "scale"
+        return {path: (np.dtype(np.int8), shape), scale: (np.dtype(np.float32), shape[-1:])}
+    return {path: (np.dtype(np.float16 if path == "shared.embedding" else np.float32), shape)}
 
 
 class _Plan(NamedTuple):
@@ -358,18 +386,22 @@ def _plan(kind: str, folder: Path) -> tuple[_Plan | None, list[str]]:
     )
 
 
-def _stream(plan: _Plan, dtype: np.dtype, bad: list[str]) -> Iterator[np.ndarray]:
-    """Each tensor in our layout, one at a time; what is not finite is added to `bad`."""
+def _stream(plan: _Plan, dtype: str, bad: list[str]) -> Iterator[np.ndarray]:
+    """What each tensor is written as, one at a time; what is not finite is added to `bad`."""
     for path, (entry, layout) in plan.tensors.items():
-        x = _read(entry)
-        y = _cast(rearrange(x, layout) if _turn(x.shape, layout) else x, dtype)
+        x = read(entry)
+        leaves = forms(path, x.shape, dtype)
+        (target, _), quantised = leaves[path], len(leaves) > 1
+        x = rearrange(x, layout) if _turn(x.shape, layout) else x
+        y = _cast(x, np.dtype(np.float32) if quantised else target)
         if not np.isfinite(y).all():
             finite = np.isfinite(x).all()
-            bad.append(f"{path} {f'has values beyond {dtype}' if finite else 'is not finite'}, in {entry.file.name}")
-        yield y
+            bad.append(f"{path} {f'has values beyond {y.dtype}' if finite else 'is not finite'}, in {entry.file.name}")
+            y = np.zeros_like(y)  # in a file that is thrown away
+        yield from int8.quantise(y) if quantised else (y,)
 
 
-def _sha256(files: Iterable[Path]) -> str:
+def sha256(files: Iterable[Path]) -> str:
     """Of the files' bytes one after the other: of a single file what `sha256sum` says."""
     digest = hashlib.sha256()
     for path in files:
@@ -382,26 +414,30 @@ def _sha256(files: Iterable[Path]) -> str:
 def convert(src: str | Path, dst: str | Path, dtype: str = "float32") -> Path:
     """`dst`, a new folder with the networks of a diffusers or transformers folder as jdiff loads them.
 
-    `src` is a diffusers folder, its `unet/`, or a folder of a T5 encoder, with weights in safetensors: one file,
-    shards, or an fp16 variant, which is taken where there is no other. `dst` gets `unet/` and `text_encoder/`, each
-    with config.json and model.safetensors in `dtype` (float32, bfloat16 or float16), and `scheduler/`. Memory: about
-    the largest tensor. Raises one ValueError with everything that is wrong, and leaves nothing behind.
+    `src` is a diffusers folder, its `unet/` or `text_encoder/`, or a folder of a T5 encoder, with weights in
+    safetensors: one file, shards, or an fp16 variant, which is taken where there is no other. `dst` gets `unet/` and
+    `text_encoder/`, each with config.json and model.safetensors in `dtype` (float32, bfloat16, float16, or for T5 alone
+    int8), the tokenizer's files beside the encoder's, and `scheduler/`. Memory: about the largest tensor. Raises one
+    ValueError with everything that is wrong, and leaves nothing behind.
     """
     src, dst = Path(src), Path(dst)
-    if dtype not in STORED:
-        raise ValueError(f"dtype is {dtype!r}, accepted are {', '.join(STORED)}")
+    if dtype not in (*STORED, "int8"):
+        raise ValueError(f"dtype is {dtype!r}, accepted are {', '.join(STORED)}, and int8 for a T5 encoder")
     if dst.exists():
         raise ValueError(f"dst is {dst}, which exists: give a new folder")
     if not (networks := _networks(src)):
         raise ValueError(f"src is {src}, accepted is a folder with config.json or unet/ in it")
-    target, bad, plans = np.dtype(dtype), [], []
+    if dtype == "int8" and "unet" in networks:
+        alone = f": first give {networks['t5']}, and the rest in another dtype" if "t5" in networks else ""
+        raise ValueError(f"dtype is 'int8', accepted for the UNet in {src} are {', '.join(STORED)}{alone}")
+    bad, plans = [], []
     for kind, folder in networks.items():
         plan, mistakes = _plan(kind, folder)
         bad += mistakes
         plans += [plan] if plan else []
     if bad:
         for plan in plans:
-            for _ in _stream(plan, target, bad):
+            for _ in _stream(plan, dtype, bad):
                 pass
         raise ValueError(_list(src, bad))
     part = dst.with_name(f".{dst.name}.{uuid.uuid4().hex}.part")
@@ -410,11 +446,16 @@ def convert(src: str | Path, dst: str | Path, dtype: str = "float32") -> Path:
             folder = part / KINDS[plan.kind].folder
             folder.mkdir(parents=True)
             shutil.copyfile(plan.config, folder / "config.json")
-            leaves = {path: (target, _turn(e.shape, layout) or ()) for path, (e, layout) in plan.tensors.items()}
-            metadata = {"format": "jdiff", "dtype": dtype, "kind": plan.kind, "sha256": _sha256(plan.files)}
-            _write(folder / "model.safetensors", leaves, _stream(plan, target, bad), metadata)
+            leaves = {}
+            for path, (entry, layout) in plan.tensors.items():
+                leaves |= forms(path, _turn(entry.shape, layout) or (), dtype)
+            metadata = {"format": "jdiff", "dtype": dtype, "kind": plan.kind, "sha256": sha256(plan.files)}
+            _write(folder / "model.safetensors", leaves, _stream(plan, dtype, bad), metadata)
         if bad:
             raise ValueError(_list(src, bad))
+        if "t5" in networks:
+            for file in _tokenizer(networks["t5"]):
+                shutil.copyfile(file, part / "text_encoder" / file.name)
         above = [src.parent] if networks.get("unet") == src else []
         for folder in [src, *above]:
             if "unet" in networks and (settings := folder / "scheduler" / "scheduler_config.json").is_file():
@@ -426,6 +467,13 @@ def convert(src: str | Path, dst: str | Path, dtype: str = "float32") -> Path:
         shutil.rmtree(part, ignore_errors=True)
         raise
     return dst
+
+
+def _tokenizer(encoder: Path) -> list[Path]:
+    """The tokenizer's files: beside a T5's weights, or in the `tokenizer/` of a pipeline that has it."""
+    beside = [encoder.parent / "tokenizer"] if encoder.absolute().name == KINDS["t5"].folder else []
+    found = next((folder for folder in [encoder, *beside] if (folder / TOKENIZER[0]).is_file()), None)
+    return [found / name for name in TOKENIZER if (found / name).is_file()] if found else []
 
 
 def _list(src: Path, bad: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jdiff import convert, schedule, step, t5, text, unet
+from jdiff import convert, encoder, schedule, step, unet
 from jdiff.types import Array
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -143,26 +143,19 @@ def read_scheduler(config: Mapping[str, Any], stage2: bool = False) -> tuple[np.
 
 
 def _embedder(folder: Path) -> Callable[[Sequence[str]], Array]:
+    """Prompts, cleaned -> embeddings [n l d], by the encoder in `folder`, or an error that says why there is none."""
     if not (folder / "model.safetensors").is_file():
-        return _no_encoder
-    config = _json(folder / "config.json")
-    if config.get("tokenizer_class") != "ByT5Tokenizer":
-        return _no_encoder
-    apply, abstract = t5.t5(t5.read_config(config))
-    params = jax.tree.map(jnp.asarray, convert.load(folder / "model.safetensors", abstract, dtype=np.float32))
-    return partial(_embed_bytes, jax.jit(apply), params, int(config["max_length"]))
+        return partial(_no_encoder, "the model's folder has no text encoder that reads prompts")
+    try:
+        found = encoder.find(folder)
+    except ValueError as error:
+        return partial(_no_encoder, f"the model's text encoder cannot be used: {error}")
+    return lambda prompts: jnp.asarray(found.encode(prompts))
 
 
-def _embed_bytes(apply: Callable, params: Any, length: int, prompts: Sequence[str]) -> Array:
-    """Prompt embeddings [n l d] of `prompts`, cleaned."""
-    tokens, mask = text.byte_tokens([text.clean(prompt) for prompt in prompts], length)
-    return apply(params, jnp.asarray(tokens), jnp.asarray(mask))
-
-
-def _no_encoder(prompts: Sequence[str]) -> Array:
+def _no_encoder(why: str, prompts: Sequence[str]) -> Array:
     raise ValueError(
-        f"the model's folder has no text encoder that reads prompts, given {list(prompts)!r}; accepted are embeddings "
-        "[l d], by jdiff.combine.cfg and jdiff.sample.sample"
+        f"{why}, given {list(prompts)!r}; accepted are embeddings [l d], by jdiff.combine.cfg and jdiff.sample.sample"
     )
 
 

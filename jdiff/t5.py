@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,13 @@ def buckets(length: int, config: Config) -> np.ndarray:
     return n * (relative > 0) + np.where(distance < exact, distance, far)
 
 
+def position_bias(table: Array, mask: Array, config: Config) -> Array:
+    """[n h l l] what is added to the attention's logits, float32 at least: `table` [b h] by distance, no masked key."""
+    dtype = jnp.promote_types(table.dtype, jnp.float32)
+    bias = table[buckets(mask.shape[1], config)].transpose(2, 0, 1).astype(dtype)
+    return bias[None] + jnp.where(mask[:, None, None, :] != 0, 0, jnp.finfo(dtype).min)
+
+
 class Encoder(nnx.Module):
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
@@ -128,9 +135,7 @@ class Encoder(nnx.Module):
 
     def __call__(self, tokens: Array, mask: Array) -> Array:
         x = self.shared.embedding[...][tokens]  # nnx.Embed would answer in float32 whatever the parameters are
-        bias = self.relative_attention_bias.embedding[...][buckets(tokens.shape[1], self.config)].transpose(2, 0, 1)
-        bias = bias.astype(jnp.promote_types(x.dtype, jnp.float32))
-        bias = bias[None] + jnp.where(mask[:, None, None, :] != 0, 0, jnp.finfo(bias.dtype).min)
+        bias = position_bias(self.relative_attention_bias.embedding[...], mask, self.config)
         for block in self.block:
             x = block(x, bias)
         return self.final_layer_norm(x)
@@ -162,6 +167,26 @@ def t5(config: Config) -> tuple[Apply, dict]:
     """
     graphdef, state = nnx.split(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0))))
     return Apply(config, graphdef), nnx.to_pure_dict(state)
+
+
+def layers(config: Config) -> tuple[Callable, Callable]:
+    """(layer, norm): the encoder in pure parts, for parameters that come one layer at a time.
+
+    `layer(params, table, x, mask) -> x` is one block [n l d] of `params["block"][i]`, with the encoder's only `table`
+    [b h] of relative positions; `norm(params, x) -> states` is what follows the last, of `params["final_layer_norm"]`.
+
+    >>> config = Config(vocab_size=50, d_model=24, d_kv=8, d_ff=40, num_layers=1, num_heads=4)
+    >>> params, tokens, mask = init(config, jax.random.key(0)), jnp.ones((1, 5), jnp.int32), jnp.ones((1, 5))
+    >>> layer, norm = layers(config)
+    >>> x, table = params["shared"]["embedding"][tokens], params["relative_attention_bias"]["embedding"]
+    >>> x = norm(params["final_layer_norm"], layer(params["block"][0], table, x, mask))
+    >>> bool(jnp.allclose(x, t5(config)[0](params, tokens, mask), atol=1e-5))
+    True
+    """
+    block, _ = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))
+    scale, _ = nnx.split(nnx.eval_shape(lambda: RMSNorm(config.d_model, config.layer_norm_epsilon)))
+    layer = lambda params, table, x, mask: nnx.merge(block, params)(x, position_bias(table, mask, config))
+    return layer, lambda params, x: nnx.merge(scale, params)(x)
 
 
 def init(config: Config, key: Array) -> dict:

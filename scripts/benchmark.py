@@ -2,10 +2,14 @@
 
 python scripts/benchmark.py conv anagram generate tasks   # the default
 python scripts/benchmark.py step                          # IF-I-M beside diffusers: 8 GB, needs the extra `torch`
+python scripts/benchmark.py t5                            # memory of T5 of XXL's width, layer by layer: 8 GB of disk
 """
 
+import dataclasses
+import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,9 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from safetensors.numpy import save_file
 
 import jdiff
-from jdiff import combine, sample, schedule, step, unet, views
+from jdiff import combine, convert, sample, schedule, step, t5, unet, views
 from jdiff.conv import NHWC, conv_by_patches
 from jdiff.types import Conditioning
 
@@ -166,12 +171,89 @@ def guided_step() -> Iterator[Row]:
     yield Row("IF-I-M, one guided step, float32", mine, "diffusers' network alone", peer)
 
 
+ENCODE = """
+import sys, time
+import numpy as np
+from jdiff import encoder
+began = time.perf_counter()
+np.save(sys.argv[2], encoder.find(sys.argv[1], stream=True).encode(["a red three"]))
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(time.perf_counter() - began, int(peak) / 1e6 * 1.024)
+"""
+
+
+def random_t5(folder: Path, layers: int) -> Path:
+    """Folder as transformers writes it, a shard a layer, of an encoder of XXL's width with weights as T5 starts."""
+    config = t5.Config(num_layers=layers)
+    d, inner, ff = config.d_model, config.num_heads * config.d_kv, config.d_ff
+    chance = np.random.default_rng(0)
+    normal = lambda *shape, std=1.0: chance.standard_normal(shape, np.float32) * np.float32(std)
+    shards: dict[str, Callable] = {
+        "ends": lambda: {
+            "shared.weight": normal(config.vocab_size, d),
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": normal(32, 64, std=d**-0.5),
+            "encoder.final_layer_norm.weight": 1 + normal(d, std=0.1),
+        }
+    }
+    for i in range(layers):
+        at = f"encoder.block.{i}.layer"
+        shards[f"layer-{i}"] = lambda at=at: {
+            f"{at}.0.SelfAttention.q.weight": normal(inner, d, std=(d * config.d_kv) ** -0.5),
+            **{f"{at}.0.SelfAttention.{name}.weight": normal(inner, d, std=d**-0.5) for name in "kvo"},
+            f"{at}.0.layer_norm.weight": 1 + normal(d, std=0.1),
+            **{f"{at}.1.DenseReluDense.{name}.weight": normal(ff, d, std=d**-0.5) for name in ("wi_0", "wi_1")},
+            f"{at}.1.DenseReluDense.wo.weight": normal(d, ff, std=ff**-0.5),
+            f"{at}.1.layer_norm.weight": 1 + normal(d, std=0.1),
+        }
+    folder.mkdir()
+    index = {}
+    for shard, make in shards.items():
+        tensors = make()
+        save_file(tensors, folder / f"{shard}.safetensors", {"format": "pt"})
+        index |= dict.fromkeys(tensors, f"{shard}.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    bytes_ = {"tokenizer_class": "ByT5Tokenizer", "max_length": 77}
+    kind = {"model_type": "t5", "feed_forward_proj": "gated-gelu"}
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config) | kind | bytes_))
+    return folder
+
+
+def streamed_t5(few: int = 1, more: int = 3) -> Iterator[Row]:
+    """Peak memory of a prompt through an encoder of XXL's width, a layer at a time; and what int8 costs its states."""
+    states = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder, peaks = Path(name), {}
+        for layers in (few, more):
+            source = random_t5(folder / f"{layers}", layers)
+            for dtype in ("float32", "bfloat16", "int8"):
+                ours = convert.convert(source, folder / "ours", dtype)
+                command = [sys.executable, "-c", ENCODE, str(ours), f"{folder}/states.npy"]
+                said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+                seconds, peaks[dtype, layers] = map(float, said)
+                shutil.rmtree(ours)
+                states[dtype] = np.load(folder / "states.npy")
+                if layers == more:
+                    peak, a_layer = peaks[dtype, more], (peaks[dtype, more] - peaks[dtype, few]) / (more - few)
+                    what = f"T5 of XXL's width, {more} layers in {dtype}, one prompt, streamed: peak {peak:.2f} GB"
+                    all_24 = peak + max(0.0, a_layer) * (24 - more)
+                    yield Row(what, seconds, f"with {few}: {peaks[dtype, few]:.2f} GB; so with 24: {all_24:.2f} GB")
+            shutil.rmtree(source)
+    truth = states.pop("float32")
+    for dtype, x in states.items():
+        largest, rms = (
+            np.abs(x - truth).max() / np.abs(truth).max(),
+            np.sqrt(np.mean((x - truth) ** 2) / np.mean(truth**2)),
+        )
+        yield Row(f"its final states in {dtype}, from those in float32: {rms:.1e} (rms), {largest:.1e} (largest)", 0.0)
+
+
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "conv": conv,
     "anagram": anagram,
     "generate": generate,
     "tasks": tasks,
     "step": guided_step,
+    "t5": streamed_t5,
 }
 
 
@@ -179,7 +261,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
     """Prints a Markdown table.
 
     Args:
-        which: any of conv, anagram, generate, tasks, step.
+        which: any of conv, anagram, generate, tasks, step, t5.
     """
     if unknown := [name for name in which if name not in BENCHMARKS]:
         sys.exit(f"unknown: {', '.join(unknown)}; accepted are {', '.join(BENCHMARKS)}")

@@ -214,8 +214,8 @@ def test_what_is_refused_at_the_door(one, tmp_path):
         convert.convert(tmp_path / "nowhere", tmp_path / "dst")
     with pytest.raises(ValueError, match="dst is .* exists"):
         convert.convert(tmp_path, tmp_path)
-    with pytest.raises(ValueError, match="dtype is 'int8', accepted are float32"):
-        convert.convert(tmp_path, tmp_path / "dst", "int8")
+    with pytest.raises(ValueError, match="dtype is 'int4', accepted are float32, bfloat16, float16, and int8 for a T5"):
+        convert.convert(tmp_path, tmp_path / "dst", "int4")
 
 
 def test_a_failure_while_writing_leaves_nothing(one, tmp_path, monkeypatch):

@@ -52,6 +52,17 @@ def test_whole_loops_equal_the_pipelines(name):
 
 
 @pytest.mark.slow
+def test_t5_at_xxls_width():
+    rung = parity.xxl_layer()
+    assert parity.measure(rung, "float64").ours < 1e-12
+    for dtype, most in (("float32", 1e-3), ("bfloat16", 0.2)):
+        errors = parity.measure(rung, dtype)
+        assert errors.ours <= 4 * errors.theirs
+        assert errors.theirs < most
+    assert parity.in_int8(rung) < 0.1
+
+
+@pytest.mark.slow
 def test_if_i_m_at_its_published_size(tmp_path):
     errors = parity.measure_full(tmp_path)
     assert errors.ours <= 4 * errors.theirs

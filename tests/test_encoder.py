@@ -1,0 +1,250 @@
+"""Encoders in folders: streamed as whole, whatever they are stored in; what they are called, and what they refuse."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_text import pieces  # noqa: F401, a fixture
+
+from jdiff import convert, encoder, int8, model, t5, text
+
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+pytest.importorskip("transformers")
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+import parity  # noqa: E402  # pyright: ignore[reportMissingImports]
+
+SIZES = dict(parity.T5, vocab_size=256)
+PROMPTS = ["a red three", "A green seven on white ", ""]
+STORED = ("float32", "float16", "bfloat16", "int8")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, pieces):  # noqa: F811
+    """A pipeline's folder with a small T5 in shards and its tokenizer."""
+    folder = tmp_path_factory.mktemp("source")
+    module = parity.encoder("", SIZES).module.float()
+    module.save_pretrained(folder / "text_encoder", max_shard_size="20KB")
+    shutil.copytree(pieces, folder / "tokenizer")
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps({"extra_ids": 100}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(source, tmp_path_factory):
+    """{dtype: folder} as converted."""
+    folder = tmp_path_factory.mktemp("made")
+    return {dtype: convert.convert(source / "text_encoder", folder / dtype, dtype) for dtype in STORED}
+
+
+def stored(name, weight, dtype):
+    """What is left of a float64 `weight` [o i] of transformers once it was stored in `dtype`."""
+    if dtype != "int8":
+        return weight.float().to(getattr(parity.torch, dtype)).double()
+    if name == "shared.weight":
+        return weight.half().double()
+    if weight.ndim == 1 or "relative" in name:
+        return weight.float().double()
+    weight = weight.float()  # as it lies in the source, or ties would fall otherwise
+    scale = weight.abs().amax(dim=1, keepdim=True) / 127
+    return ((weight / scale).round() * scale).double()
+
+
+def states(module, source):
+    tokens, mask = text.piece_tokens(source / "tokenizer" / text.PIECES)([p.lower().strip() for p in PROMPTS])
+    ids, keep = (parity.torch.as_tensor(a, dtype=parity.torch.int64) for a in (tokens, mask))
+    with parity.torch.no_grad():
+        return module(ids, attention_mask=keep).last_hidden_state.double().numpy()
+
+
+def test_the_tokenizer_comes_along(made):
+    names = sorted(p.name for p in (made["int8"] / "text_encoder").iterdir())
+    assert names == ["config.json", "model.safetensors", "spiece.model", "tokenizer_config.json"]
+
+
+@pytest.mark.parametrize("dtype", STORED)
+def test_states_are_those_of_transformers_with_the_weights_that_are_stored(made, source, dtype):
+    module = parity.encoder("", SIZES).module
+    with parity.torch.no_grad():
+        for name, weight in module.named_parameters():
+            weight.copy_(stored(name, weight, dtype))
+    own = states(parity.quietly(module, parity.torch.float32), source)
+    with parity.lifted():
+        truth = states(module, source)
+    found = encoder.find(made[dtype], stream=False)
+    got = found.encode(PROMPTS)
+    assert got.dtype == np.float32 and got.shape == (3, found.length, found.width) == (3, 77, 24)
+    assert parity.relative(got, truth) <= 4 * parity.relative(own, truth) < 1e-4
+
+
+@pytest.mark.parametrize(("dtype", "computed"), [("float32", "float32"), ("bfloat16", "float16"), ("int8", "bfloat16")])
+def test_streamed_is_whole(made, dtype, computed):
+    whole, streamed = (encoder.find(made[dtype], stream=s, dtype=computed) for s in (False, True))
+    unit = float(jnp.finfo(computed).eps)
+    assert parity.relative(streamed.encode(PROMPTS), whole.encode(PROMPTS)) < 20 * unit  # fused otherwise
+    assert streamed.hash == whole.hash
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_many_prompts_are_encoded_as_one_is(made, stream):
+    found = encoder.find(made["float32"], stream=stream)
+    prompts = [f"{'red ' * k}three" for k in range(encoder.ROWS + 3)]
+    states = found.encode(prompts)
+    for k in (0, encoder.ROWS - 1, encoder.ROWS, len(prompts) - 1):
+        assert parity.relative(states[k], found.encode(prompts[k : k + 1])[0].astype(np.float64)) < 1e-5
+    assert found.encode([]).shape == (0, 77, 24)
+
+
+def test_one_program_for_all_layers_and_prompts(made):
+    encoder._programs.cache_clear()
+    found = encoder.find(made["int8"], stream=True)
+    found.encode(PROMPTS)
+    found.encode(["a cat", "</s>", "two"])
+    _, layer, norm = encoder._programs(t5.Config(**SIZES), "float32")
+    assert layer._cache_size() == norm._cache_size() == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_weights_are_freed_and_streamed_ones_layer_by_layer(made, monkeypatch, stream):
+    held = lambda: sum(array.nbytes for array in jax.live_arrays())
+    found, most, read = encoder.find(made["float32"], stream=stream), [], encoder._on_device
+    before = held()
+    monkeypatch.setattr(encoder, "_on_device", lambda entry: most.append(held() - before) or read(entry))
+    found.encode(PROMPTS)
+    assert held() == before
+    block = t5.t5(t5.Config(**SIZES))[1]["block"][0]
+    layer, x, table = 4 * sum(a.size for a in jax.tree.leaves(block)), 4 * len(PROMPTS) * 77 * 24, 4 * 32 * 4
+    assert bool(most) == stream and max(most, default=0) < layer + x + table  # one still to be read is not there
+
+
+def test_the_mini_models_bytes(monkeypatch):
+    found = encoder.find(model.shipped("mini"))
+    want = found.encode(["A red three"])
+    assert (found.length, found.width, found.clean) == (40, 128, "lower") and want.shape == (1, 40, 128)
+    np.testing.assert_array_equal(encoder.find(model.shipped("mini") / "text_encoder").encode(["a red three "]), want)
+    np.testing.assert_allclose(
+        encoder.find(model.shipped("mini"), stream=True).encode(["a red three"]), want, atol=1e-5
+    )
+    assert not np.allclose(encoder.find(model.shipped("mini"), clean="none").encode(["A red three"]), want, atol=0.1)
+
+
+def test_the_hash_tells_apart_what_encodes_otherwise(made, tmp_path):
+    hashes = {encoder.find(folder).hash for folder in made.values()}
+    assert len(hashes) == len(made) and all(len(h) == 64 for h in hashes)
+    hashes.add(encoder.find(made["float32"], dtype="bfloat16").hash)
+    copy = shutil.copytree(made["float32"], tmp_path / "copy") / "text_encoder"
+    assert encoder.find(copy).hash == encoder.find(made["float32"]).hash  # wherever it lies
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    for change in (
+        lambda: (copy / "model.safetensors").write_bytes(weights[:-1] + b"?"),
+        lambda: (copy / "tokenizer_config.json").write_text('{"extra_ids": 99}'),
+        lambda: (copy / text.PIECES).write_bytes((copy / text.PIECES).read_bytes() + b"\x1a\x00"),
+    ):
+        change()
+        hashes.add(encoder.find(copy).hash)
+    assert len(hashes) == len(made) + 4
+
+
+def test_large_weights_are_known_by_their_header_and_source(made, monkeypatch):
+    monkeypatch.setattr(encoder, "HASHED", 100)
+    monkeypatch.setattr(convert, "sha256", lambda files: [f.name for f in files])
+    before = encoder.find(made["float32"]).hash
+    monkeypatch.setattr(convert, "sha256", lambda files: pytest.fail("read") if "model" in files[0].stem[:5] else 0)
+    assert encoder.find(made["float32"]).hash != before
+
+
+def test_large_encoders_are_streamed(made, monkeypatch):
+    used = []
+    for name in ("_whole", "_streamed"):
+        monkeypatch.setattr(encoder, name, lambda *_, name=name: used.append(name))
+    parameters = sum(a.size for a in jax.tree.leaves(t5.t5(t5.Config(**SIZES))[1]))
+    for size in (4 * parameters, 4 * parameters - 1):
+        monkeypatch.setattr(encoder, "STREAMED", size)
+        encoder.find(made["int8"]).encode(PROMPTS)
+    assert used == ["_whole", "_streamed"]
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("config.json", "has no config.json, accepted is a folder that `jdiff convert` wrote"),
+        ("model.safetensors", "has no model.safetensors, accepted is a folder that `jdiff convert` wrote"),
+        ("spiece.model", "has no spiece.model, accepted is a folder with the tokenizer's spiece.model beside"),
+    ],
+)
+def test_what_is_missing_is_named(made, tmp_path, lost, message):
+    copy = shutil.copytree(made["float32"], tmp_path / "copy")
+    (copy / "text_encoder" / lost).unlink()
+    with pytest.raises(ValueError, match=message):
+        encoder.find(copy)
+
+
+def test_what_is_refused(made, source, tmp_path):
+    with pytest.raises(ValueError, match="dtype is 'int8', accepted are float32, bfloat16, float16"):
+        encoder.find(made["int8"], dtype="int8")
+    with pytest.raises(ValueError, match="clean is 'much', accepted are none, lower, caption"):
+        encoder.find(made["int8"], clean="much")
+    with pytest.raises(ValueError, match="the encoder is 'nowhere', but nowhere has no config.json and no model"):
+        encoder.find("nowhere")
+    with pytest.raises(ValueError, match="has no model.safetensors"):
+        encoder.find(source)  # not converted
+    for prompt in ("\ud800", 3):
+        with pytest.raises(ValueError, match="prompt is .*, accepted is text in UTF-8"):
+            encoder.find(made["int8"]).encode([prompt])
+    copy = shutil.copytree(made["float32"], tmp_path / "copy") / "text_encoder"
+    (copy / "tokenizer_config.json").write_text('{"extra_ids": 1000}')
+    with pytest.raises(ValueError, match="tokens go up to [0-9]+, accepted by its weights is 255"):
+        encoder.find(copy).encode(["<extra_id_0>"])
+    for words, message in (("[1]", "readable object of JSON"), ('{"extra_ids": "a"}', "extra_ids 'a', accepted is")):
+        (copy / "tokenizer_config.json").write_text(words)
+        with pytest.raises(ValueError, match=f"tokenizer_config.json .*{message}"):
+            encoder.find(copy)
+    (copy / "tokenizer_config.json").unlink()
+    (copy / "config.json").write_text(json.dumps(dict(SIZES, feed_forward_proj="gated-gelu", num_layers=2)))
+    with pytest.raises(ValueError, match="does not fit the network:\n.*block.2.*is not of this network"):
+        encoder.find(copy)
+
+
+def test_int8_is_within_half_a_step(tmp_path):
+    kernel = np.random.default_rng(0).normal(size=(50, 7)).astype(np.float32) * np.float32(10.0) ** np.arange(-3, 4)
+    kernel[:, 3], kernel[:, 4] = 0, 1e-44  # nothing, and what has no reciprocal
+    whole, scale = int8.quantise(kernel)
+    assert whole.dtype == np.int8 and scale.dtype == np.float32 and scale.shape == (7,) and (scale > 0).all()
+    assert np.abs(whole).max() == 127 and whole.min() > -128  # symmetric
+    assert (np.abs(whole * scale - kernel) <= scale / 2 * (1 + 1e-6)).all()
+    tree = {"q": {"kernel": whole, "scale": scale}, "norm": {"scale": np.ones(3, np.float32)}}
+    restored = int8.restore(tree, jnp.float32)
+    np.testing.assert_array_equal(restored["q"]["kernel"], whole * scale)
+    assert list(restored["q"]) == ["kernel"] and list(restored["norm"]) == ["scale"]
+
+
+def test_xxl_has_the_published_number_of_parameters_and_is_under_5_gb_in_int8():
+    flat = convert.flatten(t5.t5(t5.Config())[1])
+    assert sum(leaf.size for leaf in flat.values()) == 4_762_310_656
+    sizes = {dtype: sum(d.itemsize * np.prod(s, dtype=int) for path, leaf in flat.items()
+                        for d, s in convert.forms(path, leaf.shape, dtype).values()) for dtype in STORED}  # fmt: skip
+    assert sizes["float32"] == 4 * 4_762_310_656 and sizes["bfloat16"] == 2 * 4_762_310_656
+    kernels, outputs, small = (
+        24 * (4 * 4096 * 4096 + 3 * 4096 * 10240),
+        24 * (5 * 4096 + 2 * 10240),
+        49 * 4096 + 32 * 64,
+    )
+    assert sizes["int8"] == kernels + 2 * 32128 * 4096 + 4 * (outputs + small) == 4_898_447_360
+
+
+def test_int8_is_for_t5(tmp_path, source):
+    unet = parity.UNet2DConditionModel(**parity.STAGE1)
+    unet.save_pretrained(tmp_path / "src" / "unet")
+    with pytest.raises(
+        ValueError, match="dtype is 'int8', accepted for the UNet in .* are float32, bfloat16, float16$"
+    ):
+        convert.convert(tmp_path / "src", tmp_path / "dst", "int8")
+    shutil.copytree(source / "text_encoder", tmp_path / "src" / "text_encoder")
+    with pytest.raises(ValueError, match="float16: first give .*text_encoder, and the rest in another dtype"):
+        convert.convert(tmp_path / "src", tmp_path / "dst", "int8")
+    assert [p.name for p in tmp_path.iterdir()] == ["src"]
