@@ -202,12 +202,13 @@ class Generate(Prompted):
 
     def fit(self, model: Any, files: dict[str, File]) -> Any:
         del model, files
-        if self.stage2 is None:
+        name = self.stage2
+        if name is None:
             return None
         from jdiff.model import load
 
-        second = accepted(lambda: load(self.stage2, dtype=self.dtype), "--stage2: ")
-        given = f"--stage2 is {self.stage2}, a stage-1 model, accepted is the name or folder of a stage-2 model"
+        second = accepted(lambda: load(name, dtype=self.dtype), "--stage2: ")
+        given = f"--stage2 is {name}, a stage-1 model, accepted is the name or folder of a stage-2 model"
         demand(second.config.in_channels > 3, given)
         return second
 

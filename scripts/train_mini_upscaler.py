@@ -59,7 +59,8 @@ def draw(n, null, encode, text, world, abar, key):
     """Digits with captions, and beside each its low-res self, resized and noised to a level that leans to the low."""
     key, level_key, noise_key = jax.random.split(key, 3)
     batch = captions.draw(world, key, n, null)
-    low = resized(reduced(batch.images), batch.images.shape[1:3])
+    _, h, w, _ = batch.images.shape
+    low = resized(reduced(batch.images), (h, w))
     level = (jax.random.uniform(level_key, (n,)) ** 2 * abar.shape[0]).astype(jnp.int32)
     a = abar[level][:, None, None, None]
     low = jnp.sqrt(a) * low + jnp.sqrt(1 - a) * jax.random.normal(noise_key, low.shape)
