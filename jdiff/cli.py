@@ -16,7 +16,8 @@ import tyro
 
 import jdiff
 from jdiff import images as pictures
-from jdiff.commands import COMMANDS, BadInput, Drawing, File, accepted, demand, is_unicode
+from jdiff.commands import COMMANDS, BadInput, Drawing, File, accepted, check_output, demand, is_unicode
+from jdiff.mnist.commands import Mnist
 
 DTYPES = ("float32", "bfloat16", "float16")
 PACKAGES = ("jax", "flax", "numpy")  # and jdiff: what may change a picture
@@ -39,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a file could not be written, 2 bad input (one line on stderr), 130 interrupted."""
     try:
         command = parse(sys.argv[1:] if args is None else args)
-        print(convert(command) if isinstance(command, Convert) else make(command))
+        print(_done(command))
     except BadInput as error:
         print(f"jdiff: {error}", file=sys.stderr)
         return 2
@@ -51,14 +52,21 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(args: Sequence[str]) -> Drawing | Convert:
+def _done(command: Any) -> str:
+    if isinstance(command, Mnist):
+        cache_compilations()
+        return interruptible(command)
+    return convert(command) if isinstance(command, Convert) else make(command)
+
+
+def parse(args: Sequence[str]) -> Any:
     """The command that `args` ask for; what --like names stands in for every flag that is not given.
 
     >>> parse(["generate", "a red three", "-n", "2"]).n
     2
     """
     command = _parse(args)
-    if isinstance(command, Convert) or command.like is None:
+    if not isinstance(command, Drawing) or command.like is None:
         return command
     return _parse(args, like(command, command.like))
 
@@ -66,7 +74,8 @@ def parse(args: Sequence[str]) -> Drawing | Convert:
 def _parse(args: Sequence[str], *defaults: Drawing) -> Any:
     default = {type(command): command for command in defaults}
     drawing = [Annotated[kind, tyro.conf.subcommand(kind.name, default=default.get(kind, kind()))] for kind in COMMANDS]
-    commands = Union[*drawing, Annotated[Convert, tyro.conf.subcommand("convert")]]  # noqa: UP007, it is no literal
+    mnist = Annotated[Mnist, tyro.conf.subcommand("mnist")]
+    commands = Union[*drawing, Annotated[Convert, tyro.conf.subcommand("convert")], mnist]  # noqa: UP007, it is no literal
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
     about = "DeepFloyd IF and its samplers in JAX."
     # the ignored: to the type checker a union is no type
@@ -136,17 +145,8 @@ def check(command: Drawing) -> None:
     inputs = [path.resolve() for path in (getattr(command, name) for name in command.files) if path is not None]
     for flag, path, suffix in outputs:
         if path is not None:
-            _check_output(flag, path, suffix)
+            check_output(flag, path, suffix)
             demand(path.resolve() not in inputs, f"{flag} is {path}, which is read, accepted is another file")
-
-
-def _check_output(flag: str, path: Path, suffix: str) -> None:
-    demand(not path.is_dir(), f"{flag} is {path}, a folder, accepted is a file that ends in {suffix}")
-    demand(path.suffix.lower() == suffix, f"{flag} is {path}, accepted is a file that ends in {suffix}")
-    folder = path.parent
-    demand(folder.is_dir(), f"{flag} is {path}, but there is no folder {folder}, accepted is a folder that exists")
-    writable = os.access(folder, os.W_OK | os.X_OK)
-    demand(writable, f"{flag} is {path}, but {folder} cannot be written to, accepted is a folder that can")
 
 
 def make(command: Drawing) -> str:

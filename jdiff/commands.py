@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import NoneType
@@ -61,6 +62,16 @@ def is_unicode(text: str) -> bool:
         return bool(text.encode()) or True
     except UnicodeEncodeError:
         return False
+
+
+def check_output(flag: str, path: Path, suffix: str) -> None:
+    """Nothing; raises BadInput unless `path` can be written as a file of that kind."""
+    demand(not path.is_dir(), f"{flag} is {path}, a folder, accepted is a file that ends in {suffix}")
+    demand(path.suffix.lower() == suffix, f"{flag} is {path}, accepted is a file that ends in {suffix}")
+    folder = path.parent
+    demand(folder.is_dir(), f"{flag} is {path}, but there is no folder {folder}, accepted is a folder that exists")
+    writable = os.access(folder, os.W_OK | os.X_OK)
+    demand(writable, f"{flag} is {path}, but {folder} cannot be written to, accepted is a folder that can")
 
 
 @dataclasses.dataclass

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jdiff.types import Array
@@ -41,24 +42,72 @@ def _gradients(saved, g: Array):
 _convolve.defvjp(_save, _gradients)
 
 
+def _strided(x: Array, kernel: Array, stride: int, pad: int) -> Array:
+    """A convolution at a stride, as one product of patches [n h/stride w/stride k k c]."""
+    n, h, w, c = x.shape
+    k, _, _, o = kernel.shape
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    rows, columns = ((side + 2 * pad - k) // stride + 1 for side in (h, w))
+    reach = [slice(i, i + stride * (length - 1) + 1, stride) for length in (rows, columns) for i in range(k)]
+    patches = [padded[:, a, b] for a in reach[:k] for b in reach[k:]]
+    return (jnp.concatenate(patches, axis=-1).reshape(-1, k * k * c) @ kernel.reshape(-1, o)).reshape(
+        n, rows, columns, o
+    )
+
+
+def _spread(x: Array, kernel: Array, up: int, pad: int) -> Array:
+    """A convolution of x with its pixels spread `up` apart, as one product that makes `up` x `up` pixels of each.
+
+    Pixel up i + a of a line is the sum over d of x[i + d] kernel[pad - a + up d].
+    """
+    n, h, w, c = x.shape
+    k, _, _, o = kernel.shape
+    taps = [[pad - a + up * d for a in range(up)] for d in range(-k, k + 1)]
+    used = [d for d, row in zip(range(-k, k + 1), taps, strict=True) if any(0 <= m < k for m in row)]
+    taps = [[m if 0 <= m < k else k for m in row] for row in taps if any(0 <= m < k for m in row)]  # k is a zero
+    zeroed = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+    index = np.array(taps)  # [d up]
+    spread = zeroed[index[:, None, :, None], index[None, :, None, :]]  # [d d up up c o]
+    weights = spread.transpose(0, 1, 4, 2, 3, 5).reshape(-1, up * up * o)
+    before, after = -min(used), max(used)
+    padded = jnp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+    patches = [padded[:, before + d : before + d + h, before + e : before + e + w] for d in used for e in used]
+    made = jnp.concatenate(patches, axis=-1).reshape(-1, len(used) ** 2 * c) @ weights
+    return made.reshape(n, h, w, up, up, o).transpose(0, 1, 3, 2, 4, 5).reshape(n, h * up, w * up, o)
+
+
 def conv_by_patches(x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
-    """[n h w o], an odd square kernel [k k c o] at stride 1, zeros outside; reverse mode only.
+    """[n h w o] of x [n h w c] and a square kernel [k k c o], zeros outside; reverse mode only.
 
     The gradient of the kernel is one matrix product of all patches instead of a convolution over the batch; which of
     the two is faster depends on sizes and machine (`python scripts/benchmark.py conv`). The further arguments are those
-    of `lax.conv_general_dilated`, which it stands in for; they must say the same.
+    of `lax.conv_general_dilated`, which it stands in for. It has three forms: odd kernels at stride 1 that keep the
+    size; any at a larger stride; and transposed ones (`lhs_dilation`) that make each pixel that many.
 
     >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
     >>> conv_by_patches(x, kernel)[0, 1, 1, 0].item()
     18.0
     """
     strides = tuple(args[0]) if args else (1, 1)
+    padding = args[1] if len(args) > 1 else "SAME"
+    up = tuple(kwargs.get("lhs_dilation") or (1, 1))
     size = kernel.shape[0]
     same = (((size - 1) // 2, (size - 1) // 2),) * 2
-    padding = args[1] if len(args) > 1 else "SAME"
-    if kernel.shape[1] != size or size % 2 == 0 or strides != (1, 1):
-        raise ValueError(f"conv_by_patches has stride 1 and odd square kernels; given {strides} and {kernel.shape[:2]}")
-    if padding != "SAME" and tuple(map(tuple, padding)) != same:
-        raise ValueError(f"padding is {padding}, accepted is 'SAME'")
-    del kwargs
+    pads = same if padding == "SAME" else tuple(map(tuple, padding))
+    (pad, _), *_ = pads
+    if kernel.shape[1] != size or len(set(strides)) > 1 or len(set(up)) > 1 or pads != ((pad, pad),) * 2:
+        raise ValueError(
+            f"conv_by_patches has square kernels, strides, padding and dilation; given {kernel.shape[:2]}, {strides}, "
+            f"{padding} and {up}"
+        )
+    if up[0] > 1:
+        if strides != (1, 1) or 2 * pad - size + 2 != up[0]:
+            raise ValueError(
+                f"conv_by_patches spreads pixels where each becomes {up[0]}; given stride {strides}, {pad=}"
+            )
+        return _spread(x, kernel, up[0], pad)
+    if strides[0] > 1:
+        return _strided(x, kernel, strides[0], pad)
+    if size % 2 == 0 or pads != same:
+        raise ValueError(f"at stride 1 the kernel is {size} and padding {padding}, accepted are odd ones with 'SAME'")
     return _convolve(x, kernel)

@@ -118,6 +118,24 @@ def levels(abar: np.ndarray, timesteps: Sequence[int] | np.ndarray, end: float =
     )
 
 
+def flow(times: Sequence[float] | np.ndarray) -> Level:
+    """The table [n ...] of a flow model along rising `times` [n + 1] in [0, 1], 0 noise and 1 the image, in float64.
+
+    Signal is t and noise 1 - t; the network is told t, unless the column `t` is replaced.
+
+    >>> table = flow(np.linspace(0, 1, 3))
+    >>> table.t.tolist(), table.signal_to.tolist(), table.noise_to.tolist()
+    ([0.0, 0.5], [0.5, 1.0], [0.5, 0.0])
+
+    Source: Lipman et al. 2023 (flow matching), eq. 20 to 23 with sigma_min = 0; course part B, flow edition.
+    """
+    t = np.asarray(times, np.float64)
+    if t.ndim != 1 or t.size < 2 or t[0] < 0 or t[-1] > 1 or (np.diff(t) <= 0).any():
+        raise ValueError(f"times are {t.tolist()}, accepted is a rising list of two or more numbers in [0, 1]")
+    here, there, n = t[:-1], t[1:], t.size - 1
+    return Level(np.arange(n), here, here, 1 - here, there, 1 - there, np.ones(n), np.ones(n, bool))
+
+
 def resample(levels: Level, jump_length: int, resamplings: int) -> Level:
     """The table with jumps: every `jump_length` rows back up by as many, `resamplings` - 1 times, and down again.
 

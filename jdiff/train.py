@@ -10,8 +10,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import Partial
 
 from jdiff.types import Array, as_partial
+
+
+class Batches(NamedTuple):
+    """Where training's batches come from, if a key alone does not make them."""
+
+    ahead: Callable  # (first, n) -> what updates first to first + n - 1 are cut from, on the host: arrays
+    batch: Callable  # (key, ahead, i) -> batch of update first + i, in the compiled loop; may be a Partial
 
 
 class TrainState(NamedTuple):
@@ -37,7 +45,7 @@ def start(params: Any, optimizer: optax.GradientTransformation, key: Array) -> T
 def update(
     state: TrainState, objective: Callable, data: Callable, optimizer: Any, decay: float, mesh: Mesh | None
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update: a batch from `data`, the gradient of `objective`, the optimizer, the running mean."""
+    """One update: a batch from `data(key)`, the gradient of `objective`, the optimizer, the running mean."""
     data_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step))
     batch = data(data_key)
     if mesh is not None:
@@ -53,32 +61,43 @@ def update(
 
 
 @partial(jax.jit, static_argnames=("optimizer", "decay", "mesh", "n"), donate_argnames="state")
-def _updates(state, objective, data, *, optimizer, decay, mesh, n):
-    return jax.lax.scan(lambda s, _: update(s, objective, data, optimizer, decay, mesh), state, length=n)
+def _updates(state, objective, batch, ahead, *, optimizer, decay, mesh, n):
+    def body(state, i):
+        return update(state, objective, lambda key: batch(key, ahead, i), optimizer, decay, mesh)
+
+    return jax.lax.scan(body, state, jnp.arange(n))
+
+
+def _made_by_key(data: Partial, key: Array, ahead: Any, i: Array) -> Any:
+    del ahead, i
+    return data(key)
 
 
 def train(
     state: TrainState,
     objective: Callable,
-    data: Callable,
+    data: Callable | Batches,
     optimizer: optax.GradientTransformation,
     *,
     steps: int,
     decay: float = 0.999,
     every: int = 50,
-    report: Callable[[int, dict], None] = lambda step, metrics: None,
+    report: Callable[[int, dict], Any] = lambda step, metrics: None,
     checkpoints: str | Path | None = None,
     save_every: int = 500,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """The state after `steps` updates in all, resumed from the newest checkpoint in `checkpoints`, if any.
 
-    `objective` is `(params, key, batch) -> (loss, metrics)`, `data` is `(key) -> batch [n ...]`; both may be
-    `jax.tree_util.Partial`s over arrays, which then stay arguments of the compiled loop. `report` is called
-    every `every` updates with the last of them and the metrics [every] of all. A run that is stopped and
-    resumed ends bit-equal to one that is not. With a mesh, batches are cut along its axis "data".
+    `objective` is `(params, key, batch) -> (loss, metrics)`, `data` is `(key) -> batch [n ...]`, or `Batches` where an
+    order is to be kept or the host reads; functions may be `jax.tree_util.Partial`s over arrays, which then stay
+    arguments of the compiled loop. `report` is called every `every` updates, and before each checkpoint, with the
+    number of the last and the metrics [up to `every`] of all since; where it returns True, training ends there.
+    Checkpoints are made every `save_every` updates and at the end. A run that is stopped or killed and then resumed
+    ends bit-equal to one that is not. With a mesh, batches are cut along its axis "data".
 
-    Raises FloatingPointError, naming the update, at the first loss that is not finite; what was saved before stays.
+    Raises FloatingPointError, naming the update, at the first loss that is not finite, and OSError where a checkpoint
+    cannot be written; what was saved before stays. Raises ValueError for checkpoints of another network.
 
     >>> objective = lambda params, key, batch: (jnp.sum((params - batch) ** 2), {})
     >>> optimizer = optax.sgd(0.1)
@@ -86,36 +105,59 @@ def train(
     >>> train(state, objective, lambda key: jnp.ones(2), optimizer, steps=100, every=10).params.round(3).tolist()
     [1.0, 1.0]
     """
-    if save_every % every:
-        raise ValueError(f"save_every is {save_every}, accepted is a multiple of every ({every})")
-    objective, data = as_partial(objective), as_partial(data)
-    manager = _manager(checkpoints) if checkpoints is not None else None
-    if manager is not None and manager.latest_step() is not None:
-        import orbax.checkpoint as ocp
-
-        saved: Any = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(state))
-        state = saved
+    objective = as_partial(objective)
+    data = data if isinstance(data, Batches) else Batches(_nothing_ahead, Partial(_made_by_key, as_partial(data)))
+    batch = as_partial(data.batch)
+    saved = _Checkpoints(checkpoints) if checkpoints is not None else None
+    if saved is not None:
+        state = saved.newest(state)
     if mesh is not None:
-        state, objective, data = jax.device_put((state, objective, data), NamedSharding(mesh, PartitionSpec()))
+        state, objective, batch = jax.device_put((state, objective, batch), NamedSharding(mesh, PartitionSpec()))
     done = int(state.step)
     while done < steps:
-        n = min(every - done % every, steps - done)
-        state, metrics = _updates(state, objective, data, optimizer=optimizer, decay=decay, mesh=mesh, n=n)
+        since = done % save_every  # reports are counted from checkpoints, so that there are few lengths to compile
+        n = min(every - since % every, save_every - since, steps - done)
+        ahead = data.ahead(done, n)
+        state, metrics = _updates(state, objective, batch, ahead, optimizer=optimizer, decay=decay, mesh=mesh, n=n)
         metrics = jax.device_get(metrics)
         if not all(map(math.isfinite, metrics["loss"])):
             first = next(i for i, loss in enumerate(metrics["loss"]) if not math.isfinite(loss))
             raise FloatingPointError(f"the loss of update {done + first} is {metrics['loss'][first]}")
         done += n
-        report(done, metrics)
-        if manager is not None and (done % save_every == 0 or done == steps):
-            import orbax.checkpoint as ocp
-
-            manager.save(done, args=ocp.args.StandardSave(state), force=True)
-            manager.wait_until_finished()
+        enough = report(done, metrics) is True
+        if saved is not None and (done % save_every == 0 or done == steps or enough):
+            saved.save(done, state)
+        if enough:
+            break
     return state
 
 
-def _manager(folder: str | Path):
-    import orbax.checkpoint as ocp
+def _nothing_ahead(first: int, n: int) -> None:
+    del first, n
 
-    return ocp.CheckpointManager(Path(folder).absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=2))
+
+class _Checkpoints:
+    """The two newest states in a folder, each complete or not there: Orbax writes beside and renames."""
+
+    def __init__(self, folder: str | Path):
+        import orbax.checkpoint as ocp
+
+        self.folder = Path(folder).absolute()
+        self.orbax: Any = ocp
+        self.manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=2))
+
+    def newest(self, state: TrainState) -> TrainState:
+        """The newest state saved, or `state`, which says what is accepted."""
+        step = self.manager.latest_step()
+        if step is None:
+            return state
+        try:
+            found: Any = self.manager.restore(step, args=self.orbax.args.StandardRestore(state))
+        except (ValueError, KeyError) as error:
+            why = str(error).splitlines()[0]
+            raise ValueError(f"checkpoints is {self.folder}, which holds another network's state: {why}") from error
+        return found
+
+    def save(self, step: int, state: TrainState) -> None:
+        self.manager.save(step, args=self.orbax.args.StandardSave(state), force=True)
+        self.manager.wait_until_finished()

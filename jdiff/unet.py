@@ -393,7 +393,7 @@ class UNet(nnx.Module):
         return Prepared(self.add_embedding(pooled), layers)
 
     def __call__(self, x: Array, t: Array, conditioning: Conditioning) -> Prediction:
-        outer, dtype = x.dtype, self.conv_in.kernel.dtype
+        outer, dtype, channels = x.dtype, self.conv_in.kernel.dtype, x.shape[-1]
         text = conditioning.text if isinstance(conditioning.text, Prepared) else self.prepare(conditioning)
         if conditioning.low_res is not None:
             x = jnp.concatenate([x, conditioning.low_res.astype(x.dtype)], axis=-1)
@@ -422,7 +422,7 @@ class UNet(nnx.Module):
             for resnet in block.upsamplers:
                 x = resnet(x, time)
         x = self.conv_out(gelu(self.conv_norm_out(x))).astype(outer)
-        estimate, variance = jnp.split(x, [min(3, x.shape[-1])], axis=-1)
+        estimate, variance = jnp.split(x, [min(channels, x.shape[-1])], axis=-1)
         return Prediction(estimate, variance if variance.shape[-1] else None)
 
 

@@ -1,9 +1,17 @@
 """MNIST by TensorFlow Datasets, read without TensorFlow once it is prepared."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
+
+from jdiff.train import Batches
+from jdiff.types import Array
 
 
 def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -41,3 +49,55 @@ def pad32(images: np.ndarray) -> np.ndarray:
     np.uint64(784)
     """
     return np.pad(images, ((0, 0), (2, 2), (2, 2)))
+
+
+def to_floats(images: Array) -> Array:
+    """[n h w 1] in [0, 1], the course's range, of uint8 [n h w]."""
+    return images[..., None].astype(jnp.float32) / 255
+
+
+def to_signed(images: Array) -> Array:
+    """[n h w 1] in [-1, 1] of uint8 [n h w]."""
+    return images[..., None].astype(jnp.float32) / 127.5 - 1
+
+
+def per_epoch(n: int, batch: int) -> int:
+    """Updates in an epoch of n pictures: the last ones, too few for a batch, wait for another epoch.
+
+    >>> per_epoch(60000, 128)
+    468
+    """
+    if not 1 <= batch <= n:
+        raise ValueError(f"batch is {batch}, accepted is 1 to {n}, the number of pictures")
+    return n // batch
+
+
+def on_device(images: np.ndarray, labels: np.ndarray, batch: int, key: Array, scale: Callable = to_floats) -> Batches:
+    """Batches (images [n h w 1], labels [n]) of a data set that lies whole on the device, shuffled anew each epoch.
+
+    Epoch e has the order permutation(fold_in(key, e)), so that update u has the same pictures however training was
+    cut into calls.
+
+    >>> batches = on_device(np.zeros((10, 28, 28), np.uint8), np.arange(10), 4, jax.random.key(0))
+    >>> rows = batches.ahead(1, 3)  # update 1, the last of epoch 0, and both of epoch 1
+    >>> rows.shape, len(set(rows[1:].ravel().tolist()))
+    ((3, 4), 8)
+    """
+    n, updates = len(images), per_epoch(len(images), batch)
+
+    def ahead(first: int, count: int) -> Array:
+        epochs = range(first // updates, (first + count - 1) // updates + 1)
+        rows = jnp.concatenate([_order(jax.random.fold_in(key, e), n, batch) for e in epochs])
+        return rows[first % updates :][:count]
+
+    return Batches(ahead, Partial(partial(_rows, scale), jnp.asarray(images), jnp.asarray(labels)))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _order(key: Array, n: int, batch: int) -> Array:
+    return jax.random.permutation(key, n)[: n // batch * batch].reshape(-1, batch)
+
+
+def _rows(scale, images, labels, key, ahead, i):
+    del key
+    return scale(images[ahead[i]]), labels[ahead[i]]

@@ -1,0 +1,140 @@
+"""Trains one of part B's networks by its recipe, with checkpoints and a log, and writes what it has become."""
+
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.tree_util import Partial
+
+from jdiff import convert, log
+from jdiff.conv import conv_by_patches
+from jdiff.images import beside
+from jdiff.mnist import data, objectives
+from jdiff.mnist.recipes import Recipe
+from jdiff.train import TrainState, start, train
+
+
+class Run(NamedTuple):
+    """One training, as its card tells it."""
+
+    kind: str
+    recipe: str
+    width: int
+    batch: int
+    epochs: int
+    rate: float
+    seed: int
+    dtype: str = "float32"
+
+
+def fitting_conv() -> Any:
+    """What convolves: XLA's own, or on CPUs, where its gradient within a loop is 60 times slower, by patches."""
+    return conv_by_patches if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated
+
+
+def mixed(train: Any, dtype: Any, params: Any, x: Any, t: Any, conditioning: Any) -> Any:
+    """`train` with weights and image in `dtype`; statistics, and what comes back, stay in float32."""
+    cast = lambda tree: jax.tree.map(lambda a: a.astype(dtype), tree)
+    params = params | {"params": cast(params["params"])} if "statistics" in params else cast(params)
+    prediction, pull = train(params, x.astype(dtype), t, conditioning)
+    return jax.tree.map(lambda a: a.astype(jnp.float32), prediction), pull
+
+
+def fit(
+    recipe: Recipe,
+    run: Run,
+    images: np.ndarray,
+    labels: np.ndarray,
+    folder: str | Path,
+    *,
+    minutes: float = float("inf"),
+    keep_epochs: Sequence[int] = (),
+    every: int = 36,
+    save_every: int | None = None,
+    mesh: Mesh | None = None,
+    tensorboard: bool = False,
+    quiet: bool = False,
+) -> tuple[TrainState, bool]:
+    """(the state after training on images uint8 [n 28 28] with labels [n], whether it is finished).
+
+    `folder` gets checkpoints, every epoch or every `save_every` updates, and log.csv, and is gone on from. Training
+    ends early, between two reports, after so many `minutes`. The weights after each of `keep_epochs` are kept in
+    `folder`/epoch-N.safetensors.
+
+    Raises ValueError where `folder` holds a run of other settings, and what `train` raises.
+    """
+    folder, began = Path(folder), time.monotonic()
+    _agree(folder, run)
+    updates = data.per_epoch(len(images), run.batch)
+    order_key, state_key, init_key = jax.random.split(jax.random.key(run.seed), 3)
+    apply, _ = recipe.network(run.width, fitting_conv())
+    forward = apply.train if run.dtype == "float32" else partial(mixed, apply.train, run.dtype)
+    optimizer = recipe.optimizer(run.rate, updates, run.epochs)
+    state = start(recipe.init(run.width, init_key), optimizer, state_key)
+    levels, target, forward = map(Partial, (recipe.levels, recipe.target, forward))
+    objective = Partial(objectives.regression, levels, target, jnp.float32(recipe.dropout), forward)
+    batches = data.on_device(images, labels, run.batch, order_key, recipe.scale)
+    wanted = sorted({epoch for epoch in keep_epochs if epoch < run.epochs} | {run.epochs})
+    save_every = updates if save_every is None else save_every
+    with log.Log(folder, updates * run.epochs, run.batch, tensorboard=tensorboard, quiet=quiet) as told:
+
+        def report(step: int, metrics: dict) -> bool:
+            told(step, metrics)
+            return time.monotonic() - began > 60 * minutes
+
+        for epoch in wanted:
+            state = train(
+                state, objective, batches, optimizer, steps=updates * epoch, decay=recipe.decay, every=every,
+                report=report, checkpoints=folder / "checkpoints", save_every=save_every, mesh=mesh,
+            )  # fmt: skip
+            if int(state.step) < updates * epoch:
+                return state, False
+            if epoch in keep_epochs and int(state.step) == updates * epoch:
+                convert.save(folder / f"epoch-{epoch}.safetensors", state.ema, {"kind": run.kind})
+    return state, True
+
+
+def _agree(folder: Path, run: Run) -> None:
+    """Writes run.json, or raises ValueError where there is one of other settings."""
+    path = folder / "run.json"
+    if path.is_file():
+        before = json.loads(path.read_text())
+        now = run._asdict()
+        other = [f"{name} {value}, was {before.get(name)}" for name, value in now.items() if before.get(name) != value]
+        if other:
+            what = f"which holds a run of other settings ({'; '.join(other)})"
+            raise ValueError(f"run is {folder}, {what}, accepted are the same, or another folder")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with beside(path) as file:
+        file.write((json.dumps(run._asdict(), indent=1) + "\n").encode())
+
+
+def export(out: str | Path, run: Run, state: TrainState, finished: bool, folder: str | Path, images: int) -> None:
+    """Writes the running mean of the weights, in half precision, and training.json into the folder `out`.
+
+    `folder` is the run's, with its log.csv; `images` is how many pictures an epoch has.
+    """
+    out, rows = Path(out), log.read(Path(folder) / "log.csv")
+    out.mkdir(parents=True, exist_ok=True)
+    stored = jax.tree.map(lambda a: np.asarray(a, np.float16), state.ema)
+    convert.save(out / "model.safetensors", stored, {"kind": run.kind, "recipe": run.recipe})
+    step = int(state.step)
+    kept = [row for i, row in enumerate(rows) if i % max(len(rows) // 200, 1) == 0 or row is rows[-1]]
+    facts = run._asdict() | {
+        "updates": step,
+        "epochs_done": round(step * run.batch / images, 2),
+        "finished": finished,
+        "device": jax.devices()[0].device_kind,
+        "images_per_second": float(np.median([row["images_per_second"] for row in rows])) if rows else 0.0,
+        "curve": [[int(row["update"]), row["loss"]] for row in kept],
+    }
+    with beside(out / "training.json") as file:
+        file.write((json.dumps(facts, indent=1) + "\n").encode())

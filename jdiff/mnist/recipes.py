@@ -1,0 +1,172 @@
+"""Part B's networks as data: how each is built, trained and sampled, in the course's editions and in one of our own."""
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.tree_util import Partial
+
+from jdiff import schedule, step
+from jdiff.mnist import objectives, patched, unet
+from jdiff.mnist.data import to_floats, to_signed
+from jdiff.types import Array, Level, Solver
+
+T = 300  # timesteps of the course's DDPM
+CLASS_DROPOUT = 0.1
+
+
+class Recipe(NamedTuple):
+    """All of one training and its sampling but the pictures."""
+
+    network: Callable[[int, Callable], tuple[Any, dict]]  # width, conv -> apply, abstract
+    init: Callable[[int, Array], dict]  # width, key -> parameters
+    scale: Callable[[Array], Array]  # uint8 pictures [n 28 28] -> what the network sees [n 28 28 1]
+    unscale: Callable[[Array], Array]  # the way back, to [0, 1]
+    levels: Callable  # of training: what the network is told, signal, noise
+    target: Callable  # what it is to say
+    dropout: float  # chance that a sample's class is left out; 1 where there are no classes
+    optimizer: Callable[[float, int, int], optax.GradientTransformation]  # rate, updates an epoch, epochs
+    width: int
+    batch: int
+    epochs: int
+    rate: float
+    decay: float  # of the running mean of the weights, which is what is kept; 0 keeps the last
+    table: Callable[[int], Level]  # steps -> the table that sampling walks
+    solver: Callable[[], Solver]
+    steps: int
+    guidance: float
+
+
+def ddpm_table(steps: int) -> Level:
+    """The course's 300 timesteps, or fewer of them evenly spread; the network is told t/T."""
+    levels = schedule.levels(schedule.linear(T), schedule.respaced([steps], T))
+    return levels._replace(t=(levels.t + 1) / T)
+
+
+def flow_table(steps: int) -> Level:
+    """Even steps from noise to image; the network is told t."""
+    return schedule.flow(np.linspace(0, 1, steps + 1))
+
+
+def best_table(steps: int) -> Level:
+    """Even steps from noise to image; the network is told 1000 times the noise."""
+    levels = flow_table(steps)
+    return levels._replace(t=1000 * levels.noise)
+
+
+def one_step(noise: float, steps: int) -> Level:
+    """The one row of the denoiser: an image with `noise` on it becomes clean."""
+    schedule.check_count("steps", steps, 1)
+    one = np.ones(1)
+    return Level(np.arange(1), 0 * one, one, noise * one, one, 0 * one, one, one > 0)
+
+
+def adam(schedule: Callable | float) -> optax.GradientTransformation:
+    """Adam for the parameters, and PyTorch's running mean for BatchNorm's statistics."""
+    kinds: dict[Hashable, Any] = {"params": optax.adam(schedule), "statistics": optax.sgd(unet.MOMENTUM)}
+    return optax.partition(kinds, {name: name for name in kinds})
+
+
+def constant(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
+    """Adam at one rate (course part B, 1.2)."""
+    del updates, epochs
+    return adam(rate)
+
+
+def tenth(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
+    """Adam whose rate falls by the same factor after each epoch, to a tenth (course part B, 2.2)."""
+    return adam(optax.exponential_decay(rate, updates, 0.1 ** (1 / epochs), staircase=True))
+
+
+def cosine(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
+    """Adam on clipped gradients, its rate warmed up and brought to a hundredth by a cosine."""
+    total = updates * epochs
+    rates = optax.warmup_cosine_decay_schedule(0.0, rate, min(200, total // 10), total, rate / 100)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates, b2=0.99))
+
+
+def _network(config: unet.Config, width: int, conv: Callable) -> tuple[Any, dict]:
+    return unet.unet(_wide(config, width), conv)
+
+
+def _init(config: unet.Config, width: int, key: Array) -> dict:
+    return unet.init(_wide(config, width), key)
+
+
+def _wide(config: unet.Config, width: int) -> unet.Config:
+    return unet.Config(width, config.time, config.classes, config.multiply)
+
+
+def as_it_is(x: Array) -> Array:
+    return x
+
+
+def from_signed(x: Array) -> Array:
+    return (x + 1) / 2
+
+
+def _courses(config: unet.Config, **how: Any) -> Recipe:
+    dropout = CLASS_DROPOUT if config.classes else 1.0
+    network, init = partial(_network, config), partial(_init, config)
+    return Recipe(
+        network=network, init=init, scale=to_floats, unscale=as_it_is, dropout=dropout, decay=0.0, **how
+    )  # fmt: skip
+
+
+def _ddpm(config: unet.Config) -> Recipe:
+    levels = Partial(objectives.timesteps, jnp.asarray(schedule.linear(T), jnp.float32))
+    return _courses(
+        config, levels=levels, target=objectives.of_noise, optimizer=tenth, width=64, batch=128, epochs=20, rate=1e-3,
+        table=ddpm_table, solver=partial(step.ddpm, step.large), steps=T, guidance=5.0,
+    )  # fmt: skip
+
+
+def _flow(config: unet.Config, steps: int) -> Recipe:
+    return _courses(
+        config, levels=objectives.uniform_flow, target=objectives.of_velocity, optimizer=tenth, width=64, batch=64,
+        epochs=10, rate=1e-2, table=flow_table, solver=partial(step.ddim, predicts=step.velocity), steps=steps,
+        guidance=5.0,
+    )  # fmt: skip
+
+
+def _best(dropout: float) -> Recipe:
+    """A flow, which ends in nothing but noise, by IF's UNet; second-order steps; the running mean of the weights."""
+    return Recipe(
+        network=patched.unet, init=patched.init, scale=to_signed, unscale=from_signed,
+        levels=objectives.logit_normal_flow, target=objectives.of_velocity, dropout=dropout, optimizer=cosine, width=48,
+        batch=64, epochs=10, rate=1e-3, decay=0.999, table=best_table,
+        solver=partial(step.dpmpp_2m, predicts=step.velocity), steps=25, guidance=2.0,
+    )  # fmt: skip
+
+
+def denoiser(signal: float, noise: float) -> Recipe:
+    """The single-step denoiser, of an image that is `signal` of it and `noise`; 0 and 1 are pure noise."""
+    return _courses(
+        unet.Config(time=False, classes=False), levels=partial(objectives.fixed, signal, noise),
+        target=objectives.of_clean, optimizer=constant, width=128, batch=256, epochs=5, rate=1e-4,
+        table=partial(one_step, noise), solver=partial(step.ddim, predicts=step.clean), steps=1, guidance=1.0,
+    )  # fmt: skip
+
+
+def recipes() -> dict[tuple[str, str], Recipe]:
+    """Every network by kind and recipe: "spec" is the course's, "best" our own with the same interface.
+
+    >>> sorted(kind for kind, recipe in recipes() if recipe == "best")
+    ['class', 'time']
+    """
+    time, classes = unet.Config(classes=False), unet.Config()
+    return {
+        ("denoise", "spec"): denoiser(1.0, 0.5),
+        ("time", "spec"): _ddpm(time),
+        ("class", "spec"): _ddpm(classes),
+        ("flow-time", "spec"): _flow(unet.Config(classes=False, multiply=True), 50),
+        ("flow-class", "spec"): _flow(unet.Config(multiply=True), 300),
+        ("time", "best"): _best(1.0),
+        ("class", "best"): _best(CLASS_DROPOUT),
+    }
+
+
+KINDS = ("denoise", "time", "class", "flow-time", "flow-class")

@@ -1,0 +1,197 @@
+"""The course's UNet for MNIST: by convolutions, BatchNorm and GELU, told the time and the class, or neither."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from jdiff.types import Array, Conditioning, Prediction
+from jdiff.unet import gelu
+
+SIDE, CLASSES = 28, 10
+EPS = 1e-5
+MOMENTUM = 0.1  # share of the batch in the running statistics, PyTorch's: the rate of `statistics` in training
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One of the course's networks; the defaults are the class-conditional one's.
+
+    >>> Config().width
+    64
+    """
+
+    width: int = 64  # D
+    time: bool = True
+    classes: bool = True
+    multiply: bool = False  # by time, as the flow edition does; the DDPM edition adds it
+
+
+def convolve(x: Array, kernel: Array, *, stride: int = 1, up: int = 1, pad: int, conv: Callable) -> Array:
+    """[n h w o] of x [n h w c] and a kernel [k k c o]; `up` spreads the pixels of x apart, `pad` zeros around them."""
+    return conv(
+        x, kernel, (stride, stride), ((pad, pad), (pad, pad)), lhs_dilation=(up, up),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+
+
+def _channels(a: Array, dtype: Any) -> Array:
+    return a.astype(dtype)[None, None, None]
+
+
+class Norm(nnx.Module):
+    """BatchNorm: by the batch in training, by the running statistics otherwise."""
+
+    def __init__(self, width: int):
+        self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
+        self.mean, self.var = nnx.BatchStat(jnp.zeros(width)), nnx.BatchStat(jnp.ones(width))
+
+    def __call__(self, x: Array, pulls: list | None) -> Array:
+        mean, var = self.mean[...], self.var[...]
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        if pulls is not None:
+            seen = x.astype(wide)
+            count = x.size // x.shape[-1]
+            running, (mean, var) = (mean, var), (seen.mean((0, 1, 2)), seen.var((0, 1, 2)))
+            unbiased = var * count / (count - 1)
+            for kept, new in zip(running, (mean, unbiased), strict=True):
+                pulls.append(jnp.sum((kept - lax.stop_gradient(new)) ** 2) / 2)  # its gradient is the way to the batch
+        factor = self.scale[...] * lax.rsqrt(var + EPS)
+        shift = self.bias[...] - mean * factor
+        return (x * _channels(factor, wide) + _channels(shift, wide)).astype(x.dtype)
+
+
+class Convolution(nnx.Module):
+    """Convolution with a bias, BatchNorm, GELU; `up` makes it a transposed one."""
+
+    def __init__(
+        self, inputs: int, outputs: int, conv: Callable, rngs: nnx.Rngs, *, size=3, stride=1, up=1, pad=1, norm=True
+    ):
+        bound = (size * size * (outputs if up > 1 else inputs)) ** -0.5  # PyTorch's own beginning: fan-in of its weight
+        uniform = lambda shape: nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound))
+        self.kernel, self.bias = uniform((size, size, inputs, outputs)), uniform((outputs,))
+        self.norm = Norm(outputs) if norm else None
+        self.conv, self.stride, self.up, self.pad = conv, stride, up, pad
+
+    def __call__(self, x: Array, pulls: list | None) -> Array:
+        kernel = self.kernel[...].astype(x.dtype)
+        x = convolve(x, kernel, stride=self.stride, up=self.up, pad=self.pad, conv=self.conv)
+        x = x + _channels(self.bias[...], x.dtype)
+        return x if self.norm is None else gelu(self.norm(x, pulls))
+
+
+class Dense(nnx.Module):
+    """FCBlock: linear, GELU, linear."""
+
+    def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
+        def linear(inputs: int) -> nnx.Linear:
+            bound = inputs**-0.5
+            uniform = lambda key, shape, dtype, _=None: jax.random.uniform(key, shape, dtype, -bound, bound)
+            return nnx.Linear(inputs, outputs, kernel_init=uniform, bias_init=uniform, rngs=rngs)
+
+        self.linear_1, self.linear_2 = linear(inputs), linear(outputs)
+
+    def __call__(self, x: Array) -> Array:
+        return self.linear_2(gelu(self.linear_1(x)))[:, None, None]
+
+
+class UNet(nnx.Module):
+    def __init__(self, config: Config, conv: Callable, *, rngs: nnx.Rngs):
+        d = config.width
+        self.config = config
+        block = lambda *widths: nnx.List([Convolution(i, o, conv, rngs) for i, o in zip(widths, widths[1:])])  # noqa: B905
+        down = lambda i, o: nnx.List([Convolution(i, o, conv, rngs, stride=2), *block(o, o, o)])
+        up = lambda i, o: nnx.List([Convolution(i, o, conv, rngs, size=4, up=2, pad=2), *block(o, o, o)])
+        self.first = block(1, d, d)
+        self.down_1, self.down_2 = down(d, d), down(d, 2 * d)
+        self.unflatten = Convolution(2 * d, 2 * d, conv, rngs, size=7, up=7, pad=6)
+        self.up_1, self.up_2 = up(4 * d, d), up(2 * d, d)
+        self.last = block(2 * d, d, d)
+        self.out = Convolution(d, 1, conv, rngs, norm=False)
+        self.time_1, self.time_2 = (Dense(1, w, rngs) if config.time else None for w in (2 * d, d))
+        self.class_1, self.class_2 = (Dense(CLASSES, w, rngs) if config.classes else None for w in (2 * d, d))
+
+    def __call__(self, x: Array, t: Array, conditioning: Conditioning, pulls: list | None = None) -> Prediction:
+        def through(layers: Any, x: Array) -> Array:
+            for layer in layers:
+                x = layer(x, pulls)
+            return x
+
+        def told(x: Array, time: Dense | None, classes: Dense | None) -> Array:
+            if classes is not None:
+                x = x * classes(conditioning.text[:, 0].astype(x.dtype))
+            if time is None:
+                return x
+            by = time(t[:, None].astype(x.dtype))
+            return x * by if self.config.multiply else x + by
+
+        at_28 = through(self.first, x)
+        at_14 = through(self.down_1, at_28)
+        at_7 = through(self.down_2, at_14)
+        flat = gelu(at_7.mean((1, 2), keepdims=True))
+        u = told(self.unflatten(flat, pulls), self.time_1, self.class_1)
+        u = told(through(self.up_1, jnp.concatenate([u, at_7], -1)), self.time_2, self.class_2)
+        u = through(self.up_2, jnp.concatenate([u, at_14], -1))
+        return Prediction(self.out(through(self.last, jnp.concatenate([u, at_28], -1)), pulls))
+
+
+class Apply:
+    """`apply(params, x, t, conditioning) -> Prediction`, pure; equal configs are one function to `jit`."""
+
+    def __init__(self, config: Config, conv: Callable, graphdef: Any):
+        self.config, self.conv, self.graphdef = config, conv, graphdef
+
+    def __call__(self, params: Any, x: Array, t: Array, conditioning: Conditioning) -> Prediction:
+        """Prediction [n 28 28 1] of x [n 28 28 1], t [n] in [0, 1], and text [n 1 10]: the class, or zeros for none."""
+        return nnx.merge(self.graphdef, params["params"], params["statistics"])(_checked(x), t, conditioning)
+
+    def train(self, params: Any, x: Array, t: Array, conditioning: Conditioning) -> tuple[Prediction, Array]:
+        """(prediction by the batch's statistics, a term for the loss by whose gradient the running ones learn).
+
+        Half the squared distance of the running statistics to the batch's: plain gradient descent on it, at a rate of
+        0.1, is PyTorch's BatchNorm.
+        """
+        pulls: list = []
+        unet = nnx.merge(self.graphdef, params["params"], params["statistics"])
+        prediction = unet(_checked(x), t, conditioning, pulls)
+        return prediction, jnp.stack(pulls).sum()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Apply) and (self.config, self.conv) == (other.config, other.conv)
+
+    def __hash__(self) -> int:
+        return hash((self.config, self.conv))
+
+
+def _checked(x: Array) -> Array:
+    if x.ndim != 4 or x.shape[1:] != (SIDE, SIDE, 1):
+        raise ValueError(f"x has shape {x.shape}, accepted is [n {SIDE} {SIDE} 1]")
+    return x
+
+
+def _dicts(state: tuple) -> dict:
+    return {name: nnx.to_pure_dict(part) for name, part in zip(("params", "statistics"), state, strict=True)}
+
+
+def unet(config: Config, conv: Callable = lax.conv_general_dilated) -> tuple[Apply, dict]:
+    """(apply, abstract): the pure network, and the shapes of its `params` and `statistics` as a nested dict.
+
+    >>> apply, abstract = unet(Config())
+    >>> sum(a.size for a in jax.tree.leaves(abstract["params"]))
+    2019201
+
+    Source: course part B, figure 2 (the denoiser) and sections 2.1 and 2.4 (time and class).
+    """
+    made = nnx.eval_shape(lambda: UNet(config, conv, rngs=nnx.Rngs(0)))
+    graphdef, *state = nnx.split(made, nnx.Param, nnx.BatchStat)
+    return Apply(config, conv, graphdef), _dicts(tuple(state))
+
+
+def init(config: Config, key: Array) -> dict:
+    """Fresh parameters, float32, drawn as PyTorch's layers are by default."""
+    model = UNet(config, lax.conv_general_dilated, rngs=nnx.Rngs(key))
+    return _dicts(nnx.split(model, nnx.Param, nnx.BatchStat)[1:])
