@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py conv anagram generate tasks   # the default
 python scripts/benchmark.py step                          # IF-I-M beside diffusers: 8 GB, needs the extra `torch`
+python scripts/benchmark.py mnist                         # training on MNIST beside PyTorch: needs the extra `torch`
 python scripts/benchmark.py t5                            # memory of T5 of XXL's width, layer by layer: 8 GB of disk
 """
 
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.tree_util import Partial
 from safetensors.numpy import save_file
 
 import jdiff
@@ -182,6 +184,58 @@ print(time.perf_counter() - began, int(peak) / 1e6 * 1.024)
 """
 
 
+def mnist_training(width: int = 64, batch: int = 128, updates: int = 3) -> Iterator[Row]:
+    """Updates of the course's class-conditional DDPM on random pictures: jdiff's scan, and PyTorch's loop beside it."""
+    import torch
+    from parity_mnist import Course
+
+    from jdiff import train
+    from jdiff.mnist import data, fit, objectives
+    from jdiff.mnist import unet as course
+    from jdiff.mnist.recipes import recipes
+
+    recipe, pixels = recipes()["class", "spec"], np.random.default_rng(0).integers(0, 256, (updates * batch, 28, 28))
+    labels = np.arange(len(pixels), dtype=np.int32) % 10
+    apply, _ = recipe.network(width, fit.fitting_conv())
+    optimizer = recipe.optimizer(1e-3, updates, 1)
+    levels, target, forward = map(Partial, (recipe.levels, recipe.target, apply.train))
+    objective = Partial(objectives.regression, levels, target, jnp.float32(recipe.dropout), forward)
+    batches = data.on_device(pixels.astype(np.uint8), labels, batch, jax.random.key(0))
+    state = train.start(recipe.init(width, jax.random.key(1)), optimizer, jax.random.key(2))
+
+    def ours() -> Any:
+        return train.train(jax.tree.map(jnp.array, state), objective, batches, optimizer, steps=updates, every=updates)
+
+    on = "cuda" if torch.cuda.is_available() else "cpu"
+    network: Any = Course(course.Config(width)).to(on)
+    network = torch.compile(network) if on == "cuda" else network
+    adam = torch.optim.Adam(network.parameters(), lr=1e-3)
+    abar = torch.tensor(schedule.linear(300), dtype=torch.float32, device=on)
+    x0 = torch.tensor(pixels[:, None] / 255.0, dtype=torch.float32, device=on)
+    classes = torch.nn.functional.one_hot(torch.tensor(labels, device=on).long(), 10).float()
+
+    def theirs() -> None:
+        for first in range(0, len(x0), batch):
+            x, c = x0[first : first + batch], classes[first : first + batch]
+            i = torch.randint(0, 300, (batch,), device=on)
+            eps, c = torch.randn_like(x), c * (torch.rand(batch, 1, device=on) >= 0.1)
+            a = abar[i][:, None, None, None]
+            loss = ((network(a.sqrt() * x + (1 - a).sqrt() * eps, (i + 1) / 300, c) - eps) ** 2).mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        if on == "cuda":
+            torch.cuda.synchronize()
+
+    mine, beside = median(ours, theirs, times=3)
+    n = updates * batch
+    compiled = "compiled PyTorch" if on == "cuda" else f"PyTorch, {torch.get_num_threads()} threads"
+    yield Row(
+        f"class DDPM, D = {width}, {updates} updates of {batch} ({n / mine:.0f} images/s)", mine, compiled, beside
+    )
+    yield Row("the same, an epoch of 60,000", mine * 60000 / n, compiled, beside * 60000 / n)
+
+
 def random_t5(folder: Path, layers: int) -> Path:
     """Folder as transformers writes it, a shard a layer, of an encoder of XXL's width with weights as T5 starts."""
     config = t5.Config(num_layers=layers)
@@ -253,6 +307,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "generate": generate,
     "tasks": tasks,
     "step": guided_step,
+    "mnist": mnist_training,
     "t5": streamed_t5,
 }
 
@@ -261,7 +316,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
     """Prints a Markdown table.
 
     Args:
-        which: any of conv, anagram, generate, tasks, step, t5.
+        which: any of conv, anagram, generate, tasks, step, mnist, t5.
     """
     if unknown := [name for name in which if name not in BENCHMARKS]:
         sys.exit(f"unknown: {', '.join(unknown)}; accepted are {', '.join(BENCHMARKS)}")

@@ -1,0 +1,59 @@
+"""The course's UNet for MNIST in PyTorch, as its page gives the operations: the oracle of jdiff.mnist.unet."""
+
+import torch
+from torch import nn
+
+from jdiff.mnist.unet import CLASSES, Config
+
+
+class Conv(nn.Sequential):
+    """Convolution (or transposed), BatchNorm, GELU."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 1, up: bool = False):
+        layer = (nn.ConvTranspose2d if up else nn.Conv2d)(inputs, outputs, kernel, stride, padding)
+        super().__init__(layer, nn.BatchNorm2d(outputs), nn.GELU())
+
+
+def block(inputs: int, outputs: int) -> list[Conv]:
+    return [Conv(inputs, outputs), Conv(outputs, outputs)]
+
+
+def fully(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs))
+
+
+class Course(nn.Module):
+    """x [n 1 28 28], t [n], class one-hot [n 10] -> [n 1 28 28]; layers are named as those of jdiff.mnist.unet.UNet."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        d = config.width
+        self.config = config
+        self.first = nn.Sequential(*block(1, d))
+        self.down_1 = nn.Sequential(Conv(d, d, 3, 2, 1), *block(d, d))
+        self.down_2 = nn.Sequential(Conv(d, 2 * d, 3, 2, 1), *block(2 * d, 2 * d))
+        self.unflatten = Conv(2 * d, 2 * d, 7, 7, 0, up=True)
+        self.up_1 = nn.Sequential(Conv(4 * d, d, 4, 2, 1, up=True), *block(d, d))
+        self.up_2 = nn.Sequential(Conv(2 * d, d, 4, 2, 1, up=True), *block(d, d))
+        self.last = nn.Sequential(*block(2 * d, d))
+        self.out = nn.Conv2d(d, 1, 3, 1, 1)
+        if config.time:
+            self.time_1, self.time_2 = fully(1, 2 * d), fully(1, d)
+        if config.classes:
+            self.class_1, self.class_2 = fully(CLASSES, 2 * d), fully(CLASSES, d)
+
+    def told(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor, i: int) -> torch.Tensor:
+        if self.config.classes:
+            x = x * getattr(self, f"class_{i}")(c)[..., None, None]
+        if self.config.time:
+            by = getattr(self, f"time_{i}")(t[:, None])[..., None, None]
+            x = x * by if self.config.multiply else x + by
+        return x
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        at_28 = self.first(x)
+        at_14 = self.down_1(at_28)
+        at_7 = self.down_2(at_14)
+        u = self.told(self.unflatten(nn.functional.gelu(nn.functional.avg_pool2d(at_7, 7))), t, c, 1)
+        u = self.told(self.up_1(torch.cat([u, at_7], 1)), t, c, 2)
+        return self.out(self.last(torch.cat([self.up_2(torch.cat([u, at_14], 1)), at_28], 1)))
