@@ -137,13 +137,13 @@ def samples(kind: str, recipe: str, part: str, kept: dict, test: tuple) -> Itera
     told = "class" in kind
     classes = np.tile(np.arange(10), 4) if told else np.full(40, -1)
     labels = [str(d) for d in range(10)] if told else ()
-    sheet = lambda x: pictures.grid(signed(x).reshape(4, 10, 28, 28, 1), column_labels=labels, cell=56)
+    sheet = lambda x, cell: pictures.grid(signed(x).reshape(4, 10, 28, 28, 1), column_labels=labels, cell=cell)
     for name, digits in one.epochs():
-        made = model.draw(digits, classes, jax.random.key(0), keep=30)
-        frames = np.stack([sheet(frame) for frame in np.swapaxes(np.asarray(made.way), 0, 1)])
+        made = model.draw(digits, classes, jax.random.key(0), keep=20)
+        frames = np.stack([sheet(frame, 28) for frame in np.swapaxes(np.asarray(made.way), 0, 1)])
         calls, scale = digits.recipe.steps, digits.recipe.guidance
         text = f"40 samples, {calls} calls" + (f", guidance {scale:g}." if told else ".")
-        yield Figure(part, f"{one.name} {name}", text, sheet(made.images), frames)
+        yield Figure(part, f"{one.name} {name}", text, sheet(made.images, 56), frames)
 
 
 def guidance(kept: dict, test: tuple) -> Iterator[Figure]:
