@@ -288,35 +288,35 @@ def load(path: str | Path, abstract: Mapping, dtype: Any = None) -> dict:
     return unflatten({name: np.array(read(e), kept(e), order="C") for name, e in entries.items()}, abstract)
 
 
-def tensors(source: str | Path, abstract: Mapping, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """(dotted path, array in `dtype`) of each parameter, one at a time: of our file, or of a UNet's diffusers folder.
+class Weights(NamedTuple):
+    """A network's parameters in a folder, not read yet."""
 
-    A folder with `model.safetensors` is ours. Of diffusers' variants the one in 16 bits is read for a `dtype` of 16
-    bits where it is there. Raises one ValueError with everything that is wrong, before the first array or after all.
+    names: list[str]
+    metadata: dict[str, str]  # as `convert` writes it, whoever wrote the folder
+    arrays: Iterator[tuple[str, np.ndarray]]  # dotted path and array, one in memory at a time
+
+
+def weights(folder: str | Path, abstract: Mapping, dtype: Any) -> Weights:
+    """The Weights of a UNet in `dtype`: of our own `model.safetensors`, or else of diffusers' files.
+
+    Of diffusers' variants the one in 16 bits is read for a `dtype` of 16 bits, where it is there. Raises one ValueError
+    with everything that is wrong with names and shapes; what is not finite is one when all is read.
     """
-    source, dtype = Path(source), np.dtype(dtype)
-    if not source.is_dir() or (source / "model.safetensors").is_file():
-        for name, entry in fit(source, abstract).items():
-            yield name, np.array(read(entry), dtype, order="C")
-        return
-    plan, bad = _plan("unet", source, half=dtype.itemsize == 2)
+    folder, dtype = Path(folder), np.dtype(dtype)
+    if (folder / "model.safetensors").is_file():
+        entries, (_, metadata) = fit(folder, abstract), read_header(folder / "model.safetensors")
+        own = ((name, np.array(read(entry), dtype, order="C")) for name, entry in entries.items())
+        return Weights(sorted(entries), metadata, own)
+    plan, bad = _plan("unet", folder, abstract, half=dtype.itemsize == 2)
     if plan is None or bad:
-        raise ValueError(_list(source, bad))
-    yield from zip(plan.tensors, _stream(plan, dtype.name, bad), strict=True)
-    if bad:
-        raise ValueError(_list(source, bad))
+        raise ValueError(_list(folder, bad))
 
+    def arrays() -> Iterator[tuple[str, np.ndarray]]:
+        yield from zip(plan.tensors, _stream(plan, dtype.name, bad), strict=True)
+        if bad:
+            raise ValueError(_list(folder, bad))
 
-def told(source: str | Path, dtype: str) -> tuple[list[str], dict[str, str]]:
-    """(names, metadata) of a UNet's parameters: of our file in a folder, or as it would be of diffusers' folder."""
-    source = Path(source)
-    if (source / "model.safetensors").is_file():
-        entries, metadata = read_header(source / "model.safetensors")
-        return sorted(entries), metadata
-    plan, bad = _plan("unet", source, half=np.dtype(dtype).itemsize == 2)
-    if plan is None or bad:
-        raise ValueError(_list(source, bad))
-    return sorted(plan.tensors), _metadata(plan, dtype)
+    return Weights(sorted(plan.tensors), _metadata(plan, dtype.name), arrays())
 
 
 def forms(path: str, shape: tuple[int, ...], dtype: str) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
@@ -401,13 +401,15 @@ def _is_in(folder: Path, name: str) -> bool:
     return Path(name).name == name and (folder / name).is_file()
 
 
-def _plan(kind: str, folder: Path, half: bool = False) -> tuple[_Plan | None, list[str]]:
+def _plan(
+    kind: str, folder: Path, abstract: Mapping | None = None, half: bool = False
+) -> tuple[_Plan | None, list[str]]:
     network, config = KINDS[kind], folder / "config.json"
     entries, files, bad = _entries(folder, network.stem, half)
     strange = [name for name, entry in entries.items() if entry.dtype not in DTYPES and name not in network.dropped]
     bad += [f"{name} has dtype {entries[name].dtype}, accepted are {', '.join(DTYPES)}" for name in strange]
     try:
-        abstract = network.shapes(config)
+        abstract = network.shapes(config) if abstract is None else abstract
     except (ValueError, TypeError) as error:
         return None, bad + [str(error)]
     if not entries:

@@ -27,7 +27,9 @@ def _torch(path: Path) -> Mapping[str, np.ndarray]:
             f"{path} needs torch to be read: pip install torch, or where it is, `jdiff embed --prompts {path}`"
         ) from error
     try:
-        table = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # it warns of pickles that are not its own, and refuses them or not
+            warnings.simplefilter("ignore")
+            table = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is refused, accepted is a dict of tensors and nothing else, by torch.save") from error
     if not isinstance(table, Mapping):

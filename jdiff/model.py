@@ -101,9 +101,9 @@ def load(
     if texts:  # before the network, whose weights are not to be in memory with the encoder's
         known = {**known, **dict(zip(texts, embed(list(texts)), strict=True))}
         embed = embeddings.embedder(known, found, cache, why)
-    arrays = convert.tensors(folder / "unet", abstract, DTYPES.get(name, np.float64))
-    params = {path: jax.block_until_ready(jnp.array(x)) for path, x in arrays}  # copied one by one: not all twice
-    digest = _hash(folder, name)
+    weights = convert.weights(folder / "unet", abstract, DTYPES.get(name, np.float64))
+    params = {path: jax.block_until_ready(jnp.array(x)) for path, x in weights.arrays}  # one by one: not all twice
+    digest = _hash(folder, weights)
     return Model(
         denoise=Partial(apply, convert.unflatten(params, abstract)),
         embed=partial(_embedded, embed, config.encoder_hid_dim),
@@ -212,11 +212,10 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _hash(folder: Path, dtype: str) -> str:
+def _hash(folder: Path, weights: convert.Weights) -> str:
     """sha256 of the files' names, shapes, dtypes and of the sha256 of their source: not of gigabytes."""
-    digest = hashlib.sha256()
-    own = [p for p in (folder / "unet", folder / "text_encoder") if (p / "model.safetensors").is_file()]
-    for path in own or [folder / "unet"]:
-        names, metadata = convert.told(path, dtype)
-        digest.update(json.dumps([path.name, names, sorted(metadata.items())]).encode())
-    return digest.hexdigest()
+    told = [["unet", weights.names, sorted(weights.metadata.items())]]
+    if (own := folder / "text_encoder" / "model.safetensors").is_file():
+        entries, metadata = convert.read_header(own)
+        told.append(["text_encoder", sorted(entries), sorted(metadata.items())])
+    return hashlib.sha256("".join(map(json.dumps, told)).encode()).hexdigest()
