@@ -48,21 +48,28 @@ def find(name: str, half: bool = False) -> Path:
                 allow_patterns=[*weights, f"{part}/config.json", *BESIDE[part]],
                 ignore_patterns=None if variant else ["*fp16*"],
             )
-        except errors.LocalEntryNotFoundError as error:
-            raise ValueError(
-                f"{name} cannot be reached, and it is not, or not all of it, in {constants.HF_HUB_CACHE}: accepted is "
-                "a network, or what was downloaded before"
-            ) from error
-        except (errors.RepositoryNotFoundError, errors.HfHubHTTPError) as error:
-            status = error.response.status_code
-            if status in (401, 403) or isinstance(error, errors.RepositoryNotFoundError):
-                raise ValueError(
-                    f"{name} cannot be read (status {status}): if there is such a model, log in and accept its licence "
-                    f"on {page}, then give that login to `hf auth login` or $HF_TOKEN"
-                ) from error
-            raise ValueError(f"{name} cannot be downloaded (status {status} of {page}): try again") from error
+        except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError) as error:
+            # what the hub answered, if it did: that nothing is in the cache is then not the reason
+            answers = [e.response for e in (error, error.__cause__) if isinstance(e, errors.HfHubHTTPError)]
+            status = answers[0].status_code if answers else None
+            raise ValueError(_why(name, page, status, constants.HF_HUB_CACHE)) from error
         if any((Path(folder) / part).glob(f"{WHERE[part]}{suffix}.safetensors")):
             return Path(folder) / part if named[2] else Path(folder)
     raise ValueError(
         f"{name} has no {part}/{WHERE[part]}.safetensors on {page}, accepted is a model that diffusers wrote"
     )
+
+
+def _why(name: str, page: str, status: int | None, cache: str) -> str:
+    """Why it is not to be had, and what to do."""
+    if status is None:
+        return (
+            f"{name} cannot be reached, and it is not, or not all of it, in {cache}: accepted is a network, or what "
+            "was downloaded before"
+        )
+    if status in (401, 403, 404):
+        return (
+            f"{name} cannot be read (status {status}): if there is such a model, log in and accept its licence on "
+            f"{page}, then give that login to `hf auth login` or $HF_TOKEN"
+        )
+    return f"{name} cannot be downloaded (status {status} of {page}): try again"

@@ -54,12 +54,12 @@ def source(tmp_path_factory):
 @pytest.fixture
 def server(source, tmp_path, monkeypatch):
     """That folder behind HTTP, as huggingface_hub asks for it; what was asked, and by whom; what it answers instead."""
-    told = SimpleNamespace(asked=[], tokens=set(), refuse=None, files=source, folder=tmp_path / "hub")
+    told = SimpleNamespace(asked=[], tokens=set(), refuse=None, commit=COMMIT, files=source, folder=tmp_path / "hub")
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self, body, status=200, **headers):
             self.send_response(status)
-            sent = {"Content-Length": str(len(body)), "X-Repo-Commit": COMMIT, **headers}
+            sent = {"Content-Length": str(len(body)), "X-Repo-Commit": told.commit, **headers}
             for name, value in sent.items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()
@@ -83,8 +83,8 @@ def server(source, tmp_path, monkeypatch):
                 return self.answer(json.dumps(tree).encode())
             if listing:
                 siblings = [{"rfilename": n} for n in names]
-                return self.answer(json.dumps({"id": NAME, "sha": COMMIT, "siblings": siblings}).encode())
-            name = path.removeprefix(f"/{NAME}/resolve/{COMMIT}/")
+                return self.answer(json.dumps({"id": NAME, "sha": told.commit, "siblings": siblings}).encode())
+            name = path.removeprefix(f"/{NAME}/resolve/{told.commit}/")
             if name not in names:
                 return self.answer(b"{}", 404, X_Error_Code="EntryNotFound")
             body = (told.files / name).read_bytes()
@@ -143,7 +143,7 @@ def test_where_there_is_one_variant_it_is_taken(server, source, tmp_path):
     assert jdiff.load(NAME).name == "Small-v1.0"
     assert sorted(server.asked) == sorted([*UNET, HALF])
     (server.files / HALF).unlink()
-    shutil.rmtree(server.folder)
+    server.commit = COMMIT[::-1]
     with pytest.raises(
         ValueError, match="has no unet/diffusion_pytorch_model.safetensors on http.*/Deep/Small-v1.0, acc"
     ):
