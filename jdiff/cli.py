@@ -334,7 +334,7 @@ def convert(command: Convert) -> str:
     from jdiff import hub
 
     if hub.is_name(source):
-        source = accepted(lambda: hub.find(str(source), half=command.dtype in ("bfloat16", "float16")))
+        source = accepted(lambda: hub.find(str(source), half=command.dtype != "float32"))
     demand(source.is_dir(), f"SRC is {source}, accepted is a folder with config.json and its safetensors")
     demand(not target.is_file(), f"DST is {target}, a file, accepted is a folder to write")
     parent = target.absolute().parent
