@@ -15,6 +15,7 @@ from test_cli import main
 
 import jdiff
 from jdiff import convert, embeddings, encoder, images, model
+from jdiff.scan import Samples
 
 MINI = model.shipped("mini")
 rng = np.random.default_rng(0)
@@ -264,16 +265,16 @@ def test_embeddings_are_made_and_freed_before_the_networks_weights_are_read(tmp_
 
 def test_a_model_takes_an_encoder_from_elsewhere_and_refuses_what_does_not_fit(tmp_path):
     bare = shutil.copytree(MINI, tmp_path / "bare", ignore=shutil.ignore_patterns("text_encoder"))
-    own = jdiff.load(MINI)
-    other = jdiff.load(bare, encoder=MINI)
+    own, other = jdiff.load(MINI, known=table("a")), jdiff.load(bare, encoder=MINI)
     np.testing.assert_array_equal(other.embed(["a red three"]), own.embed(["a red three"]))
-    assert other.hash not in (own.hash, jdiff.load(bare).hash)
-    with pytest.raises(ValueError, match="embeddings are 4 wide, accepted by this model are 128"):
-        jdiff.load(bare, known=table("a")).embed(["a"])
     with pytest.raises(ValueError, match=r"different sizes: \[5, 4\] for 'a', \[40, 128\] for 'b'"):
-        jdiff.load(MINI, known=table("a")).embed(["a", "b"])
+        own.embed(["a", "b"])
+    alone = jdiff.load(bare, known=table("a"))
+    assert len({own.hash, other.hash, alone.hash}) == 3
+    with pytest.raises(ValueError, match="embeddings are 4 wide, accepted by this model are 128"):
+        alone.embed(["a"])
     with pytest.raises(ValueError, match="no text encoder that reads prompts, and no embedding of 'b' .nearest: 'a'."):
-        jdiff.load(bare, known=table("a")).embed(["b"])
+        alone.embed(["b"])
 
 
 # The command.
@@ -281,6 +282,14 @@ def test_a_model_takes_an_encoder_from_elsewhere_and_refuses_what_does_not_fit(t
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
+    """An empty folder, and in place of sampling the embeddings themselves as a picture."""
+
+    def generate(model, prompts, key, *, n, negative, **_):
+        texts = np.asarray(model.embed([negative, *prompts]))
+        pages = np.tanh(texts[1:, None, :, :, None] - texts[0, ..., None]).repeat(3, -1).repeat(n, 1)
+        return Samples(pages)
+
+    monkeypatch.setattr("jdiff.sample.generate", generate)
     monkeypatch.setenv("JDIFF_CACHE", "")
     monkeypatch.chdir(tmp_path)
     return tmp_path
