@@ -6,9 +6,10 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal, Union
 
 import numpy as np
@@ -16,7 +17,7 @@ import tyro
 
 import jdiff
 from jdiff import images as pictures
-from jdiff.commands import COMMANDS, BadInput, Drawing, File, accepted, check_output, demand, is_unicode
+from jdiff.commands import COMMANDS, BadInput, Drawing, Embed, File, accepted, check_output, demand, is_unicode
 from jdiff.mnist.commands import Mnist
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,7 +30,8 @@ class Convert:
     """Weights of DeepFloyd IF or of a T5 encoder, from diffusers' or transformers' folder to one that jdiff loads."""
 
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SRC")]]
-    """Folder with config.json and its safetensors, in one file or in shards."""
+    """Folder with config.json and its safetensors, in one file or in shards; or on the hub OWNER/NAME, whose UNet it
+    is then, or OWNER/NAME/text_encoder."""
     target: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DST")]]
     """Folder to write."""
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"
@@ -40,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a file could not be written, 2 bad input (one line on stderr), 130 interrupted."""
     try:
         command = parse(sys.argv[1:] if args is None else args)
-        print(_done(command))
+        print(make(command) if isinstance(command, Drawing) else RUN[type(command)](command))
     except BadInput as error:
         print(f"jdiff: {error}", file=sys.stderr)
         return 2
@@ -52,14 +54,7 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _done(command: Any) -> str:
-    if isinstance(command, Mnist):
-        cache_compilations()
-        return interruptible(command)
-    return convert(command) if isinstance(command, Convert) else make(command)
-
-
-def parse(args: Sequence[str]) -> Any:
+def parse(args: Sequence[str]) -> Drawing | Embed | Convert | Mnist:
     """The command that `args` ask for; what --like names stands in for every flag that is not given.
 
     >>> parse(["generate", "a red three", "-n", "2"]).n
@@ -74,8 +69,8 @@ def parse(args: Sequence[str]) -> Any:
 def _parse(args: Sequence[str], *defaults: Drawing) -> Any:
     default = {type(command): command for command in defaults}
     drawing = [Annotated[kind, tyro.conf.subcommand(kind.name, default=default.get(kind, kind()))] for kind in COMMANDS]
-    mnist = Annotated[Mnist, tyro.conf.subcommand("mnist")]
-    commands = Union[*drawing, Annotated[Convert, tyro.conf.subcommand("convert")], mnist]  # noqa: UP007, it is no literal
+    others = [Annotated[kind, tyro.conf.subcommand(kind.__name__.lower())] for kind in RUN]
+    commands = Union[*drawing, *others]  # noqa: UP007, it is no literal
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes)
     about = "DeepFloyd IF and its samplers in JAX."
     # the ignored: to the type checker a union is no type
@@ -88,8 +83,9 @@ def like(command: Drawing, path: Path) -> Drawing:
     Of `command`, of the same kind, only the flags that collect count: what it has of them is not repeated.
     """
     settings = _settings(command, path)
-    names = ("model", "n", "steps", "guidance", "negative", "sampler", "seed", "dtype", *command.own)
+    names = ("model", "n", "steps", "guidance", "negative", "sampler", "seed", "dtype", "encoder", *command.own)
     flags: dict[str, Any] = {name: settings.get(name) for name in names}
+    flags["embeddings"] = Path(settings["embeddings"]) if settings.get("embeddings") else None
     flags |= {name: Path(settings[name]) for name in command.files}
     for name in (name for name, kind in command.own.items() if kind is list):
         flags[name] = () if getattr(command, name) else tuple(settings[name])
@@ -104,6 +100,7 @@ def _settings(command: Drawing, path: Path) -> dict[str, Any]:
         raise BadInput(f"--like is {error}") from error
     kinds = {"model": str, "n": int, "steps": int, "guidance": (int, float), "negative": str, "sampler": str}
     kinds |= {"seed": int, "dtype": str, "prompts": list, "hash": str, "versions": dict, "keep": int, "device": str}
+    kinds |= dict.fromkeys(("encoder", "embeddings", "embeddings_sha256"), (str, NoneType))
     kinds |= command.own | {key: str for name in command.files for key in (name, f"{name}_sha256")}
     wrong = [name for name, kind in kinds.items() if not isinstance(settings.get(name), kind)]
     if not wrong:
@@ -135,6 +132,7 @@ def check(command: Drawing) -> None:
     demand(0 <= command.seed <= LARGEST_SEED, f"--seed is {command.seed}, accepted is 0 to {LARGEST_SEED}")
     demand(command.dtype in DTYPES, f"--dtype is {command.dtype}, accepted are {', '.join(DTYPES)}")
     demand(command.model != "", "--model is empty, accepted is the name of a model or its folder")
+    demand(command.encoder != "", "--encoder is empty, accepted is the folder of a text encoder")
     outputs = [("-o", command.output, ".png"), ("--gif", command.gif, ".gif"), ("--npz", command.npz, ".npz")]
     outputs.append(("--mp4", command.mp4, ".mp4"))
     if command.separate:
@@ -142,7 +140,8 @@ def check(command: Drawing) -> None:
         outputs += [("--separate", _alone(command.output, i, j), ".png") for i, j in places]
     video = command.mp4 is None or pictures.has_video()
     demand(video, f"--mp4 is {command.mp4}, accepted once imageio is there: pip install 'jdiff[video]'")
-    inputs = [path.resolve() for path in (getattr(command, name) for name in command.files) if path is not None]
+    read = (getattr(command, name) for name in (*command.files, "embeddings"))
+    inputs = [path.resolve() for path in read if path is not None]
     for flag, path, suffix in outputs:
         if path is not None:
             check_output(flag, path, suffix)
@@ -154,6 +153,7 @@ def make(command: Drawing) -> str:
     check(command)
     before = _settings(command, command.like) if command.like else None
     files = command.read()
+    known, known_sha256 = _known(command.embeddings)
 
     cache_compilations()
     import jax
@@ -165,13 +165,16 @@ def make(command: Drawing) -> str:
     demand(command.sampler in (None, *SAMPLERS), f"--sampler is {command.sampler}, accepted are {names}")
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _note(str(message))
-        model = accepted(lambda: load(command.model, dtype=command.dtype))
+        texts, cache = [command.negative, *command.texts()], cache_folder("prompts")
+        text = {"known": known, "encoder": command.encoder, "texts": texts, "cache": cache}
+        model = accepted(lambda: interruptible(lambda: load(command.model, dtype=command.dtype, **text)))
         fitted = command.fit(model, files)
         sampler = command.sampler or model.defaults.sampler
         steps = SAMPLERS[sampler].steps if command.sampler else model.defaults.steps
         steps = steps if command.steps is None else command.steps
         weights = command.hash(model, fitted)
         settings = _filled(command, files, model, weights, sampler, steps, before)
+        settings["embeddings_sha256"] = known_sha256
         keep = settings["keep"]
         if before:
             _note_differences(settings, before, command.files)
@@ -188,6 +191,17 @@ def make(command: Drawing) -> str:
     given = f"--dtype is {command.dtype} and --guidance {settings['guidance']}"
     demand(finite, f"{given}, with which pictures are not finite, accepted are a wider dtype and less guidance")
     return write(command, settings, fitted, made, way if command.kept() else None)
+
+
+def _known(path: Path | None) -> tuple[Mapping[str, np.ndarray], str | None]:
+    """(the prompts' embeddings in the file of --prompts, its sha256)."""
+    if path is None:
+        return {}, None
+    demand(is_unicode(str(path)), f"--prompts is {str(path)!a}, accepted is a path in UTF-8")
+    from jdiff import convert, embeddings
+
+    table = accepted(lambda: embeddings.read(path), "--prompts is ")
+    return table, convert.sha256([path])
 
 
 def _filled(
@@ -217,6 +231,9 @@ def _filled(
         "steps": steps,
         "guidance": float(model.defaults.guidance if command.guidance is None else command.guidance),
         "negative": command.negative,
+        "encoder": command.encoder,
+        "embeddings": str(command.embeddings) if command.embeddings else None,
+        "embeddings_sha256": None,
         "sampler": sampler,
         "seed": command.seed,
         "dtype": command.dtype,
@@ -238,9 +255,9 @@ def _note_differences(now: dict[str, Any], before: dict[str, Any], files: Sequen
     models = [[settings[name] for name in ("model", "stage2") if settings.get(name)] for settings in (now, before)]
     if models[0] == models[1] and now["hash"] != before["hash"]:
         changed.append(f"model {' and '.join(models[0])} (hash {now['hash'][:12]}, was {before['hash'][:12]})")
-    for name in files:
-        new, old = (settings[f"{name}_sha256"] for settings in (now, before))
-        if now[name] == before[name] and new != old:
+    for name in (*files, "embeddings"):
+        new, old = (settings.get(f"{name}_sha256") for settings in (now, before))
+        if new and old and now[name] == before[name] and new != old:
             changed.append(f"{name} {now[name]} (sha256 {new[:12]}, was {old[:12]})")
     if now["device"] != before["device"]:
         changed.append(f"device {now['device']} (was {before['device']})")
@@ -306,6 +323,10 @@ def _alone(output: Path, i: int, j: int) -> Path:
 def convert(command: Convert) -> str:
     """One line that says what was written; raises BadInput with everything that is wrong with the source."""
     source, target = command.source, command.target
+    from jdiff import hub
+
+    if hub.is_name(source):
+        source = accepted(lambda: hub.find(str(source), half=command.dtype != "float32"))
     demand(source.is_dir(), f"SRC is {source}, accepted is a folder with config.json and its safetensors")
     demand(not target.is_file(), f"DST is {target}, a file, accepted is a folder to write")
     parent = target.absolute().parent
@@ -319,15 +340,73 @@ def convert(command: Convert) -> str:
     return f"wrote {target}"
 
 
-def cache_compilations() -> None:
-    """Nothing; has XLA keep its programs in $JDIFF_CACHE (or ~/.cache/jdiff/xla), unless that is empty or fails."""
+def embed(command: Embed) -> str:
+    """One line that says what was written, or one for each prompt of a file; raises BadInput with what is wrong."""
+    from jdiff import embeddings
+    from jdiff import encoder as encoders
+
+    if (listed := command.list) is not None:
+        table = accepted(lambda: embeddings.read(listed), "--list is ")
+        return "\n".join(f"{prompt!r} {list(x.shape)} {x.dtype}" for prompt, x in table.items())
+    for prompt in command.prompts:
+        demand(is_unicode(prompt), f"prompt is {prompt!a}, accepted is text in UTF-8")
+    given = bool(command.prompts) or command.embeddings is not None
+    demand(given, "no prompt is given, accepted is one or more, such as jdiff embed 'a red three' --encoder FOLDER")
+    output, suffix = command.output, ".safetensors"
+    check_output("-o", output, suffix)
+    same = command.embeddings is not None and command.embeddings.resolve() == output.resolve()
+    demand(not same, f"-o is {output}, which is read, accepted is another file")
+    table = dict(_known(command.embeddings)[0])
+    missing = [prompt for prompt in dict.fromkeys(command.prompts) if prompt not in table]
+    if missing:
+        wanted = "accepted is the folder of a text encoder that `jdiff convert` wrote"
+        demand(bool(command.encoder), f"--encoder is not given, {wanted}")
+        cache_compilations()
+
+        def run() -> np.ndarray:
+            found = encoders.find(str(command.encoder), clean=command.clean, dtype=command.dtype)
+            return embeddings.embedder(encoder=found, cache=cache_folder("prompts"))(missing)
+
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: _note(str(message))
+            table |= dict(zip(missing, accepted(lambda: interruptible(run)), strict=True))
+    accepted(lambda: embeddings.write(output, table), "-o: ")
+    return f"wrote {output}: {len(table)} {'prompt' if len(table) == 1 else 'prompts'}"
+
+
+def mnist(command: Mnist) -> str:
+    """What the command says it wrote; raises BadInput, and then nothing was."""
+    cache_compilations()
+    return interruptible(command)
+
+
+RUN: dict[type, Callable[[Any], str]] = {Embed: embed, Convert: convert, Mnist: mnist}
+
+
+def cache_folder(name: str) -> Path | None:
+    """Where what is made of that kind is kept: in $JDIFF_CACHE or else ~/.cache/jdiff; None where that is empty.
+
+    XLA's programs lie in $JDIFF_CACHE itself, or in ~/.cache/jdiff/xla.
+    """
     given = os.environ.get("JDIFF_CACHE")
     if given == "":
+        return None
+    try:
+        if given:
+            return Path(given).expanduser() / ("" if name == "xla" else name)
+        return Path.home() / ".cache" / "jdiff" / name
+    except RuntimeError:  # no home
+        return None
+
+
+def cache_compilations() -> None:
+    """Nothing; has XLA keep its programs in the cache's folder, unless there is none or it fails."""
+    folder = cache_folder("xla")
+    if folder is None:
         return
     try:
-        folder = Path(given).expanduser() if given else Path.home() / ".cache" / "jdiff" / "xla"
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
+    except OSError:
         return
     if not os.access(folder, os.W_OK | os.X_OK):
         return

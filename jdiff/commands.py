@@ -83,7 +83,7 @@ class Drawing:
     own: ClassVar[dict[str, Any]] = {}  # flags that go into the settings, and their type there
 
     model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER")] = "mini"
-    """A model that ships with jdiff, or the folder of a converted one."""
+    """A model that ships with jdiff, the folder of a converted one, or OWNER/NAME of one on the hub."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 4
     """Pictures of each prompt, or of prompts that share a picture."""
     steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=MODEL_DEFAULT)] = None
@@ -98,6 +98,15 @@ class Drawing:
     """Picks the noise; picture k of a prompt is the same however many are made (to rounding)."""
     dtype: Dtype = "float32"
     """Of the network; everything else is float32."""
+    embeddings: Annotated[
+        Path | None, tyro.conf.arg(name="prompts", metavar="FILE", help_behavior_hint="(optional)")
+    ] = None
+    """File of prompts whose embeddings are known, so that they need no text encoder: .safetensors of `jdiff embed`,
+    the course's .pth, .npy or .npz."""
+    encoder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: the model's own)")] = (
+        None
+    )
+    """A text encoder that `jdiff convert` wrote, for all other prompts."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.png")] = Path("out.png")
     """Where the sheet goes; with --like, unless given, beside that picture under NAME-again.png."""
     separate: bool = False
@@ -212,13 +221,16 @@ class Generate(Prompted):
     """A model of stage 2 that draws each picture anew, larger, its own way: mini-upscaler (to 64 pixels) or another."""
 
     def fit(self, model: Any, files: dict[str, File]) -> Any:
-        del model, files
+        del files
         name = self.stage2
         if name is None:
             return None
         from jdiff.model import load
 
-        second = accepted(lambda: load(name, dtype=self.dtype), "--stage2: ")
+        # both stages of IF read the same text: the first's embeddings, so that no encoder is loaded beside its network
+        texts = [self.negative, *self.texts()]
+        known = accepted(lambda: dict(zip(texts, np.asarray(model.embed(texts)), strict=True)))
+        second = accepted(lambda: load(name, dtype=self.dtype, known=known), "--stage2: ")
         given = f"--stage2 is {name}, a stage-1 model, accepted is the name or folder of a stage-2 model"
         demand(second.config.in_channels > 3, given)
         return second
@@ -231,10 +243,12 @@ class Generate(Prompted):
     def draw(self, model: Any, fitted: Any, key: Any, **how: Any) -> Any:
         import jax
 
-        from jdiff.sample import generate, upscale
+        from jdiff.sample import generate
 
         if fitted is None:
             return generate(model, self.prompts, key, **how)
+        from jdiff.sample import upscale
+
         progress, calls, all_calls = how["progress"], how["steps"], how["steps"] + fitted.defaults.steps
         how["progress"] = lambda done, _: progress(done, all_calls)
         first = generate(model, self.prompts, key, **how)
@@ -490,6 +504,30 @@ class Upscale(Sourced):
     def shown(self, made: np.ndarray, fitted: Any) -> Shown:
         near = np.arange(made.shape[2]) * len(fitted) // made.shape[2]
         return super().shown(made, fitted[near][:, near])
+
+
+@dataclasses.dataclass
+class Embed:
+    """Embeddings of prompts, in a file that every command takes as --prompts; or what prompts a file has."""
+
+    prompts: Annotated[
+        tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT...", help_behavior_hint="(optional)")
+    ] = ()
+    """What to embed, each prompt in quotes."""
+    encoder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(optional)")] = None
+    """A text encoder that `jdiff convert` wrote."""
+    embeddings: Annotated[
+        Path | None, tyro.conf.arg(name="prompts", metavar="FILE", help_behavior_hint="(optional)")
+    ] = None
+    """File whose embeddings are written too: the course's .pth, .npy, .npz or .safetensors."""
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.safetensors")] = Path("prompts.safetensors")
+    """Where the embeddings go."""
+    dtype: Dtype = "float32"
+    """What the encoder computes in; embeddings are written in float32, those of a file as they are in it."""
+    clean: Literal["none", "lower", "caption"] = "lower"
+    """What is done to a prompt first: nothing, lower case, or the caption cleaning of deep-floyd (extra `text`)."""
+    list: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(optional)")] = None
+    """Only show which prompts this file has."""
 
 
 COMMANDS: tuple[type[Drawing], ...] = (Generate, Edit, Inpaint, Anagram, Hybrid, Upscale)

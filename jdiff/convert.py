@@ -288,6 +288,37 @@ def load(path: str | Path, abstract: Mapping, dtype: Any = None) -> dict:
     return unflatten({name: np.array(read(e), kept(e), order="C") for name, e in entries.items()}, abstract)
 
 
+class Weights(NamedTuple):
+    """A network's parameters in a folder, not read yet."""
+
+    names: list[str]
+    metadata: dict[str, str]  # as `convert` writes it, whoever wrote the folder
+    arrays: Iterator[tuple[str, np.ndarray]]  # dotted path and array, one in memory at a time
+
+
+def weights(folder: str | Path, abstract: Mapping, dtype: Any) -> Weights:
+    """The Weights of a UNet in `dtype`: of our own `model.safetensors`, or else of diffusers' files.
+
+    Of diffusers' variants the one in 16 bits is read for a `dtype` of 16 bits, where it is there. Raises one ValueError
+    with everything that is wrong with names and shapes; what is not finite is one when all is read.
+    """
+    folder, dtype = Path(folder), np.dtype(dtype)
+    if (folder / "model.safetensors").is_file():
+        entries, (_, metadata) = fit(folder, abstract), read_header(folder / "model.safetensors")
+        own = ((name, np.array(read(entry), dtype, order="C")) for name, entry in entries.items())
+        return Weights(sorted(entries), metadata, own)
+    plan, bad = _plan("unet", folder, abstract, half=dtype.itemsize == 2)
+    if plan is None or bad:
+        raise ValueError(_list(folder, bad))
+
+    def arrays() -> Iterator[tuple[str, np.ndarray]]:
+        yield from zip(plan.tensors, _stream(plan, dtype.name, bad), strict=True)
+        if bad:
+            raise ValueError(_list(folder, bad))
+
+    return Weights(sorted(plan.tensors), _metadata(plan, dtype.name), arrays())
+
+
 def forms(path: str, shape: tuple[int, ...], dtype: str) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
     """{path: (dtype, shape)} of what one tensor of a network is written as.
 
@@ -332,10 +363,12 @@ def _networks(src: Path) -> dict[str, Path]:
     return found | ({"t5": encoder} if any(encoder.glob("*.safetensors")) else {})
 
 
-def _entries(folder: Path, stem: str) -> tuple[dict[str, Entry], list[Path], list[str]]:
-    """({name: entry}, files, mistakes) of the weights in a folder, those of full precision if there are several."""
-    names = [f"{stem}.safetensors", f"{stem}.safetensors.index.json", f"{stem}.fp16.safetensors"]
-    names += [f"{stem}.safetensors.index.fp16.json", f"{stem}.fp16.safetensors.index.json"]  # newer, older
+def _entries(folder: Path, stem: str, half: bool = False) -> tuple[dict[str, Entry], list[Path], list[str]]:
+    """({name: entry}, files, mistakes) of the weights in a folder; of several, those of full precision or in half."""
+    full = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
+    halves = [f"{stem}.fp16.safetensors", f"{stem}.safetensors.index.fp16.json"]
+    halves += [f"{stem}.fp16.safetensors.index.json"]  # as older ones are named
+    names = [*halves, *full] if half else [*full, *halves]
     hits = [folder / name for name in names if (folder / name).is_file()]
     if not hits:
         return {}, [], [f"{folder} has no weights: accepted are {', '.join(names)}"]
@@ -368,13 +401,15 @@ def _is_in(folder: Path, name: str) -> bool:
     return Path(name).name == name and (folder / name).is_file()
 
 
-def _plan(kind: str, folder: Path) -> tuple[_Plan | None, list[str]]:
+def _plan(
+    kind: str, folder: Path, abstract: Mapping | None = None, half: bool = False
+) -> tuple[_Plan | None, list[str]]:
     network, config = KINDS[kind], folder / "config.json"
-    entries, files, bad = _entries(folder, network.stem)
+    entries, files, bad = _entries(folder, network.stem, half)
     strange = [name for name, entry in entries.items() if entry.dtype not in DTYPES and name not in network.dropped]
     bad += [f"{name} has dtype {entries[name].dtype}, accepted are {', '.join(DTYPES)}" for name in strange]
     try:
-        abstract = network.shapes(config)
+        abstract = network.shapes(config) if abstract is None else abstract
     except (ValueError, TypeError) as error:
         return None, bad + [str(error)]
     if not entries:
@@ -399,6 +434,10 @@ def _stream(plan: _Plan, dtype: str, bad: list[str]) -> Iterator[np.ndarray]:
             bad.append(f"{path} {f'has values beyond {y.dtype}' if finite else 'is not finite'}, in {entry.file.name}")
             y = np.zeros_like(y)  # in a file that is thrown away
         yield from int8.quantise(y) if quantised else (y,)
+
+
+def _metadata(plan: _Plan, dtype: str) -> dict[str, str]:
+    return {"format": "jdiff", "dtype": dtype, "kind": plan.kind, "sha256": sha256(plan.files)}
 
 
 def sha256(files: Iterable[Path]) -> str:
@@ -449,8 +488,7 @@ def convert(src: str | Path, dst: str | Path, dtype: str = "float32") -> Path:
             leaves = {}
             for path, (entry, layout) in plan.tensors.items():
                 leaves |= forms(path, _turn(entry.shape, layout) or (), dtype)
-            metadata = {"format": "jdiff", "dtype": dtype, "kind": plan.kind, "sha256": sha256(plan.files)}
-            _write(folder / "model.safetensors", leaves, _stream(plan, dtype, bad), metadata)
+            _write(folder / "model.safetensors", leaves, _stream(plan, dtype, bad), _metadata(plan, dtype))
         if bad:
             raise ValueError(_list(src, bad))
         if "t5" in networks:

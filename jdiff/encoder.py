@@ -15,7 +15,7 @@ from jdiff import convert, int8, t5, text
 
 STREAMED = 2**30  # bytes of weights, in the dtype computed in, above which they are read one layer at a time
 HASHED = 2**26  # bytes of a file up to which its hash is that of all of it
-ROWS = 8  # prompts at once: XXL's activations are 10 MB each
+ROWS = 1  # prompts at once: so the states of one are the same to the bit whatever is encoded beside it
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -65,7 +65,7 @@ def find(folder: str | Path, *, clean: str = "lower", stream: bool | None = None
 
     def encode(prompts: Sequence[str]) -> np.ndarray:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids, mask = tokens([text.CLEANING[clean](_checked(prompt)) for prompt in prompts], length)
+        ids, mask = tokens([cleaned(clean, prompt) for prompt in prompts], length)
         if ids.max(initial=0) >= config.vocab_size:
             raise ValueError(
                 f"{folder}'s tokens go up to {ids.max()}, accepted by its weights is {config.vocab_size - 1}"
@@ -76,10 +76,15 @@ def find(folder: str | Path, *, clean: str = "lower", stream: bool | None = None
     return Encoder(_hash(told, folder / "model.safetensors", vocabulary), clean, length, config.d_model, encode)
 
 
-def _checked(prompt: Any) -> str:
+def cleaned(mode: str, prompt: Any) -> str:
+    """`prompt` as an encoder with that way of cleaning reads it; raises ValueError where it is no text.
+
+    >>> cleaned("lower", "A red three ")
+    'a red three'
+    """
     if not isinstance(prompt, str) or any("\ud800" <= c <= "\udfff" for c in prompt):
         raise ValueError(f"prompt is {prompt!a}, accepted is text in UTF-8")
-    return prompt
+    return text.CLEANING[mode](prompt)
 
 
 def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> tuple[int, Callable, list[Path]]:

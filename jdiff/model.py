@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jdiff import convert, encoder, schedule, step, unet
+from jdiff import convert, embeddings, hub, schedule, step, unet
+from jdiff import encoder as encoders
 from jdiff.types import Array
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -55,52 +56,90 @@ def shipped(name: str) -> Path:
     return next((p for p in (package / "weights" / name, package.parent / "weights" / name) if p.is_dir()), Path(name))
 
 
-def load(name_or_folder: str | Path, dtype: Any = "float32") -> Model:
+def load(
+    name_or_folder: str | Path,
+    dtype: Any = "float32",
+    *,
+    known: Mapping[str, Any] = embeddings.NONE,
+    encoder: str | Path | None = None,
+    texts: Sequence[str] = (),
+    cache: str | Path | None = None,
+) -> Model:
     """The Model of that name ("mini" and "mini-upscaler" are shipped), or of a folder that `jdiff convert` wrote.
 
-    `dtype` of the network: float32, bfloat16 or float16; the text encoder stays in float32. Raises ValueError, in one
-    message, where there is no such folder or its files are no model's.
+    A folder of diffusers' own is read too, tensor by tensor; and a hub's OWNER/NAME, "DeepFloyd/IF-I-L-v1.0", by
+    `jdiff.hub.find`, whose licence is to be accepted there first.
 
-    >>> model = load("mini")
+    Args:
+        name_or_folder: of the model.
+        dtype: of the network: float32, bfloat16 or float16; the text encoder computes in float32.
+        known: {prompt: embedding [l d]}, as `embeddings.read` has it: prompts that need no encoder.
+        encoder: folder of the text encoder for all others; None is the model's own `text_encoder/`.
+        texts: prompts that are embedded before the network's weights are read, so that its encoder's and they are
+            never in memory together, however large; they are known from then on.
+        cache: folder where what the encoder made is kept, and found again.
+
+    Raises ValueError, in one message, where there is no such folder or its files are no model's.
+
+    >>> model = load("mini", texts=["a red three"])
     >>> model.embed(["a red three"]).shape, model.config.sample_size
     ((1, 40, 128), 32)
+    """
+    name = str(getattr(dtype, "name", None) or (dtype if isinstance(dtype, str) else np.dtype(dtype).name))
+    if name not in DTYPES and name != "float64":
+        raise ValueError(f"dtype is {name!r}, accepted are {', '.join(DTYPES)}")
+    folder = find(name_or_folder, half=np.dtype(DTYPES.get(name, np.float64)).itemsize == 2)
+    config = unet.read_config(folder / "unet")
+    apply, abstract = unet.unet(config)
+    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
+    stage2 = config.class_embed_type is not None
+    abar, rule = read_scheduler(scheduler, stage2)
+    defaults = (STAGE2 if stage2 else Defaults())._replace(**_json(folder / "defaults.json"))
+
+    found, why = _encoder(folder / "text_encoder", encoder)
+    embed = embeddings.embedder(known, found, cache, why)
+    if texts:  # before the network, whose weights are not to be in memory with the encoder's
+        known = {**known, **dict(zip(texts, embed(list(texts)), strict=True))}
+        embed = embeddings.embedder(known, found, cache, why)
+    weights = convert.weights(folder / "unet", abstract, DTYPES.get(name, np.float64))
+    params = {path: jax.block_until_ready(jnp.array(x)) for path, x in weights.arrays}  # one by one: not all twice
+    digest = _hash(folder, weights)
+    return Model(
+        denoise=Partial(apply, convert.unflatten(params, abstract)),
+        embed=partial(_embedded, embed, config.encoder_hid_dim),
+        schedule=abar,
+        config=config,
+        x0_rule=rule,
+        defaults=defaults,
+        name=folder.resolve().name if Path(name_or_folder).is_dir() else Path(name_or_folder).name,
+        hash=hashlib.sha256(f"{digest} {found.hash}".encode()).hexdigest() if encoder and found else digest,
+    )
+
+
+def find(name_or_folder: str | Path, half: bool = False) -> Path:
+    """Folder of the model: the one given, one that is shipped, or one that `hub.find` downloads.
+
+    Raises ValueError where it holds no UNet, and with what is accepted where there is none.
+
+    >>> find("mini") == shipped("mini")
+    True
     """
     folder = Path(name_or_folder)
     if not folder.is_dir():
         folder = shipped(str(name_or_folder))
+    if not folder.is_dir() and hub.is_name(name_or_folder):
+        folder = hub.find(str(name_or_folder), half)
+    accepted = "folders written by `jdiff convert` or diffusers"
     if not folder.is_dir():
         raise ValueError(
-            f"model is {str(name_or_folder)!r}, accepted are mini, mini-upscaler and folders written by `jdiff convert`"
+            f"model is {str(name_or_folder)!r}, accepted are mini, mini-upscaler, {accepted}, and OWNER/NAME on the hub"
         )
-    if not (folder / "unet" / "model.safetensors").is_file():
-        why = "holds no unet/model.safetensors, as `jdiff convert` writes it"
-        if any(folder.glob("**/diffusion_pytorch_model*")):
-            why = "is diffusers' own: first use `jdiff convert`"
+    names = ("model*.safetensors", "diffusion_pytorch_model*.safetensors")
+    if not any(path for name in names for path in (folder / "unet").glob(name)):
         raise ValueError(
-            f"model is {str(name_or_folder)!r}, which {why}; accepted are folders written by `jdiff convert`"
+            f"model is {str(name_or_folder)!r}, which holds no unet/model.safetensors, accepted are {accepted}"
         )
-    name = str(getattr(dtype, "name", None) or (dtype if isinstance(dtype, str) else np.dtype(dtype).name))
-    if name not in DTYPES and name != "float64":
-        raise ValueError(f"dtype is {name!r}, accepted are {', '.join(DTYPES)}")
-
-    config = unet.read_config(folder / "unet")
-    apply, abstract = unet.unet(config)
-    params = convert.load(folder / "unet" / "model.safetensors", abstract, dtype=DTYPES.get(name, np.float64))
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
-    stage2 = config.class_embed_type is not None
-    abar, rule = read_scheduler(scheduler, stage2)
-    defaults = STAGE2 if stage2 else Defaults()
-    files = [p for p in (folder / "unet", folder / "text_encoder") if (p / "model.safetensors").is_file()]
-    return Model(
-        denoise=Partial(apply, jax.tree.map(jnp.asarray, params)),
-        embed=_embedder(folder / "text_encoder"),
-        schedule=abar,
-        config=config,
-        x0_rule=rule,
-        defaults=defaults._replace(**_json(folder / "defaults.json")),
-        name=folder.resolve().name,
-        hash=_hash([p / "model.safetensors" for p in files]),
-    )
+    return folder
 
 
 def read_scheduler(config: Mapping[str, Any], stage2: bool = False) -> tuple[np.ndarray, Callable]:
@@ -142,21 +181,23 @@ def read_scheduler(config: Mapping[str, Any], stage2: bool = False) -> tuple[np.
     return abar, step.untouched
 
 
-def _embedder(folder: Path) -> Callable[[Sequence[str]], Array]:
-    """Prompts, cleaned -> embeddings [n l d], by the encoder in `folder`, or an error that says why there is none."""
-    if not (folder / "model.safetensors").is_file():
-        return partial(_no_encoder, "the model's folder has no text encoder that reads prompts")
+def _encoder(own: Path, given: str | Path | None) -> tuple[encoders.Encoder | None, str]:
+    """(the text encoder `given`, or the model's `own`, or None; why there is none)."""
+    if given is not None:
+        return encoders.find(given), ""
+    if not (own / "model.safetensors").is_file():
+        return None, "the model's folder has no text encoder that reads prompts"
     try:
-        found = encoder.find(folder)
+        return encoders.find(own), ""
     except ValueError as error:
-        return partial(_no_encoder, f"the model's text encoder cannot be used: {error}")
-    return lambda prompts: jnp.asarray(found.encode(prompts))
+        return None, f"the model's text encoder cannot be used: {error}"
 
 
-def _no_encoder(why: str, prompts: Sequence[str]) -> Array:
-    raise ValueError(
-        f"{why}, given {list(prompts)!r}; accepted are embeddings [l d], by jdiff.combine.cfg and jdiff.sample.sample"
-    )
+def _embedded(embed: Callable[[Sequence[str]], np.ndarray], width: int, prompts: Sequence[str]) -> Array:
+    states = jnp.asarray(embed(prompts))
+    if len(states) and states.shape[-1] != width:
+        raise ValueError(f"the prompts' embeddings are {states.shape[-1]} wide, accepted by this model are {width}")
+    return states
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -171,10 +212,10 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _hash(files: Sequence[Path]) -> str:
+def _hash(folder: Path, weights: convert.Weights) -> str:
     """sha256 of the files' names, shapes, dtypes and of the sha256 of their source: not of gigabytes."""
-    digest = hashlib.sha256()
-    for path in files:
-        entries, metadata = convert.read_header(path)
-        digest.update(json.dumps([path.parent.name, sorted(entries), sorted(metadata.items())]).encode())
-    return digest.hexdigest()
+    told = [["unet", weights.names, sorted(weights.metadata.items())]]
+    if (own := folder / "text_encoder" / "model.safetensors").is_file():
+        entries, metadata = convert.read_header(own)
+        told.append(["text_encoder", sorted(entries), sorted(metadata.items())])
+    return hashlib.sha256("".join(map(json.dumps, told)).encode()).hexdigest()

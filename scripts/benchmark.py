@@ -4,6 +4,8 @@ python scripts/benchmark.py conv anagram generate tasks   # the default
 python scripts/benchmark.py step                          # IF-I-M beside diffusers: 8 GB, needs the extra `torch`
 python scripts/benchmark.py mnist                         # training on MNIST beside PyTorch: needs the extra `torch`
 python scripts/benchmark.py t5                            # memory of T5 of XXL's width, layer by layer: 8 GB of disk
+python scripts/benchmark.py memory                        # of encoder and network, alone and together: 5 GB of disk
+python scripts/benchmark.py sizes                         # of IF's weights, computed from their numbers of parameters
 """
 
 import dataclasses
@@ -29,7 +31,7 @@ from jax.tree_util import Partial
 from safetensors.numpy import save_file
 
 import jdiff
-from jdiff import combine, convert, sample, schedule, step, t5, unet, views
+from jdiff import combine, convert, model, sample, schedule, step, t5, unet, views
 from jdiff.conv import NHWC, conv_by_patches
 from jdiff.types import Conditioning
 
@@ -301,6 +303,79 @@ def streamed_t5(few: int = 1, more: int = 3) -> Iterator[Row]:
         yield Row(f"its final states in {dtype}, from those in float32: {rms:.1e} (rms), {largest:.1e} (largest)", 0.0)
 
 
+LOAD = """
+import sys
+import numpy as np
+import jdiff
+from jdiff import embeddings, encoder
+which, model, text = sys.argv[1:]
+prompt = ["a red three"]
+if which == "encoder":
+    embeddings.embedder(encoder=encoder.find(text))(prompt)
+elif which == "network":
+    jdiff.load(model, known={prompt[0]: np.zeros((77, 4096), np.float32)}).embed(prompt)
+elif which == "both, texts first":
+    jdiff.load(model, encoder=text, texts=prompt).embed(prompt)
+else:
+    jdiff.load(model, encoder=text).embed(prompt)
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak) / 1e6 * 1.024)
+"""
+STAGE1 = {"M": (192, 768), "L": (320, 1280), "XL": (704, 2816)}  # channels of the first level, cross_attention_dim
+
+
+def if_config(name: str) -> dict[str, Any]:
+    """config.json of IF-I of that size."""
+    first, cross = STAGE1[name]
+    plain = json.loads((model.shipped("mini") / "unet" / "config.json").read_text())
+    down = ["ResnetDownsampleBlock2D"] + ["SimpleCrossAttnDownBlock2D"] * 3
+    up = ["SimpleCrossAttnUpBlock2D"] * 3 + ["ResnetUpsampleBlock2D"]
+    sizes = {"block_out_channels": [first * k for k in (1, 2, 3, 4)], "cross_attention_dim": cross}
+    sizes |= {"layers_per_block": 3, "encoder_hid_dim": 4096, "addition_embed_type_num_heads": 64, "sample_size": 64}
+    return plain | sizes | {
+        "attention_head_dim": 64, "norm_num_groups": 32, "down_block_types": down, "up_block_types": up,
+    }  # fmt: skip
+
+
+def memory(layers: int = 2) -> Iterator[Row]:
+    """Peak memory of an encoder of XXL's width and of IF-I-M, in float32 with random weights: each alone, and both."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        source = random_t5(folder / "source", layers)
+        text = convert.convert(source, folder / "text", "float32")
+        shutil.rmtree(source)
+        (folder / "model" / "unet").mkdir(parents=True)
+        (folder / "model" / "unet" / "config.json").write_text(json.dumps(if_config("M")))
+        _, abstract = unet.unet(unet.read_config(folder / "model" / "unet"))
+        weights = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), abstract)
+        convert.save(folder / "model" / "unet" / "model.safetensors", weights)
+        for which in ("encoder", "network", "both, texts first", "both, network first"):
+            command = [sys.executable, "-c", LOAD, which, str(folder / "model"), str(text)]
+            began = time.perf_counter()
+            peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            what = f"encoder of {layers} layers of XXL's width, IF-I-M, float32: {which}: peak {peak:.2f} GB"
+            yield Row(what, time.perf_counter() - began)
+
+
+def sizes() -> Iterator[Row]:
+    """Gigabytes of IF's weights in each dtype, from the shapes of their configs: nothing is measured."""
+    xxl = convert.flatten(t5.t5(t5.Config())[1])
+    found: dict[str, tuple[dict, tuple[str, ...]]]
+    found = {"T5 v1.1 XXL, encoder": ({path: leaf.shape for path, leaf in xxl.items()}, (*convert.STORED, "int8"))}
+    for name in STAGE1:
+        flat = convert.flatten(unet.unet(unet.read_config(if_config(name)))[1])
+        found[f"IF-I-{name}"] = ({path: leaf.shape for path, leaf in flat.items()}, convert.STORED)
+    for name, (shapes, dtypes) in found.items():
+        written = lambda dtype, shapes=shapes: sum(
+            d.itemsize * int(np.prod(s, dtype=int))
+            for p, a in shapes.items()
+            for d, s in convert.forms(p, a, dtype).values()
+        )
+        total = sum(int(np.prod(shape, dtype=int)) for shape in shapes.values())
+        told = ", ".join(f"{written(dtype) / 1e9:.2f} GB in {dtype}" for dtype in dtypes)
+        yield Row(f"{name}, {total:,} parameters: {told}", 0.0)
+
+
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "conv": conv,
     "anagram": anagram,
@@ -309,6 +384,8 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "step": guided_step,
     "mnist": mnist_training,
     "t5": streamed_t5,
+    "memory": memory,
+    "sizes": sizes,
 }
 
 
@@ -316,7 +393,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
     """Prints a Markdown table.
 
     Args:
-        which: any of conv, anagram, generate, tasks, step, mnist, t5.
+        which: any of conv, anagram, generate, tasks, step, mnist, t5, memory, sizes.
     """
     if unknown := [name for name in which if name not in BENCHMARKS]:
         sys.exit(f"unknown: {', '.join(unknown)}; accepted are {', '.join(BENCHMARKS)}")

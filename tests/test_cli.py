@@ -54,7 +54,7 @@ def calls(monkeypatch, tmp_path):
     """Stand-ins for loading and sampling, in an empty folder; what they are called with."""
     made = []
 
-    def load(name, dtype="float32"):
+    def load(name, dtype="float32", **_):
         if name != "mini":
             raise ValueError(f"name_or_folder is {name!r},\n  accepted is mini or a folder of jdiff")
         return Model(name)
@@ -107,6 +107,10 @@ def test_every_png_holds_all_settings(calls):
         "steps": 7,
         "guidance": 2.5,
         "negative": "blue",
+        "stage2": None,
+        "encoder": None,
+        "embeddings": None,
+        "embeddings_sha256": None,
         "sampler": "course",
         "seed": 4,
         "dtype": "bfloat16",

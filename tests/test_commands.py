@@ -72,7 +72,7 @@ def calls(monkeypatch, tmp_path):
 
     for task in (sample.generate, sample.edit, sample.inpaint, sample.upscale):
         monkeypatch.setattr(sample, task.__name__, spy(task))
-    monkeypatch.setattr("jdiff.model.load", lambda name, dtype: models[name])
+    monkeypatch.setattr("jdiff.model.load", lambda name, dtype, **_: models[name])
     monkeypatch.setenv("JDIFF_CACHE", "")
     monkeypatch.chdir(tmp_path)
     images.save("in.png", rng.uniform(-1, 1, (12, 24, 3)))
