@@ -220,10 +220,12 @@ class Generate(Prompted):
     def draw(self, model: Any, fitted: Any, key: Any, **how: Any) -> Any:
         import jax
 
-        from jdiff.sample import generate, upscale
+        from jdiff.sample import generate
 
         if fitted is None:
             return generate(model, self.prompts, key, **how)
+        from jdiff.sample import upscale
+
         progress, calls, all_calls = how["progress"], how["steps"], how["steps"] + fitted.defaults.steps
         how["progress"] = lambda done, _: progress(done, all_calls)
         first = generate(model, self.prompts, key, **how)
