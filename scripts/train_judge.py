@@ -153,7 +153,7 @@ def measure_filtered(params, images, labels, sigmas, batch=1000):
     see = jax.jit(lambda params, sigma, strokes: jnp.stack([guess(params, s) for s in filtered(sigma, strokes)]))
     strokes = jnp.asarray(images, jnp.float32) / 255
     rows = []
-    for sigma in np.linspace(*sigmas, 5):
+    for sigma in np.linspace(sigmas[0], sigmas[1], 5):
         seen = [see(params, sigma, strokes[i : i + batch]) for i in range(0, len(labels), batch)]
         plain, low, high = (np.concatenate(seen, axis=1) == labels).mean(1)
         rows.append(f"| from afar, from near, sigma {sigma:g} | {low:.2%}, {high:.2%} |")
