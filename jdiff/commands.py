@@ -418,13 +418,6 @@ class Hybrid(Drawing):
             demand(text is not None, f"{flag} is not given, accepted is a prompt, such as {flag} 'a red three'")
         demand(0 < self.sigma <= 7, f"--sigma is {self.sigma}, accepted is more than 0, up to 7")
 
-    def parts(self) -> tuple[Callable, Callable]:
-        """What is seen from afar of an image [h w c], and what from near."""
-        from jdiff import views
-
-        kernel = 16 * math.ceil(self.sigma) + 1  # eight deviations either way; the course's 33 for its 2
-        return views.low_pass(self.sigma, kernel), views.high_pass(self.sigma, kernel)
-
     def fit(self, model: Any, files: dict[str, File]) -> None:
         del files
         _side(self, model)
@@ -432,17 +425,20 @@ class Hybrid(Drawing):
     def draw(self, model: Any, fitted: Any, key: Any, **how: Any) -> Any:
         import jax.numpy as jnp
 
-        from jdiff import combine
+        from jdiff import combine, views
         from jdiff.sample import generate
 
         nothing, *texts = model.embed([how["negative"], *self.texts()])
         guided = [combine.cfg(text, jnp.float32(how["guidance"]), nothing) for text in texts]
-        return generate(model, combine.components(list(zip(self.parts(), guided, strict=True))), key, **how)
+        parts = zip(views.low_and_high(self.sigma), guided, strict=True)
+        return generate(model, combine.components(list(parts)), key, **how)
 
     def shown(self, made: np.ndarray, fitted: Any) -> Shown:
         import jax
 
-        rows = [made[0], *(jax.vmap(part)(made[0]) for part in self.parts())]
+        from jdiff import views
+
+        rows = [made[0], *(jax.vmap(part)(made[0]) for part in views.low_and_high(self.sigma))]
         return Shown(np.stack(rows), ["as it is", f"from afar: {self.low}", f"near: {self.high}"])
 
 

@@ -38,7 +38,7 @@ def test_an_edition_asks_for_what_its_model_knows(name):
     assert prompts(edition) <= known
     assert {view for view, *_ in edition.anagrams} <= views.VIEWS.keys()
     three = (edition.sampling, edition.pictures, edition.edits, edition.boxes, edition.anagrams, edition.hybrids)
-    assert [len(members) for members in three] == [3] * 6
+    assert [len(members) for members in (*three, edition.sigmas)] == [3] * 7
 
 
 @pytest.mark.parametrize("name", EDITIONS)
