@@ -23,9 +23,7 @@ from jdiff.model import Model, shipped
 from jdiff.types import Array, View
 
 HYBRIDS = ((1, 8, 2.5), (3, 8, 3.5), (9, 4, 2.5))  # far, near, sigma at 64 pixels
-TRIED = (
-    "1/8, 1/7, 1/4, 0/6, 3/8, 9/4 and 9/8 at sigma 2.5, 3, 3.5 and 4"  # eight pictures each, of jax.random.key(1000)
-)
+TRIED = "1/8, 1/7, 1/4, 0/6, 3/8, 9/4 and 9/8 at sigma 2.5, 3, 3.5 and 4"  # jax.random.key(1000)
 SHOWN = 10  # pictures of each task on its sheet
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -184,7 +182,7 @@ def hybrids(model: Model, read: Callable, seeds: int) -> Table:
         "`combine.components`: low frequencies of one white digit, high ones of another, both parts read by "
         "`weights/judge-of-hybrids`; sigma at 64 pixels. With a small sigma the prompt from afar draws the whole "
         "picture, with a large one that from near; what leaves room for both differs from pair to pair. These three "
-        f"were read as both most often of {TRIED}, on eight pictures of another key each.",
+        f"are among those read as both most often of {TRIED}, on eight pictures of another key each.",
         ("hybrid", "from afar", "from near", "both", "the first alone, from afar", "the second alone, from near"),
         rows,
         sheet("hybrids", np.stack(shown), labels, model),
