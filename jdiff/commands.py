@@ -415,11 +415,14 @@ class Hybrid(Drawing):
     """Pictures that are one thing from afar and another from near: a row as they are, one from afar, one from near."""
 
     name = "hybrid"
+    own = {"sigma": (int, float)}
 
     low: Annotated[str | None, tyro.conf.arg(metavar="PROMPT", help_behavior_hint="(required)")] = None
     """What is seen from afar: the low frequencies."""
     high: Annotated[str | None, tyro.conf.arg(metavar="PROMPT", help_behavior_hint="(required)")] = None
     """What is seen from near: the high frequencies."""
+    sigma: Annotated[float, tyro.conf.arg(metavar="FLOAT")] = 2.0
+    """Of the blur that parts the two, at 64 pixels a side: more than 0, and up to 7. More leaves more to near."""
 
     def texts(self) -> tuple[str, ...]:
         return tuple(text for text in (self.low, self.high) if text is not None)
@@ -436,6 +439,7 @@ class Hybrid(Drawing):
     def check(self) -> None:
         for flag, text in (("--low", self.low), ("--high", self.high)):
             demand(text is not None, f"{flag} is not given, accepted is a prompt, such as {flag} 'a red three'")
+        demand(0 < self.sigma <= 7, f"--sigma is {self.sigma}, accepted is more than 0, up to 7")
 
     def fit(self, model: Any, files: dict[str, File]) -> None:
         del files
@@ -448,15 +452,16 @@ class Hybrid(Drawing):
         from jdiff.sample import generate
 
         nothing, *texts = model.embed([how["negative"], *self.texts()])
-        low, high = (combine.cfg(text, jnp.float32(how["guidance"]), nothing) for text in texts)
-        return generate(model, combine.components({views.low_pass(): low, views.high_pass(): high}), key, **how)
+        guided = [combine.cfg(text, jnp.float32(how["guidance"]), nothing) for text in texts]
+        parts = zip(views.low_and_high(self.sigma), guided, strict=True)
+        return generate(model, combine.components(list(parts)), key, **how)
 
     def shown(self, made: np.ndarray, fitted: Any) -> Shown:
         import jax
 
         from jdiff import views
 
-        rows = [made[0], *(jax.vmap(part)(made[0]) for part in (views.low_pass(), views.high_pass()))]
+        rows = [made[0], *(jax.vmap(part)(made[0]) for part in views.low_and_high(self.sigma))]
         return Shown(np.stack(rows), ["as it is", f"from afar: {self.low}", f"near: {self.high}"])
 
 

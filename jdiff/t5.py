@@ -1,7 +1,6 @@
 """The encoder of T5 v1.1 (gated GELU) as a pure function of a plain dict of parameters."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff import config as config_json
 from jdiff.types import Array
 
 
@@ -43,15 +43,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> Config:
     ...
     ValueError: feed_forward_proj is 'relu', accepted is 'gated-gelu' (T5 v1.1)
     """
-    if not isinstance(source, Mapping):
-        path = Path(source)
-        path = path / "config.json" if path.is_dir() else path
-        try:
-            source = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is no readable config.json: {error}") from error
-        if not isinstance(source, Mapping):
-            raise ValueError(f"{path} is no readable config.json: it holds a {type(source).__name__}")
+    source = config_json.read(source)
     kind = source.get("feed_forward_proj")
     if kind != "gated-gelu":
         raise ValueError(f"feed_forward_proj is {kind!r}, accepted is 'gated-gelu' (T5 v1.1)")

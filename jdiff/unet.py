@@ -1,7 +1,6 @@
 """DeepFloyd IF's UNets, both stages, as a pure function of a plain dict of parameters."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff import config as config_json
 from jdiff.types import Array, Conditioning, Prediction
 
 PLAIN_DOWN, CROSS_DOWN = "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
@@ -109,15 +109,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> Config:
     ...
     ValueError: the UNet's config.json asks for what this network does not have:...
     """
-    if not isinstance(source, Mapping):
-        path = Path(source)
-        path = path / "config.json" if path.is_dir() else path
-        try:
-            source = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is no readable config.json: {error}") from error
-        if not isinstance(source, Mapping):
-            raise ValueError(f"{path} is no readable config.json: it holds a {type(source).__name__}")
+    source = config_json.read(source)
     given = {k: v for k, v in source.items() if not k.startswith("_")}
     bad = []
     name = given.pop("_class_name", source.get("_class_name", "UNet2DConditionModel"))

@@ -3,11 +3,13 @@
     python scripts/reproduce_part_a.py --out docs
 
 The mini model needs nothing else. With IF's own weights, give `--model FOLDER --stage2 FOLDER` and pictures of your
-own; the prompts, steps and masks are then the course's.
+own, `--image A.png --image B.png`; the prompts, steps and masks are then the course's. `--prompts FILE` puts others in
+their place, by the names of `Edition`: {"neutral": "a photo of a tower", "hybrids": [["far", "near"], ...]}.
 """
 
 import base64
 import html
+import json
 import os
 import platform
 import time
@@ -43,10 +45,11 @@ class Edition(NamedTuple):
     boxes: tuple[tuple[int, int, int, int], ...]  # part 1.7.2: top, bottom, left, right of 64, made new
     anagrams: tuple[tuple[str, str, str], ...]  # view, upright prompt, the other one
     hybrids: tuple[tuple[str, str], ...]  # far, near
-    blur: tuple[float, int]  # sigma and kernel of hybrids at 64 pixels
+    sigmas: tuple[float, ...]  # of the blur of each hybrid, at 64 pixels
     guidance: float | None  # None is the model's own
 
 
+ASKED = ("sampling", "neutral", "pictures", "drawings", "edits", "anagrams", "hybrids")  # what --prompts may replace
 COURSE_BOX = (2, 20, 24, 42)  # the tip of the tower in the course's picture
 IF = Edition(
     ("an oil painting of a snowy mountain village", "a man wearing a hat", "a rocket ship"),
@@ -62,7 +65,7 @@ IF = Edition(
     (("a lithograph of a skull", "a lithograph of waterfalls"),
      ("an oil painting of an old man", "an oil painting of a snowy mountain village"),
      ("a photo of a dog", "a rocket ship")),
-    (2.0, 33),
+    (2.0, 2.0, 2.0),
     7.0,
 )  # fmt: skip
 MINI = Edition(
@@ -74,8 +77,8 @@ MINI = Edition(
     ((0, 64, 32, 64), (32, 64, 0, 64), (16, 48, 16, 48)),
     (("rotate_180", "a red six", "a red nine"), ("flip", "a green two", "a green five"),
      ("negate", "a yellow three", "a blue three on white")),
-    (("a white one", "a white eight"), ("a cyan zero", "a cyan six"), ("a yellow one", "a yellow three")),
-    (6.0, 63),  # at 32 pixels the course's sigma is half a stroke, and what is near has no room
+    (("a white one", "a white eight"), ("a yellow three", "a yellow eight"), ("a cyan nine", "a cyan four")),
+    (2.5, 3.5, 2.5),  # those of docs/results.md
     None,
 )  # fmt: skip
 DRAWN = (
@@ -257,15 +260,13 @@ def anagrams(s: Studio) -> Iterator[Figure]:
 
 def hybrids(s: Studio) -> Iterator[Figure]:
     """Part 1.9: one thing from afar, another from near."""
-    sigma, kernel = s.edition.blur
-    low, high = views.low_pass(sigma, kernel), views.high_pass(sigma, kernel)
-    text = f"Gaussian kernel {kernel}, sigma {sigma:g} at 64 pixels."
-    for far, near in s.edition.hybrids:
+    for (far, near), sigma in zip(s.edition.hybrids, s.edition.sigmas, strict=True):
+        low, high = views.low_and_high(sigma)
         hybrid = combine.components({low: s.guided(far), high: s.guided(near)})
         made = sample.generate(s.model, hybrid, s.key, n=SHOWN, **s.how()).images[0]
         rows = np.stack([made, jax.vmap(low)(made), jnp.clip(jax.vmap(high)(made), -1, 1)])
-        labels, how = ["as it is", f"from afar: {far}", f"near: {near}"], s.how(kernel=kernel, sigma=sigma)
-        yield Figure("1.9", f"Hybrid of {far!r} and {near!r}", text, rows, labels, [], how)
+        labels, text = ["as it is", f"from afar: {far}", f"near: {near}"], f"Gaussian of sigma {sigma:g} at 64 pixels."
+        yield Figure("1.9", f"Hybrid of {far!r} and {near!r}", text, rows, labels, [], s.how(sigma=sigma))
 
 
 def enlargements(s: Studio) -> Iterator[Figure]:
@@ -332,6 +333,38 @@ def read_mask(path: Path, side: int) -> Array:
     return jnp.asarray(mask)
 
 
+def read_prompts(path: Path, edition: Edition) -> Edition:
+    """`edition` with what a JSON object says of its prompts, as many as there were.
+
+    Raises ValueError where the file is no JSON object, and for names, numbers of prompts and views that are not known.
+    """
+    try:
+        told = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"prompts is {path}, no readable JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise ValueError(f"prompts is {path}, which holds a {type(told).__name__}, accepted is an object")
+    for name, prompts in told.items():
+        if name not in ASKED:
+            raise ValueError(f"{path} has {name!r}, accepted are {', '.join(ASKED)}")
+        before = getattr(edition, name)
+        told[name] = as_tuples(prompts)
+        shape, strings = jax.tree.structure(told[name]), all(isinstance(a, str) for a in jax.tree.leaves(told[name]))
+        if not strings or shape != jax.tree.structure(before):
+            raise ValueError(
+                f"{path} has {name} {json.dumps(prompts)}, accepted is in the form of {json.dumps(before)}"
+            )
+    edition = edition._replace(**told)
+    if unknown := {view for view, *_ in edition.anagrams} - views.VIEWS.keys():
+        raise ValueError(f"{path} has the views {', '.join(sorted(unknown))}, accepted are {', '.join(views.VIEWS)}")
+    return edition
+
+
+def as_tuples(value: Any) -> Any:
+    """`value` with tuples in the place of lists, all the way down."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+
+
 def write(out: Path, title: str, intro: str, figures: list[tuple[Figure, np.ndarray]], facts: dict) -> None:
     """Writes part_a.md, part_a.html and part_a/*.png under `out`."""
     folder = out / "part_a"
@@ -366,9 +399,10 @@ def write(out: Path, title: str, intro: str, figures: list[tuple[Figure, np.ndar
 def main(
     model: str = "mini",
     stage2: str | None = "mini-upscaler",
-    image: tuple[Path, ...] = (),
-    drawing: tuple[Path, ...] = (),
+    image: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
+    drawing: tyro.conf.UseAppendAction[tuple[Path, ...]] = (),
     mask: Path | None = None,
+    prompts: Path | None = None,
     seed: int = 180,
     out: Path = Path("part-a"),
     machine: str = f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
@@ -381,6 +415,7 @@ def main(
         image: photos, the first of them the test image; the model draws those that are missing of three.
         drawing: drawings of your own for part 1.7.1.
         mask: for part 1.7.2, white is made new.
+        prompts: a JSON object of prompts in the place of the model's, by the names of Edition.
         seed: the one seed of every figure.
         out: folder to write to.
         machine: what the page says it was made on.
@@ -389,6 +424,7 @@ def main(
     loaded, second = jdiff.load(model), jdiff.load(stage2) if stage2 else None
     mini = loaded.config.sample_size < 64
     edition, key, side = MINI if mini else IF, jax.random.key(seed), loaded.config.sample_size
+    edition = read_prompts(prompts, edition) if prompts else edition
     studio = Studio(
         loaded,
         second,

@@ -103,6 +103,7 @@ def test_every_png_holds_all_settings(calls):
         "model": "mini",
         "hash": Model("").hash,
         "prompts": ["a red three", "Ä two"],
+        "stage2": None,
         "n": 3,
         "steps": 7,
         "guidance": 2.5,

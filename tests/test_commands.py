@@ -194,6 +194,11 @@ def test_hybrid(calls):
     rows = [arrays["images"], *(jax.vmap(part)(arrays["images"]) for part in (views.low_pass(), views.high_pass()))]
     same_sheet("out.png", np.stack(rows), ["as it is", "from afar: far", "near: near"])
     same_again("hybrid", "out")
+    assert main("hybrid", "--like", "out.png", "--sigma", 5, "--npz", "b.npz") == 0
+    low, high = views.low_pass(5.0, 81), views.high_pass(5.0, 81)
+    expected = np.stack([np.clip(low(pattern("far")) + high(pattern("near")), -1, 1)] * 2)
+    np.testing.assert_allclose(np.load("b.npz")["images"], expected, atol=1e-3)
+    assert images.read_settings("out-again.png")["sigma"] == 5 and images.read_settings("out.png")["sigma"] == 2
 
 
 def test_upscale(calls):
@@ -294,6 +299,7 @@ BAD = {  # arguments, and what the line must have in it
     "one reading": (["anagram", "a", *FLIPS], "one prompt is given, accepted are two or more"),
     "no jigsaw": (["anagram", "a", "b", "--view", "jigsaw"], "--view is jigsaw: the image is 8 x 8, accepted for a"),
     "no high": (["hybrid", "--low", "a"], "--high is not given, accepted is a prompt"),
+    "sigma": (["hybrid", "--low", "a", "--high", "b", "--sigma", "8"], "--sigma is 8.0, accepted is more"),
     "two stages": (["generate", "a", "--stage2", "mini"], "--stage2 is mini, a stage-1 model, accepted is"),
     "upscale nothing": (["upscale"], "IMAGE is not given"),
     "stage 1": (
@@ -331,7 +337,7 @@ def test_bad_input_is_one_line_and_writes_nothing(name, calls, capsys, tmp_path)
     Image.fromarray(edge).save("edge.png")
     kinds = {"model": "mini", "n": 1, "steps": 4, "guidance": 1, "negative": "", "sampler": "ddim", "seed": 0}
     kinds |= {"dtype": "float32", "prompts": ["a"], "hash": "", "versions": {}, "keep": 0, "device": "cpu"}
-    images.save("one.png", pattern("a"), {"command": "hybrid"} | kinds)
+    images.save("one.png", pattern("a"), {"command": "hybrid", "sigma": 2.0} | kinds)
     before = {path: path.read_bytes() for path in Path().iterdir()}
     assert main(*args) == 2
     out, err = capsys.readouterr()

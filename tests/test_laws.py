@@ -1,5 +1,7 @@
 """Laws that every combiner, solver and sampler obeys, over tables of all members."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -321,6 +323,7 @@ def test_the_network_is_called_once_a_step_whatever_the_nesting():
     assert traces == [(6, *SHAPE)]
 
 
+@cache
 def tiny_unet():
     config = unet.Config(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=(1, 1), attention_head_dim=8, norm_num_groups=4,
@@ -329,6 +332,16 @@ def tiny_unet():
     )  # fmt: skip
     apply, _ = unet.unet(config)
     return Partial(apply, unet.init(config, jax.random.key(0)))
+
+
+def test_another_text_may_feed_the_pooled_path_alone():
+    """A style in the pooled text: the network's pooled vector is the style's, its attention is the prompt's."""
+    network, (prompt, style) = tiny_unet(), jax.random.normal(jax.random.key(2), (2, 1, 7, 52))
+    ready = lambda **told: network.func.prepare(network.args[0], Conditioning(**told)).text
+    styled = ready(text=prompt, pooled=style)
+    assert_same(styled.pooled, ready(text=style).pooled, 0)
+    assert_same(styled.layers, ready(text=prompt).layers, 0)
+    assert np.abs(styled.pooled - ready(text=prompt).pooled).max() > 1e-3
 
 
 def loop_shapes(jaxpr, inside=False):

@@ -1,5 +1,6 @@
 """The script that makes part A's figures: what it asks for, what it reads, its pages."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_an_edition_asks_for_what_its_model_knows(name):
     assert prompts(edition) <= known
     assert {view for view, *_ in edition.anagrams} <= views.VIEWS.keys()
     three = (edition.sampling, edition.pictures, edition.edits, edition.boxes, edition.anagrams, edition.hybrids)
-    assert [len(members) for members in three] == [3] * 6
+    assert [len(members) for members in (*three, edition.sigmas)] == [3] * 7
 
 
 @pytest.mark.parametrize("name", EDITIONS)
@@ -58,6 +59,34 @@ def test_a_mask_from_a_file_is_black_and_white(tmp_path):
     Image.fromarray(grey * 0).save(tmp_path / "mask.png")
     with pytest.raises(ValueError, match="all black; accepted is some of both"):
         part_a.read_mask(tmp_path / "mask.png", 8)
+
+
+def test_prompts_from_a_file_take_the_place_of_its_own(tmp_path):
+    path = tmp_path / "prompts.json"
+    pairs = [["a", "b"], ["c", "d"], ["e", "f"]]
+    path.write_text(json.dumps({"neutral": "a tower", "hybrids": pairs}))
+    told = part_a.read_prompts(path, part_a.IF)
+    assert told == part_a.IF._replace(neutral="a tower", hybrids=(("a", "b"), ("c", "d"), ("e", "f")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "prompts.json, no readable JSON"),
+        ("[]", "which holds a list, accepted is an object"),
+        ('{"boxes": []}', "has 'boxes', accepted are sampling, neutral, "),
+        ('{"neutral": ["a"]}', r'has neutral \["a"\], accepted is in the form of "a red three"'),
+        ('{"hybrids": [["a", "b"]]}', r'has hybrids \[\["a", "b"\]\], accepted is in the form of \[\["a '),
+        ('{"sampling": ["a", "b", 3]}', r'has sampling \["a", "b", 3\]'),
+        (json.dumps({"anagrams": [["mirror", "a", "b"]] * 3}), "has the views mirror, accepted are identity, flip"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_named(text, message, tmp_path):
+    (tmp_path / "prompts.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        part_a.read_prompts(tmp_path / "prompts.json", part_a.MINI)
+    with pytest.raises(ValueError, match="gone.json, no readable JSON"):
+        part_a.read_prompts(tmp_path / "gone.json", part_a.MINI)
 
 
 def test_its_pages_show_every_figure_and_name_its_settings(tmp_path):
