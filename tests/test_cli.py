@@ -108,7 +108,6 @@ def test_every_png_holds_all_settings(calls):
         "steps": 7,
         "guidance": 2.5,
         "negative": "blue",
-        "stage2": None,
         "encoder": None,
         "embeddings": None,
         "embeddings_sha256": None,
