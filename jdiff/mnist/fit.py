@@ -122,11 +122,11 @@ def export(out: str | Path, run: Run, state: TrainState, finished: bool, folder:
 
     `folder` is the run's, with its log.csv; `images` is how many pictures an epoch has.
     """
-    out, rows = Path(out), log.read(Path(folder) / "log.csv")
+    out, step = Path(out), int(state.step)
+    rows = [row for row in log.read(Path(folder) / "log.csv") if row["update"] <= step]
     out.mkdir(parents=True, exist_ok=True)
     stored = jax.tree.map(lambda a: np.asarray(a, np.float16), state.ema)
     convert.save(out / "model.safetensors", stored, {"kind": run.kind, "recipe": run.recipe})
-    step = int(state.step)
     kept = [row for i, row in enumerate(rows) if i % max(len(rows) // 200, 1) == 0 or row is rows[-1]]
     facts = run._asdict() | {
         "updates": step,
