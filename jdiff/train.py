@@ -1,6 +1,7 @@
 """The library's one training loop: state, EMA, checkpoints, resume, mesh. Objectives and data are passed in."""
 
 import math
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -151,13 +152,34 @@ class _Checkpoints:
         step = self.manager.latest_step()
         if step is None:
             return state
-        try:
-            found: Any = self.manager.restore(step, args=self.orbax.args.StandardRestore(state))
-        except (ValueError, KeyError) as error:
-            why = str(error).splitlines()[0]
-            raise ValueError(f"checkpoints is {self.folder}, which holds another network's state: {why}") from error
+        kept = self.orbax.StandardCheckpointer().metadata(self.folder / str(step) / "default").item_metadata.tree
+        there, wanted = (_shapes(tree) for tree in (kept["params"], state.params))
+        if other := sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name)):
+            name = other[0]
+            raise ValueError(
+                f"checkpoints is {self.folder}, which holds another network's state: {name} is {there.get(name)}, "
+                f"accepted is {wanted.get(name)}"
+            )
+        found: Any = self.manager.restore(step, args=self.orbax.args.StandardRestore(state))
         return found
 
     def save(self, step: int, state: TrainState) -> None:
-        self.manager.save(step, args=self.orbax.args.StandardSave(state), force=True)
-        self.manager.wait_until_finished()
+        before = self.manager.latest_step()
+        wanted, free = sum(a.nbytes for a in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+        try:
+            if free < wanted:  # said beforehand: Orbax leaves pages of traces behind it
+                raise OSError(f"it takes {wanted:,} bytes, and {free:,} are free")
+            self.manager.save(step, args=self.orbax.args.StandardSave(state), force=True)
+            self.manager.wait_until_finished()
+        except (OSError, ValueError) as error:  # Orbax has tensorstore's ValueError for a disk that is full
+            kept = "nothing was kept before" if before is None else f"that of update {before} is kept"
+            why = str(error).splitlines()[0]
+            raise OSError(
+                f"the checkpoint of update {step} cannot be written to {self.folder}, {kept}: {why}"
+            ) from error
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """{path: shape}; Orbax has numbers among the keys of a dict as text."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path).replace("'", ""): tuple(leaf.shape) for path, leaf in leaves}

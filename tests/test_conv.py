@@ -10,13 +10,22 @@ from jdiff.conv import conv_by_patches
 from jdiff.types import Conditioning
 
 
-@pytest.mark.parametrize("size", [1, 3, 5])
-def test_it_equals_lax_and_so_do_its_gradients(size, x64):
-    x = jax.random.normal(jax.random.key(0), (3, 6, 4, 2), jnp.float64)
+@pytest.mark.parametrize(
+    ("n", "h", "w", "size", "stride", "up", "pad"),
+    [
+        (3, 6, 4, 1, 1, 1, 0), (3, 6, 4, 3, 1, 1, 1), (8, 6, 4, 3, 1, 1, 1), (3, 6, 4, 5, 1, 1, 2),
+        (3, 6, 4, 3, 2, 1, 1), (2, 7, 5, 3, 2, 1, 1), (3, 6, 4, 4, 1, 2, 2), (3, 1, 1, 7, 1, 7, 6),
+    ],
+)  # fmt: skip
+def test_it_equals_lax_and_so_do_its_gradients(n, h, w, size, stride, up, pad, x64):
+    x = jax.random.normal(jax.random.key(0), (n, h, w, 2), jnp.float64)
     kernel = jax.random.normal(jax.random.key(1), (size, size, 2, 5), jnp.float64)
-    g = jax.random.normal(jax.random.key(2), (3, 6, 4, 5), jnp.float64)
-    theirs = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    (a, back_a), (b, back_b) = (jax.vjp(f, x, kernel) for f in (conv_by_patches, theirs))
+    how = {"lhs_dilation": (up, up), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+    forms = (conv_by_patches, jax.lax.conv_general_dilated)
+    run = lambda conv: lambda x, k: conv(x, k, (stride, stride), [(pad, pad)] * 2, **how)
+    (a, back_a), (b, back_b) = (jax.vjp(run(conv), x, kernel) for conv in forms)
+    assert a.shape == b.shape
+    g = jax.random.normal(jax.random.key(2), a.shape, jnp.float64)
     for ours, want in zip((a, *back_a(g)), (b, *back_b(g)), strict=True):
         np.testing.assert_allclose(ours, want, atol=1e-12)
 
@@ -34,9 +43,16 @@ def test_the_network_is_the_same_with_it():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(((2, 2), "SAME"), "stride 1"), (((1, 1), "VALID"), "padding is"), (((1, 1), [(0, 0), (0, 0)]), "padding is")],
+    ("arguments", "more", "message"),
+    [
+        (((1, 1), "VALID"), {}, "padding"),
+        (((1, 1), [(0, 0), (0, 0)]), {}, "padding"),
+        (((1, 2), "SAME"), {}, "strides"),
+        (((1, 1), [(1, 0), (1, 0)]), {}, "padding"),
+        (((2, 2), [(1, 1)] * 2), {"lhs_dilation": (2, 2)}, "spreads pixels where each becomes 2"),
+        (((1, 1), [(1, 1)] * 2), {"lhs_dilation": (2, 2)}, "spreads pixels where each becomes 2"),
+    ],
 )
-def test_it_refuses_what_it_does_not_do(arguments, message):
+def test_it_refuses_what_it_does_not_do(arguments, more, message):
     with pytest.raises(ValueError, match=message):
-        conv_by_patches(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), *arguments)
+        conv_by_patches(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), *arguments, **more)

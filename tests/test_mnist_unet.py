@@ -1,5 +1,8 @@
 """Part B's networks: the course's parameter counts, and each layer equal to a PyTorch module of the course's spec."""
 
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,55 +45,12 @@ def test_what_is_initialised_is_what_is_abstract():
         assert jax.tree.map(lambda a: (a.shape, a.dtype.name), made) == shapes, kind
 
 
-# The course's operations in PyTorch, as its page gives them; no public solution was read.
 def _oracle(config):
     torch = pytest.importorskip("torch", reason="the oracle needs the extra `torch`")
-    nn, d = torch.nn, config.width
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+    from parity_mnist import Course  # pyright: ignore[reportMissingImports]
 
-    class Conv(nn.Sequential):
-        def __init__(self, i, o, kernel=3, stride=1, padding=1, up=False):
-            layer = (nn.ConvTranspose2d if up else nn.Conv2d)(i, o, kernel, stride, padding)
-            super().__init__(layer, nn.BatchNorm2d(o), nn.GELU())
-
-    def block(i, o):
-        return [Conv(i, o), Conv(o, o)]
-
-    def fully(i, o):
-        return nn.Sequential(nn.Linear(i, o), nn.GELU(), nn.Linear(o, o))
-
-    class Spec(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = nn.Sequential(*block(1, d))
-            self.down_1 = nn.Sequential(Conv(d, d, 3, 2, 1), *block(d, d))
-            self.down_2 = nn.Sequential(Conv(d, 2 * d, 3, 2, 1), *block(2 * d, 2 * d))
-            self.unflatten = Conv(2 * d, 2 * d, 7, 7, 0, up=True)
-            self.up_1 = nn.Sequential(Conv(4 * d, d, 4, 2, 1, up=True), *block(d, d))
-            self.up_2 = nn.Sequential(Conv(2 * d, d, 4, 2, 1, up=True), *block(d, d))
-            self.last = nn.Sequential(*block(2 * d, d))
-            self.out = nn.Conv2d(d, 1, 3, 1, 1)
-            if config.time:
-                self.time_1, self.time_2 = fully(1, 2 * d), fully(1, d)
-            if config.classes:
-                self.class_1, self.class_2 = fully(10, 2 * d), fully(10, d)
-
-        def told(self, x, t, c, i):
-            if config.classes:
-                x = x * getattr(self, f"class_{i}")(c)[..., None, None]
-            if config.time:
-                by = getattr(self, f"time_{i}")(t[:, None])[..., None, None]
-                x = x * by if config.multiply else x + by
-            return x
-
-        def forward(self, x, t, c):
-            a = self.first(x)
-            b = self.down_1(a)
-            e = self.down_2(b)
-            u = self.told(self.unflatten(nn.functional.gelu(nn.functional.avg_pool2d(e, 7))), t, c, 1)
-            u = self.told(self.up_1(torch.cat([u, e], 1)), t, c, 2)
-            return self.out(self.last(torch.cat([self.up_2(torch.cat([u, b], 1)), a], 1)))
-
-    return torch, Spec().double()
+    return torch, Course(config).double()
 
 
 def _copied(torch, oracle, params):
@@ -134,10 +94,13 @@ def _inputs(n=5):
     return x, jax.random.uniform(keys[1], (n,), jnp.float64), Conditioning(classes)
 
 
-@pytest.mark.parametrize("conv", [lax.conv_general_dilated, conv_by_patches], ids=["lax", "patches"])
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize(
+    ("kind", "conv"),
+    [*((kind, lax.conv_general_dilated) for kind in CONFIGS), ("class", conv_by_patches)],
+    ids=[*CONFIGS, "class by patches"],
+)
 def test_it_is_the_courses_network(kind, conv, x64):
-    config = unet.Config(6, *[getattr(CONFIGS[kind], name) for name in ("time", "classes", "multiply")])
+    config = unet.Config(3, *[getattr(CONFIGS[kind], name) for name in ("time", "classes", "multiply")])
     torch, oracle = _oracle(config)
     params = _copied(torch, oracle, unet.init(config, jax.random.key(0)))
     apply, _ = unet.unet(config, conv)
@@ -147,7 +110,7 @@ def test_it_is_the_courses_network(kind, conv, x64):
 
     with torch.no_grad():
         want = oracle.eval()(*theirs).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(apply(params, x, t, told).estimate, want, atol=1e-12 * np.abs(want).max())
+    np.testing.assert_allclose(jax.jit(apply)(params, x, t, told).estimate, want, atol=1e-12 * np.abs(want).max())
 
     want = oracle.train()(*theirs)
     (want**2).mean().backward()
@@ -156,7 +119,7 @@ def test_it_is_the_courses_network(kind, conv, x64):
         prediction, pull = apply.train(params, x, t, told)
         return (prediction.estimate**2).mean() + pull, prediction.estimate
 
-    gradient, seen = jax.grad(loss, has_aux=True)(params)
+    gradient, seen = jax.jit(jax.grad(loss, has_aux=True))(params)
     want = want.detach().permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(seen, want, atol=1e-12 * np.abs(want).max())
 

@@ -80,3 +80,17 @@ def test_leading_is_diffusers(steps):
 def test_errors_name_what_was_given_and_what_is_accepted(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_flow_goes_from_noise_to_the_image():
+    table = schedule.flow(np.array([0.0, 0.2, 0.7, 1.0]))
+    np.testing.assert_allclose(table.signal + table.noise, 1)
+    np.testing.assert_array_equal(table.signal[1:], table.signal_to[:-1])
+    np.testing.assert_array_equal(table.noise[1:], table.noise_to[:-1])
+    assert (table.signal[0], table.noise_to[-1], table.t[0]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("times", [[0.0], [0.0, 0.0, 1.0], [0.5, 0.2], [-0.1, 1.0], [0.0, 1.1]])
+def test_times_that_do_not_rise_are_refused(times):
+    with pytest.raises(ValueError, match="times are .* accepted is a rising list"):
+        schedule.flow(times)

@@ -79,7 +79,49 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tmp_path
     assert same(run(40, checkpoints=tmp_path), run(40))
 
 
-def test_save_every_is_a_multiple_of_every():
+def test_saving_between_reports_changes_nothing(tmp_path):
     state, optimizer = begin()
-    with pytest.raises(ValueError, match=r"save_every is 25, accepted is a multiple of every \(10\)"):
-        T.train(state, objective, data, optimizer, steps=80, every=10, save_every=25)
+    told = []
+    settings = {"steps": 80, "every": 10, "save_every": 25, "decay": 0.9}
+    report = lambda step, metrics: told.append((step, len(metrics["loss"])))
+    found = T.train(state, objective, data, optimizer, checkpoints=tmp_path, report=report, **settings)
+    assert [step for step, _ in told] == [10, 20, 25, 35, 45, 50, 60, 70, 75, 80]
+    assert sum(n for _, n in told) == 80
+    assert same(found, run(80))
+
+
+def test_a_report_that_says_so_ends_it_with_a_checkpoint(tmp_path):
+    state, optimizer = begin()
+    settings = {"every": 10, "save_every": 1000, "decay": 0.9, "checkpoints": tmp_path}
+    first = T.train(state, objective, data, optimizer, steps=60, report=lambda step, _: step == 30, **settings)
+    assert int(first.step) == 30
+    assert same(T.train(begin()[0], objective, data, optimizer, steps=60, **settings), run(60))
+
+
+def test_batches_come_in_an_order_from_the_host(tmp_path):
+    rows = np.random.default_rng(0).standard_normal((60, 16, 3)).astype(np.float32)
+    asked = []
+
+    def ahead(first, n):
+        asked.append((first, n))
+        return rows[first : first + n]
+
+    def cut(key, ahead, i):
+        del key
+        return ahead[i], ahead[i] @ jnp.array([1.0, -2.0, 0.5])
+
+    batches = T.Batches(ahead, cut)
+    state, optimizer = begin()
+    whole = T.train(state, objective, batches, optimizer, steps=60, every=20)
+    assert asked == [(0, 20), (20, 20), (40, 20)]
+    T.train(begin()[0], objective, batches, optimizer, steps=30, every=20, checkpoints=tmp_path)
+    again = T.train(begin()[0], objective, batches, optimizer, steps=60, every=20, checkpoints=tmp_path)
+    assert same(whole, again)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    run(20, checkpoints=tmp_path)
+    optimizer = optax.adam(0.05)
+    other = T.start({"w": jnp.zeros(4), "b": jnp.zeros(())}, optimizer, jax.random.key(0))
+    with pytest.raises(ValueError, match="which holds another network's state"):
+        T.train(other, objective, data, optimizer, steps=40, checkpoints=tmp_path)

@@ -1,6 +1,7 @@
 """`jdiff mnist train` and `jdiff mnist sample`: their flags, what they check and write. JAX comes late."""
 
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union
@@ -9,7 +10,7 @@ import numpy as np
 import tyro
 
 from jdiff import images as pictures
-from jdiff.commands import accepted, check_output, demand
+from jdiff.commands import BadInput, accepted, check_output, demand
 
 Kind = Literal["denoise", "time", "class", "flow-time", "flow-class"]
 OWN = "(default: the recipe's own)"
@@ -96,17 +97,18 @@ class Train:
         out = self.out or place / "model"
         run = fit.Run(self.kind, self.recipe, **numbers, seed=self.seed, dtype=self.dtype)
         mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)) if devices > 1 else None
+        for logger in ("absl", "asyncio"):  # where Orbax tells at length what it raises too
+            logging.getLogger(logger).setLevel(logging.CRITICAL)
         try:
-            state, finished = accepted(
-                lambda: fit.fit(
-                    recipe, run, images, labels, place, minutes=self.minutes, keep_epochs=self.keep_epochs,
-                    save_every=self.save_every, mesh=mesh, tensorboard=self.tensorboard, quiet=self.quiet,
-                )
+            state, finished = fit.fit(
+                recipe, run, images, labels, place, minutes=self.minutes, keep_epochs=self.keep_epochs,
+                save_every=self.save_every, mesh=mesh, tensorboard=self.tensorboard, quiet=self.quiet,
             )  # fmt: skip
+        except ValueError as error:
+            raise BadInput(str(error)) from error
         except FloatingPointError as error:
-            rate = f"--rate is {run.rate}, with which {error}, accepted is a lower one"
-            demand(False, f"{rate}; the last good checkpoint is kept in {place}")
-            raise
+            why = f"--rate is {run.rate}, with which {error}, accepted is a lower one"
+            raise BadInput(f"{why}; the last good checkpoint is kept in {place}") from error
         fit.export(out, run, state, finished, place, len(images))
         how = "" if finished else ", not finished: the same command goes on"
         return f"wrote {out}: {int(state.step)} updates{how}"

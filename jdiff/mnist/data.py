@@ -30,9 +30,8 @@ def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, n
         if not builder.data_path.exists():
             builder.download_and_prepare()
         read: Any = builder.as_data_source
-        source = read(split=split)
-        labels = np.array([row["label"] for row in source], np.int32)
-        return np.stack([row["image"][..., 0] for row in source]), labels
+        images, labels = zip(*((row["image"][..., 0], row["label"]) for row in read(split=split)), strict=True)
+        return np.stack(images), np.array(labels, np.int32)
     except Exception as error:
         raise ValueError(
             f"MNIST is not to be had {where} ({type(error).__name__}: {error}); prepare it once with a network and "
@@ -101,3 +100,40 @@ def _order(key: Array, n: int, batch: int) -> Array:
 def _rows(scale, images, labels, key, ahead, i):
     del key
     return scale(images[ahead[i]]), labels[ahead[i]]
+
+
+def from_source(
+    source: Any, batch: int, seed: int, to_arrays: Callable = lambda row: row, *, process: int = 0, processes: int = 1
+) -> Batches:
+    """Batches of any source with a length and random access, such as `tfds.data_source`, read and stacked on the host.
+
+    Rows are shuffled anew each epoch by grain (the extra `train`), and found by the update's number alone, so that a
+    run that is stopped resumes at the right ones. `to_arrays` makes arrays of a row; batches are trees of them
+    [batch ...]. With several `processes` each reads its own `batch` rows of every update.
+
+    >>> batches = from_source([{"x": np.float32(i)} for i in range(6)], 2, seed=0)
+    >>> batches.ahead(1, 3)["x"].shape
+    (3, 2)
+
+    Source: grain's MapDataset.
+    """
+    import grain
+
+    n, whole = len(source), batch * processes
+    updates = per_epoch(n, whole)
+    rows = grain.MapDataset.source(range(n)).seed(seed).shuffle().repeat()
+
+    def ahead(first: int, count: int) -> Any:
+        def one(update: int) -> Any:
+            at = update // updates * n + update % updates * whole + process * batch
+            picked = [to_arrays(source[int(rows[at + i])]) for i in range(batch)]
+            return jax.tree.map(lambda *arrays: np.stack(arrays), *picked)
+
+        return jax.tree.map(lambda *batches: np.stack(batches), *map(one, range(first, first + count)))
+
+    return Batches(ahead, _at)
+
+
+def _at(key, ahead, i):
+    del key
+    return jax.tree.map(lambda a: a[i], ahead)
