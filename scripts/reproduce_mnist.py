@@ -132,7 +132,7 @@ def from_noise(kept: dict, test: tuple) -> Iterator[Figure]:
 
 def samples(kind: str, recipe: str, part: str, kept: dict, test: tuple) -> Iterator[Figure]:
     one = kept[kind, recipe]
-    if not one.exists():
+    if not one.exists() or model.load(one.folder).facts["epochs_done"] < 1:  # before that, samples are noise
         return
     told = "class" in kind
     classes = np.tile(np.arange(10), 4) if told else np.full(40, -1)
@@ -243,7 +243,8 @@ on {machine}, at seed 0, none picked.
 `spec` is the course's recipe; `best`, for `time` and `class`, is a flow that ends in nothing but noise (the course's
 schedule leaves abar_300 = 0.048 of the image), by IF's own UNet on squares of 2 x 2 pixels, sampled in {steps} calls of
 a second-order solver, with the running mean of the weights. On two CPU cores the course's full length is days; what is
-marked unfinished was trained for less, and the same command makes all of it where there is an accelerator.
+marked unfinished was trained for less, and the same command makes all of it where there is an accelerator. Samples of
+networks that have not seen every digit once are left out: they are noise.
 
 ## What was measured
 

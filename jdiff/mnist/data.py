@@ -121,7 +121,7 @@ def from_source(
 
     n, whole = len(source), batch * processes
     updates = per_epoch(n, whole)
-    rows = grain.MapDataset.source(range(n)).seed(seed).shuffle().repeat()
+    rows: Any = grain.MapDataset.source(range(n)).seed(seed).shuffle().repeat()
 
     def ahead(first: int, count: int) -> Any:
         def one(update: int) -> Any:
