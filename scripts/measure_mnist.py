@@ -24,6 +24,7 @@ from measure_mini import score
 from jdiff.images import beside
 from jdiff.mnist import judge, model, objectives
 from jdiff.mnist.data import mnist, pad32
+from jdiff.mnist.recipes import recipes
 
 SURE = 0.9
 FOLDERS = tuple(Path("weights/mnist") / name for name in ("denoise-spec", "time-spec", "class-spec", "flow-time-spec",
@@ -109,21 +110,32 @@ def reference(train: tuple, test: tuple, features: np.ndarray, n: int) -> dict[s
 CARD = """\
 # {title}
 
-One of the course's networks for MNIST (part B), trained here: `jdiff mnist sample {kind}{flag}` draws with it.
+One of the course's networks for MNIST (part B), trained here: {use}
 
 | | |
 |---|---|
 | training | {state}: {updates:,} updates of {batch}, {epochs_done:g} of {epochs} epochs |
-| by | `jdiff mnist train {kind}{flag}`, seed {seed}, {dtype}, {images_per_second:.0f} images/s on {device} |
-| training loss | {loss:.4f} |
+| by | `jdiff mnist train {kind}{flag}{width}`, seed {seed}, {dtype}, {images_per_second:.0f} images/s on {device} |
+| training loss, its last tenth | {loss:.4f} |
 {rows}
 Measured by `python scripts/measure_mnist.py` on {machine}, after the fact, at one seed, none picked. The data is MNIST
 (Y. LeCun, C. Cortes, C. Burges; CC BY-SA 3.0); the weights are licensed as the library is (Apache-2.0).
 """
 
 
+def last_loss(facts: dict[str, Any]) -> float:
+    """The mean training loss of the last tenth of what was logged."""
+    curve = [row[1] for row in facts["curve"]]
+    return float(np.mean(curve[-max(len(curve) // 10, 1) :]))
+
+
 def card(facts: dict[str, Any], found: dict[str, Any], machine: str) -> str:
     """README.md of a network's folder."""
+    flag = "" if facts["recipe"] == "spec" else f" --recipe {facts['recipe']}"
+    use = f"`jdiff mnist sample {facts['kind']}{flag}` draws with it."
+    if facts["kind"] == "denoise":
+        use = f'`jdiff.mnist.model.load("{model.name(facts["kind"], facts["recipe"])}")` has it.'
+    usual = recipes()[facts["kind"], facts["recipe"]].width
     rows = [("test loss", f"{found['test_loss']:.4f}")]
     if "samples" in found:
         name = "right" if "right" in found else "sure"
@@ -133,9 +145,11 @@ def card(facts: dict[str, Any], found: dict[str, Any], machine: str) -> str:
         rows += [(f"samples {what}", share), ("Frechet distance to the test digits", f"{found['frechet']:.2f}")]
     return CARD.format(
         title=f"MNIST: {facts['kind']}, {facts['recipe']}",
-        flag="" if facts["recipe"] == "spec" else f" --recipe {facts['recipe']}",
+        flag=flag,
+        use=use,
+        width="" if facts["width"] == usual else f" --width {facts['width']}",
         state="finished" if facts["finished"] else "**unfinished**; the same command makes all of it",
-        loss=np.mean([row[1] for row in facts["curve"][-10:]]),
+        loss=last_loss(facts),
         rows="".join(f"| {name} | {value} |\n" for name, value in rows),
         machine=machine,
         **{k: facts[k] for k in ("kind", "updates", "batch", "epochs", "epochs_done", "seed", "dtype", "device",

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import tyro
+from measure_mnist import last_loss
 
 from jdiff import images as pictures
 from jdiff import log
@@ -218,9 +219,18 @@ def table(kept: dict) -> list[str]:
             n = found["right" if "right" in found else "sure"]
             share = f"{100 * n / found['samples']:.1f} % {'right' if 'right' in found else 'sure'}"
         epochs = f"{facts['epochs_done']:g}" + ("" if facts["finished"] else f" of {facts['epochs']}, unfinished")
-        loss = np.mean([row[1] for row in facts["curve"][-10:]])
+        loss = last_loss(facts)
         distance = f"{found['frechet']:.2f}" if "frechet" in found else ""
-        cells = (one.name, epochs, f"{loss:.4f}", f"{found['test_loss']:.4f}", ours, theirs, share, distance)
+        cells = (
+            f"{one.name}, D = {facts['width']}",
+            epochs,
+            f"{loss:.4f}",
+            f"{found['test_loss']:.4f}",
+            ours,
+            theirs,
+            share,
+            distance,
+        )
         lines.append("| " + " | ".join(cells) + " |")
     if real:
         lines += [
