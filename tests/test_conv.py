@@ -47,7 +47,8 @@ def test_the_network_is_the_same_with_it():
     [
         (((1, 1), "VALID"), {}, "padding"),
         (((1, 1), [(0, 0), (0, 0)]), {}, "padding"),
-        (((1, 2), "SAME"), {}, "strides"),
+        (((2, 2), "SAME"), {}, "padding is 'SAME', accepted are 'SAME' at stride 1"),
+        (((1, 2), [(1, 1)] * 2), {}, "strides"),
         (((1, 1), [(1, 0), (1, 0)]), {}, "padding"),
         (((2, 2), [(1, 1)] * 2), {"lhs_dilation": (2, 2)}, "spreads pixels where each becomes 2"),
         (((1, 1), [(1, 1)] * 2), {"lhs_dilation": (2, 2)}, "spreads pixels where each becomes 2"),
