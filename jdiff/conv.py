@@ -102,7 +102,7 @@ def conv_by_patches(x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array
     same = (((size - 1) // 2, (size - 1) // 2),) * 2
     if isinstance(padding, str) and (padding, *strides, *up) != ("SAME", 1, 1, 1, 1):  # lax pads unevenly at strides
         raise ValueError(f"padding is {padding!r}, accepted are 'SAME' at stride 1 and pairs of numbers")
-    pads = same if padding == "SAME" else tuple(map(tuple, padding))
+    pads: Any = same if padding == "SAME" else tuple(map(tuple, padding))
     (pad, _), *_ = pads
     if kernel.shape[1] != size or len(set(strides)) > 1 or len(set(up)) > 1 or pads != ((pad, pad),) * 2:
         raise ValueError(

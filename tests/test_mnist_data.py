@@ -33,6 +33,17 @@ def test_a_wrong_folder_is_named(tmp_path):
         mnist("test", tmp_path / "none")
 
 
+def test_without_a_network_it_says_what_to_do(tmp_path, monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets", reason="reading MNIST needs the extra `train`")
+
+    def builder(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(tfds, "builder", builder)
+    with pytest.raises(ValueError, match="MNIST is not to be had in .* no network.*; prepare it once .*pip install"):
+        mnist("test", tmp_path)
+
+
 def test_captions_are_all_different_and_fit():
     rows = captions.captions()
     assert len({row.text for row in rows}) == len(rows) == 600

@@ -1,7 +1,5 @@
 """Digits drawn: the course's samplers written out, the shipped networks, and the commands."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,6 +102,17 @@ def test_an_image_is_the_same_in_any_batch(monkeypatch):
     np.testing.assert_allclose(model.draw(digits, classes, jax.random.key(0), steps=5).images, whole.images, atol=1e-6)
 
 
+def test_tables_start_in_noise_and_end_clean_however_many_steps():
+    for key, recipe in TABLE.items():
+        for steps in (1,) if key[0] == "denoise" else (1, 2, 7, 50, 300):
+            table = recipe.table(steps)
+            assert len(table.t) == steps and (table.signal_to[-1], table.noise_to[-1]) == (1, 0)
+            np.testing.assert_array_equal(table.signal[1:], table.signal_to[:-1])
+            assert key[0] == "denoise" or table.t[0] == {"ddpm": 1, "flow": 0, "best": 1000}[
+                "best" if key[1] == "best" else "flow" if "flow" in key[0] else "ddpm"
+            ]  # fmt: skip
+
+
 @pytest.mark.parametrize("classes", [[], [10], [-2], [[1]]])
 def test_other_classes_are_refused(classes):
     digits = model.Digits(Partial(_network), TABLE["class", "spec"], {})
@@ -145,7 +154,11 @@ def test_the_command_draws_sheets_and_arrays(tmp_path, capsys):
         assert found["images"].shape == (20, 28, 28) and found["images"].dtype == np.float32
         assert found["images"].min() >= 0 and found["images"].max() <= 1
         np.testing.assert_array_equal(found["labels"], np.repeat(np.arange(10), 2))
-    assert json.loads(json.dumps(read_settings(png)))["kind"] == "class" and gif.stat().st_size > 1000
+    settings = read_settings(png)
+    assert (settings["kind"], settings["recipe"], settings["steps"]) == ("class", "best", 3) and settings[
+        "guidance"
+    ] > 1
+    assert gif.stat().st_size > 1000
 
 
 BAD = [
@@ -154,6 +167,8 @@ BAD = [
     (("sample", "denoise", "-o", "a.png"), "KIND is denoise"),
     (("sample", "class", "-o", "a.gif"), "-o is a.gif"),
     (("sample", "class", "-o", "a.png", "--steps", "0"), "--steps is 0"),
+    (("sample", "class", "-o", "a.png", "--recipe", "spec", "--steps", "500"), "steps is 500"),
+    (("train", "class", "--epochs", "2", "--keep-epochs", "3"), "--keep-epochs is 3"),
     (("sample", "class", "-o", "a.png", "--model", "none"), "model is 'none'"),
     (("sample", "flow-class", "-o", "a.png", "--recipe", "best"), "model is 'flow-class-best'"),
     (("train", "flow-class", "--recipe", "best"), "--recipe is best for flow-class"),

@@ -76,6 +76,11 @@ class Train:
             flag = "--" + name.replace("_", "-")
             good = given is None or (math.isfinite(given) and given > 0)
             demand(good, f"{flag} is {given}, accepted is more than 0")
+        for epoch in self.keep_epochs:
+            demand(
+                1 <= epoch <= numbers["epochs"],
+                f"--keep-epochs is {epoch}, accepted is 1 to {numbers['epochs']}, --epochs",
+            )
         demand(self.minutes > 0, f"--minutes is {self.minutes}, accepted is more than 0")
         demand(0 <= self.seed < 2**32, f"--seed is {self.seed}, accepted is 0 to {2**32 - 1}")
         multiple = 16 if self.recipe == "best" else 1
@@ -105,7 +110,7 @@ class Train:
                 save_every=self.save_every, mesh=mesh, tensorboard=self.tensorboard, quiet=self.quiet,
             )  # fmt: skip
         except ValueError as error:
-            raise BadInput(str(error)) from error
+            raise BadInput(" ".join(str(error).split())) from error
         except FloatingPointError as error:
             why = f"--rate is {run.rate}, with which {error}, accepted is a lower one"
             raise BadInput(f"{why}; the last good checkpoint is kept in {place}") from error
@@ -180,9 +185,11 @@ class Sample:
                 )
             )  # fmt: skip
         demand(bool(np.isfinite(made.images).all()), "pictures are not finite, accepted are less guidance, more steps")
-        return self.write(made, classes)
+        how = {"recipe": digits.facts["recipe"], "steps": steps or digits.recipe.steps}
+        how |= {"guidance": digits.recipe.guidance if guidance is None else guidance}
+        return self.write(made, classes, how)
 
-    def write(self, made: Any, classes: np.ndarray) -> str:
+    def write(self, made: Any, classes: np.ndarray, how: dict[str, Any]) -> str:
         written = []
         if self.npz:
             with pictures.beside(self.npz) as file:
@@ -194,8 +201,7 @@ class Sample:
             written.append(self.gif)
         if self.output:
             settings = {"command": "mnist sample", "kind": self.kind, "n": self.n, "seed": self.seed}
-            settings |= {"recipe": self.recipe, "model": self.model and str(self.model)}
-            settings |= {"steps": self.steps, "guidance": self.guidance}
+            settings |= how | {"model": self.model and str(self.model)}
             pictures.save(self.output, sheet(made.images, classes), settings)
             written.append(self.output)
         return f"wrote {', '.join(map(str, written))}: {len(classes)} digits"

@@ -20,12 +20,12 @@ def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, n
     `data_dir` is where TFDS keeps its data sets; None is TFDS's own choice. Raises ValueError where MNIST is not
     prepared there and cannot be.
     """
-    import tensorflow_datasets as tfds
-
     where = f"in {data_dir}" if data_dir is not None else "in TFDS's own folder"
     if data_dir is not None and not Path(data_dir).is_dir():
         raise ValueError(f"data_dir is {data_dir}, accepted is a folder that holds a prepared 'mnist'")
     try:
+        import tensorflow_datasets as tfds
+
         builder = tfds.builder("mnist", data_dir=data_dir, file_format="array_record")
         if not builder.data_path.exists():
             builder.download_and_prepare()

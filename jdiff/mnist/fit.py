@@ -71,7 +71,7 @@ def fit(
     Raises ValueError where `folder` holds a run of other settings, and what `train` raises.
     """
     folder, began = Path(folder), time.monotonic()
-    _agree(folder, run)
+    _agree(folder, run._asdict() | {"images": len(images)})
     updates = data.per_epoch(len(images), run.batch)
     order_key, state_key, init_key = jax.random.split(jax.random.key(run.seed), 3)
     apply, _ = recipe.network(run.width, fitting_conv())
@@ -101,20 +101,26 @@ def fit(
     return state, True
 
 
-def _agree(folder: Path, run: Run) -> None:
+def _agree(folder: Path, now: dict[str, Any]) -> None:
     """Writes run.json, or raises ValueError where there is one of other settings."""
     path = folder / "run.json"
     if path.is_file():
-        before = json.loads(path.read_text())
-        now = run._asdict()
-        other = [f"{name} {value}, was {before.get(name)}" for name, value in now.items() if before.get(name) != value]
+        try:
+            before = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"run is {folder}, whose run.json cannot be read ({error}), accepted is another"
+            ) from error
+        other = [
+            f"{name} {value}, was {before[name]}" for name, value in now.items() if before.get(name, value) != value
+        ]
         if other:
             what = f"which holds a run of other settings ({'; '.join(other)})"
             raise ValueError(f"run is {folder}, {what}, accepted are the same, or another folder")
         return
     folder.mkdir(parents=True, exist_ok=True)
     with beside(path) as file:
-        file.write((json.dumps(run._asdict(), indent=1) + "\n").encode())
+        file.write((json.dumps(now, indent=1) + "\n").encode())
 
 
 def export(out: str | Path, run: Run, state: TrainState, finished: bool, folder: str | Path, images: int) -> None:

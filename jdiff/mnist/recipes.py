@@ -42,12 +42,14 @@ class Recipe(NamedTuple):
 
 def ddpm_table(steps: int) -> Level:
     """The course's 300 timesteps, or fewer of them evenly spread; the network is told t/T."""
-    levels = schedule.levels(schedule.linear(T), schedule.respaced([steps], T))
+    schedule.check_count("steps", steps, T)
+    levels = schedule.levels(schedule.linear(T), np.linspace(T - 1, 0, steps).round().astype(int))
     return levels._replace(t=(levels.t + 1) / T)
 
 
 def flow_table(steps: int) -> Level:
     """Even steps from noise to image; the network is told t."""
+    schedule.check_count("steps", steps, 1000)
     return schedule.flow(np.linspace(0, 1, steps + 1))
 
 
