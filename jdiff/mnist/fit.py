@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 
 def fitting_conv() -> Any:
-    """What convolves: XLA's own, or on CPUs, where its gradient within a loop is 60 times slower, by patches."""
+    """What convolves: XLA's own, or on CPUs, where its gradient within a loop is far slower, by patches."""
     return conv_by_patches if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated
 
 
