@@ -10,7 +10,6 @@ import csv
 import dataclasses
 import hashlib
 import json
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ import optax
 import tyro
 from jax.sharding import AxisType
 from jax.tree_util import Partial
-from tqdm import tqdm
 
 from jdiff import convert, objectives, schedule, t5, unet
 from jdiff.conv import conv_by_patches
+from jdiff.log import Log
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
 from jdiff.train import TrainState, start, train
@@ -139,30 +138,12 @@ def logged(
     state: TrainState, objective: Any, data: Any, optimizer: Any, *, steps: int, decay: float, batch: int, run: Path
 ) -> TrainState:
     """The state after `steps` updates over all devices, resumed and saved in `run`, with a bar and log.csv there."""
-    began, first, before = time.monotonic(), None, 0
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-    with tqdm(total=steps, unit="update") as bar, (run / "log.csv").open("a", newline="") as file:
-        writer = csv.writer(file)
-
-        def report(step, metrics):
-            nonlocal first, before
-            means = {name: float(np.mean(values)) for name, values in metrics.items()}
-            if first is None:
-                first, before = (step, time.monotonic()), step - 25
-                if file.tell() == 0:
-                    writer.writerow(["update", *means, "images_per_second"])
-            speed = (step - first[0]) * batch / max(time.monotonic() - first[1], 1e-9)
-            writer.writerow([step, *(f"{v:.6g}" for v in means.values()), f"{speed:.4g}"])
-            file.flush()
-            bar.update(step - bar.n)
-            bar.set_postfix({k: f"{v:.4f}" for k, v in means.items()} | {"images/s": f"{speed:.1f}"})
-
-        state = train(
+    with Log(run, steps, batch) as report:
+        return train(
             state, objective, data, optimizer, steps=steps, decay=decay, mesh=mesh,
             every=25, report=report, checkpoints=run / "checkpoints", save_every=250,
         )  # fmt: skip
-    print(f"{int(state.step)} updates, the last {int(state.step) - before} in {time.monotonic() - began:.0f} s")
-    return state
 
 
 def main(
