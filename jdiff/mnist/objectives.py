@@ -90,4 +90,4 @@ def regression(
     prediction, pull = train(params, x, t, Conditioning(one_hot(jnp.where(left, classes, -1))))
     mse = jnp.mean((prediction.estimate - target(x0, eps)) ** 2)
     pull = jnp.asarray(pull, mse.dtype)
-    return mse + pull - jax.lax.stop_gradient(pull), {}
+    return mse + (pull - jax.lax.stop_gradient(pull)), {}  # in this order: the pull may be 1e9 at first
