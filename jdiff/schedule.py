@@ -130,7 +130,7 @@ def flow(times: Sequence[float] | np.ndarray) -> Level:
     Source: Lipman et al. 2023 (flow matching), eq. 20 to 23 with sigma_min = 0; course part B, flow edition.
     """
     t = np.asarray(times, np.float64)
-    if t.ndim != 1 or t.size < 2 or t[0] < 0 or t[-1] > 1 or (np.diff(t) <= 0).any():
+    if t.ndim != 1 or t.size < 2 or not (t[0] >= 0 and t[-1] <= 1 and (np.diff(t) > 0).all()):  # NaN too
         raise ValueError(f"times are {t.tolist()}, accepted is a rising list of two or more numbers in [0, 1]")
     here, there, n = t[:-1], t[1:], t.size - 1
     return Level(np.arange(n), here, here, 1 - here, there, 1 - there, np.ones(n), np.ones(n, bool))

@@ -90,7 +90,7 @@ def test_a_flow_goes_from_noise_to_the_image():
     assert (table.signal[0], table.noise_to[-1], table.t[0]) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("times", [[0.0], [0.0, 0.0, 1.0], [0.5, 0.2], [-0.1, 1.0], [0.0, 1.1]])
+@pytest.mark.parametrize("times", [[0.0], [0.0, 0.0, 1.0], [0.5, 0.2], [-0.1, 1.0], [0.0, 1.1], [0.0, np.nan]])
 def test_times_that_do_not_rise_are_refused(times):
     with pytest.raises(ValueError, match="times are .* accepted is a rising list"):
         schedule.flow(times)
