@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -103,7 +104,7 @@ class UNet(nnx.Module):
     def __init__(self, config: Config, conv: Callable, *, rngs: nnx.Rngs):
         d = config.width
         self.config = config
-        block = lambda *widths: nnx.List([Convolution(i, o, conv, rngs) for i, o in zip(widths, widths[1:])])  # noqa: B905
+        block = lambda *widths: nnx.List([Convolution(i, o, conv, rngs) for i, o in pairwise(widths)])
         down = lambda i, o: nnx.List([Convolution(i, o, conv, rngs, stride=2), *block(o, o, o)])
         up = lambda i, o: nnx.List([Convolution(i, o, conv, rngs, size=4, up=2, pad=2), *block(o, o, o)])
         self.first = block(1, d, d)
