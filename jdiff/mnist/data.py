@@ -1,5 +1,6 @@
 """MNIST by TensorFlow Datasets, read without TensorFlow once it is prepared."""
 
+import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from PIL import Image
 
 from jdiff.train import Batches
 from jdiff.types import Array
@@ -30,8 +32,10 @@ def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, n
         if not builder.data_path.exists():
             builder.download_and_prepare()
         read: Any = builder.as_data_source
-        images, labels = zip(*((row["image"][..., 0], row["label"]) for row in read(split=split)), strict=True)
-        return np.stack(images), np.array(labels, np.int32)
+        source = read(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        rows = source.__getitems__(range(len(source)))  # PNGs, all at once: five times as fast as decoded one by one
+        images = np.stack([np.asarray(Image.open(io.BytesIO(row["image"]))) for row in rows])
+        return images, np.array([row["label"] for row in rows], np.int32)
     except Exception as error:
         raise ValueError(
             f"MNIST is not to be had {where} ({type(error).__name__}: {error}); prepare it once with a network and "
