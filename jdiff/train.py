@@ -145,7 +145,10 @@ class _Checkpoints:
 
         self.folder = Path(folder).absolute()
         self.orbax: Any = ocp
-        self.manager = ocp.CheckpointManager(self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=2))
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, cleanup_tmp_directories=True, enable_async_checkpointing=False
+        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     def newest(self, state: TrainState) -> TrainState:
         """The newest state saved, or `state`, which says what is accepted."""
@@ -170,7 +173,6 @@ class _Checkpoints:
             if free < wanted:  # said beforehand: Orbax leaves pages of traces behind it
                 raise OSError(f"it takes {wanted:,} bytes, and {free:,} are free")
             self.manager.save(step, args=self.orbax.args.StandardSave(state), force=True)
-            self.manager.wait_until_finished()
         except (OSError, ValueError) as error:  # Orbax has tensorstore's ValueError for a disk that is full
             kept = "nothing was kept before" if before is None else f"that of update {before} is kept"
             why = str(error).splitlines()[0]

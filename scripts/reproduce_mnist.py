@@ -306,6 +306,7 @@ def main(
     train: bool = False,
     minutes: float = float("inf"),
     only: tuple[str, ...] = (),
+    width: int | None = None,
     runs: Path = Path("runs/mnist"),
     weights: Path = Path("weights/mnist"),
     out: Path = Path("docs"),
@@ -318,6 +319,7 @@ def main(
         train: train networks that are not finished.
         minutes: at most, of each of them.
         only: names such as class-best, of those to train; all unless given.
+        width: channels D of what is trained, where it is not to be the recipe's own.
         runs: folder of checkpoints, logs and weights kept after epochs.
         weights: folder of the trained networks.
         out: folder to write to.
@@ -331,7 +333,8 @@ def main(
         for key, one in kept.items():
             if (not only or one.name in only) and not finished(one):
                 print(one.name, flush=True)
-                teach(one, table_of[key], digits, minutes)
+                recipe = table_of[key]
+                teach(one, recipe if width is None else recipe._replace(width=width), digits, minutes)
     test = mnist("test", data_dir)
     figures = []
     for part in PARTS:

@@ -217,6 +217,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
         _, errors = process.communicate()
         assert process.returncode == 0, errors
         assert (tmp_path / run / "model" / "model.safetensors").read_bytes() == want
+        assert all(path.name.isdigit() for path in (tmp_path / run / "checkpoints").iterdir())  # no half of one is left
     assert landed >= KILLED, f"only {landed} of {2 * KILLED} kills came before the end"
 
 
