@@ -72,12 +72,12 @@ class Kept(NamedTuple):
         return (self.folder / "model.safetensors").is_file()
 
     def epochs(self) -> Iterator[tuple[str, model.Digits]]:
-        """(what to call it, the network) after each epoch whose weights were kept, and as it is in the end."""
+        """(what to call it, the network) after each epoch whose weights were kept, and, by no name, in the end."""
         done = model.load(self.folder)
         for epoch in (epoch for epoch in EPOCHS if epoch < done.facts["epochs_done"]):
             if (path := self.run / f"epoch-{epoch}.safetensors").is_file():
                 yield f"after epoch {epoch}", model.load(self.folder, path)
-        yield f"after {done.facts['epochs_done']:g} epochs", done
+        yield "", done  # so that what it is called, and its file, stay the same as it is trained on
 
 
 def signed(x: Any) -> np.ndarray:
@@ -106,7 +106,7 @@ def denoising(kept: dict, test: tuple) -> Iterator[Figure]:
     eps = jax.random.normal(jax.random.key(0), x.shape)
     named = list(one.epochs())
     columns = [signed(x), signed(x + 0.5 * eps), *(signed(denoised(d, x + 0.5 * eps)) for _, d in named)]
-    labels = ["digit", "sigma 0.5", *(name for name, _ in named)]
+    labels = ["digit", "sigma 0.5", *(name or f"after {d.facts['epochs_done']:g} epochs" for name, d in named)]
     page = pictures.grid(np.stack(columns, axis=1), column_labels=labels, cell=112)
     yield Figure(part, "Test digits denoised", "At the sigma it was trained on (1.2.1).", page)
     z = jnp.stack([x[0] + sigma * eps[0] for sigma in SIGMAS])
@@ -143,8 +143,9 @@ def samples(kind: str, recipe: str, part: str, kept: dict, test: tuple) -> Itera
         made = model.draw(digits, classes, jax.random.key(0), keep=20)
         frames = np.stack([sheet(frame, 28) for frame in np.swapaxes(np.asarray(made.way), 0, 1)])
         calls, scale = digits.recipe.steps, digits.recipe.guidance
-        text = f"40 samples, {calls} calls" + (f", guidance {scale:g}." if told else ".")
-        yield Figure(part, f"{one.name} {name}", text, sheet(made.images, 56), frames)
+        text = f"40 samples, {calls} calls" + (f", guidance {scale:g}" if told else "")
+        text += "." if name else f", after {digits.facts['epochs_done']:g} epochs."
+        yield Figure(part, f"{one.name} {name}".strip(), text, sheet(made.images, 56), frames)
 
 
 def guidance(kept: dict, test: tuple) -> Iterator[Figure]:
@@ -275,8 +276,8 @@ def write(out: Path, intro: str, figures: Sequence[Figure]) -> None:
     folder = out / "mnist"
     folder.mkdir(parents=True, exist_ok=True)
     lines, part = [intro], None
-    for i, figure in enumerate(figures):
-        name = f"{i:02}-{''.join(c if c.isalnum() else '-' for c in figure.title.lower()).strip('-')}"
+    for figure in figures:
+        name = "".join(c if c.isalnum() else "-" for c in figure.title.lower())
         pictures.save(folder / f"{name}.png", figure.page)
         if figure.part != part:
             lines += [f"## {figure.part}", ""]

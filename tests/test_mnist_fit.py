@@ -17,7 +17,7 @@ from jax import lax
 
 from jdiff import log
 from jdiff import train as T
-from jdiff.mnist import data, fit, objectives, recipes
+from jdiff.mnist import data, fit, model, objectives, recipes
 from jdiff.types import Prediction
 
 pytest.importorskip("orbax.checkpoint", reason="checkpoints need the extra `train`")
@@ -141,6 +141,10 @@ def test_it_keeps_weights_after_epochs_and_writes_what_it_was(tmp_path):
     fit.export(tmp_path / "model", run, state, done, tmp_path, len(IMAGES))
     facts = json.loads((tmp_path / "model" / "training.json").read_text())
     assert (facts["updates"], facts["epochs_done"], facts["finished"], facts["width"]) == (6, 2.0, True, 2)
+    state.ema["statistics"]["first"][0]["norm"]["var"] = jnp.full(2, 1e5)  # more than half precision has
+    fit.export(tmp_path / "model", run, state, done, tmp_path, len(IMAGES))
+    kept = model.load(tmp_path / "model").denoise.args[0]["statistics"]["first"][0]["norm"]["var"]
+    np.testing.assert_allclose(kept, 1e5)
     with pytest.raises(ValueError, match="holds a run of other settings .width 4, was 2."):
         fit.fit(recipe, run._replace(width=4), IMAGES, LABELS, tmp_path, quiet=True)
     with pytest.raises(ValueError, match="other settings .images 64, was 96."):

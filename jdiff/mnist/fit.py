@@ -123,15 +123,21 @@ def _agree(folder: Path, now: dict[str, Any]) -> None:
         file.write((json.dumps(now, indent=1) + "\n").encode())
 
 
+def _halved(a: Any) -> np.ndarray:
+    """float16, or as it is where that is too small, as for a variance of 100,000."""
+    a = np.asarray(a)
+    return a.astype(np.float16) if np.abs(a).max(initial=0) <= np.finfo(np.float16).max else a
+
+
 def export(out: str | Path, run: Run, state: TrainState, finished: bool, folder: str | Path, images: int) -> None:
-    """Writes the running mean of the weights, in half precision, and training.json into the folder `out`.
+    """Writes the running mean of the weights, in half precision where it holds them, and training.json into `out`.
 
     `folder` is the run's, with its log.csv; `images` is how many pictures an epoch has.
     """
     out, step = Path(out), int(state.step)
     rows = [row for row in log.read(Path(folder) / "log.csv") if row["update"] <= step]
     out.mkdir(parents=True, exist_ok=True)
-    stored = jax.tree.map(lambda a: np.asarray(a, np.float16), state.ema)
+    stored = jax.tree.map(_halved, state.ema)
     convert.save(out / "model.safetensors", stored, {"kind": run.kind, "recipe": run.recipe})
     kept = [row for i, row in enumerate(rows) if i % max(len(rows) // 200, 1) == 0 or row is rows[-1]]
     facts = run._asdict() | {
