@@ -125,7 +125,8 @@ def from_noise(kept: dict, test: tuple) -> Iterator[Figure]:
     rows = np.stack([signed(z), signed(denoised(digits, z)), np.repeat(signed(mean), 5, axis=0)])
     page = pictures.grid(rows, ["pure noise", "denoised", "mean of the test digits"], cell=80)
     text = (
-        "Trained to make digits of pure noise in one step (1.2.3). The noise says nothing of the digit, so the least "
+        f"Trained to make digits of pure noise in one step (1.2.3), D = {digits.facts['width']}, "
+        f"{digits.facts['updates']:,} updates. The noise says nothing of the digit, so the least "
         "squared error is the mean of all digits, whatever the noise."
     )
     yield Figure("1 The single-step denoiser", "From pure noise", text, page)
@@ -296,7 +297,8 @@ def write(out: Path, intro: str, figures: Sequence[Figure]) -> None:
 
 def teach(one: Kept, recipe: recipes.Recipe, train: tuple, minutes: float) -> None:
     """Trains one network on from its checkpoints, and writes it."""
-    run = fit.Run(one.kind, one.recipe, recipe.width, recipe.batch, recipe.epochs, recipe.rate, 0)
+    kind = "denoise" if (one.kind, one.recipe) == PURE else one.kind  # the same network
+    run = fit.Run(kind, one.recipe, recipe.width, recipe.batch, recipe.epochs, recipe.rate, 0)
     images, labels = train
     state, done = fit.fit(recipe, run, images, labels, one.run, minutes=minutes, keep_epochs=EPOCHS)
     fit.export(one.folder, run, state, done, one.run, len(images))
