@@ -19,10 +19,11 @@ def _forward(x: Array, kernel: Array, stride: int, up: int, pads: tuple) -> Arra
 
 def _patches(x: Array, size: int, stride: int, pad: int, h: int, w: int) -> Array:
     """[n h w size^2 c]: the size x size pixels of x, zeros outside, around each of h x w places `stride` apart."""
-    side = (pad, max(stride * (max(h, w) - 1) + size - pad - min(x.shape[1:3]), 0))
-    padded = jnp.pad(x, ((0, 0), side, side, (0, 0)))
-    reach = [[slice(i, i + stride * (places - 1) + 1, stride) for places in (h, w)] for i in range(size)]
-    return jnp.concatenate([padded[:, rows, columns] for rows, _ in reach for _, columns in reach], axis=-1)
+    spans = [stride * (places - 1) + 1 for places in (h, w)]
+    sides = [(pad, max(span + size - 1 - pad - length, 0)) for span, length in zip(spans, x.shape[1:3], strict=True)]
+    padded = jnp.pad(x, ((0, 0), *sides, (0, 0)))
+    rows, columns = ([slice(i, i + span, stride) for i in range(size)] for span in spans)
+    return jnp.concatenate([padded[:, row, column] for row in rows for column in columns], axis=-1)
 
 
 def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> Array:
@@ -52,7 +53,7 @@ def _gradients(stride: int, up: int, pad: int, saved, g: Array):
     x, kernel = saved
     size, _, inputs, outputs = kernel.shape
     turned, before = kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - pad
-    pads = [(before, x.shape[i] + pad - stride * (g.shape[i] - 1) - 1) if up == 1 else (before, before) for i in (1, 2)]
+    pads = [(before, up * (x.shape[i] - 1) - stride * (g.shape[i] - 1) + pad) for i in (1, 2)]
     of_x = _forward(g, turned, up, stride, tuple(pads))  # XLA's own, not turned beforehand, is far slower in a scan
     if up > 1 or (stride == 1 and outputs < inputs):  # of the same convolution, from g to x
         return of_x, _products(g, x, size, up, before)[::-1, ::-1].swapaxes(2, 3)
@@ -92,6 +93,8 @@ def conv_by_patches(x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array
             f"conv_by_patches has square kernels, strides, padding and dilation; given {kernel.shape[:2]}, {strides}, "
             f"{padding} and {up}"
         )
+    if not 0 <= pad < size:
+        raise ValueError(f"padding is {pad}, accepted is 0 to {size - 1}, less than the kernel")
     if strides[0] > 1 and up[0] > 1:
         raise ValueError(f"conv_by_patches has a stride or a dilation; given {strides} and {up}")
     return _convolve(x, kernel, strides[0], up[0], pad)

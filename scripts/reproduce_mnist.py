@@ -66,7 +66,7 @@ class Kept(NamedTuple):
 
     @property
     def name(self) -> str:
-        return model.name(self.kind, self.recipe)
+        return self.run.name
 
     def exists(self) -> bool:
         return (self.folder / "model.safetensors").is_file()
@@ -297,8 +297,7 @@ def write(out: Path, intro: str, figures: Sequence[Figure]) -> None:
 
 def teach(one: Kept, recipe: recipes.Recipe, train: tuple, minutes: float) -> None:
     """Trains one network on from its checkpoints, and writes it."""
-    kind = "denoise" if (one.kind, one.recipe) == PURE else one.kind  # the same network
-    run = fit.Run(kind, one.recipe, recipe.width, recipe.batch, recipe.epochs, recipe.rate, 0)
+    run = fit.Run(one.kind, one.recipe, recipe.width, recipe.batch, recipe.epochs, recipe.rate, 0)
     images, labels = train
     state, done = fit.fit(recipe, run, images, labels, one.run, minutes=minutes, keep_epochs=EPOCHS)
     fit.export(one.folder, run, state, done, one.run, len(images))
@@ -330,7 +329,7 @@ def main(
     """
     table_of = recipes.recipes() | {PURE: recipes.denoiser(0.0, 1.0)}
     kept = {key: Kept(*key, *(at / model.name(*key) for at in (weights, runs))) for key in (*ORDER, PURE)}
-    kept[PURE] = kept[PURE]._replace(folder=runs / model.name(*PURE) / "model")
+    kept[PURE] = kept[PURE]._replace(kind="denoise", folder=runs / model.name(*PURE) / "model")  # it does not ship
     if train:
         digits = mnist("train", data_dir)
         for key, one in kept.items():

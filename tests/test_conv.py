@@ -16,6 +16,7 @@ from jdiff.types import Conditioning
         (3, 6, 4, 1, 1, 1, 0), (3, 6, 4, 3, 1, 1, 1), (8, 6, 4, 3, 1, 1, 1), (3, 6, 4, 5, 1, 1, 2),
         (3, 6, 4, 3, 2, 1, 1), (2, 7, 5, 3, 2, 1, 1), (2, 7, 8, 3, 2, 1, 1), (3, 9, 4, 3, 3, 1, 0),
         (3, 6, 4, 4, 1, 2, 2), (3, 1, 1, 7, 1, 7, 6), (2, 5, 4, 4, 1, 3, 1),
+        (3, 6, 4, 3, 1, 1, 0), (3, 6, 4, 4, 1, 1, 1), (3, 6, 4, 3, 1, 1, 2), (3, 6, 4, 3, 1, 2, 1),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("outputs", [1, 5])  # fewer and more than the inputs
@@ -51,6 +52,7 @@ def test_the_network_is_the_same_with_it():
         (((2, 2), "SAME"), {}, "padding is 'SAME', accepted are .* 'SAME' for odd kernels at stride 1"),
         (((1, 2), [(1, 1)] * 2), {}, "strides"),
         (((1, 1), [(1, 0), (1, 0)]), {}, "padding"),
+        (((1, 1), [(3, 3), (3, 3)]), {}, "padding is 3, accepted is 0 to 2"),
         (((2, 2), [(1, 1)] * 2), {"lhs_dilation": (2, 2)}, "a stride or a dilation"),
     ],
 )

@@ -139,13 +139,14 @@ def export(out: str | Path, run: Run, state: TrainState, finished: bool, folder:
     out.mkdir(parents=True, exist_ok=True)
     stored = jax.tree.map(_halved, state.ema)
     convert.save(out / "model.safetensors", stored, {"kind": run.kind, "recipe": run.recipe})
+    speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]  # a run's first row has none
     kept = [row for i, row in enumerate(rows) if i % max(len(rows) // 200, 1) == 0 or row is rows[-1]]
     facts = run._asdict() | {
         "updates": step,
-        "epochs_done": round(step * run.batch / images, 2),
+        "epochs_done": round(step / data.per_epoch(images, run.batch), 2),
         "finished": finished,
         "device": jax.devices()[0].device_kind,
-        "images_per_second": float(np.median([row["images_per_second"] for row in rows])) if rows else 0.0,
+        "images_per_second": float(np.median(speeds)) if speeds else 0.0,
         "curve": [[int(row["update"]), row["loss"]] for row in kept],
     }
     with beside(out / "training.json") as file:
