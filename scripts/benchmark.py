@@ -205,8 +205,12 @@ def mnist_training(width: int = 64, batch: int = 128, updates: int = 3) -> Itera
     batches = data.on_device(pixels.astype(np.uint8), labels, batch, jax.random.key(0))
     state = train.start(recipe.init(width, jax.random.key(1)), optimizer, jax.random.key(2))
 
+    devices = jax.device_count()
+    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)) if devices > 1 else None
+    many = partial(train.train, objective=objective, data=batches, optimizer=optimizer, mesh=mesh)
+
     def ours() -> Any:
-        return train.train(jax.tree.map(jnp.array, state), objective, batches, optimizer, steps=updates, every=updates)
+        return many(jax.tree.map(jnp.array, state), steps=updates, every=updates)
 
     on = "cuda" if torch.cuda.is_available() else "cpu"
     network: Any = Course(course.Config(width)).to(on)

@@ -33,6 +33,15 @@ def test_it_equals_lax_and_so_do_its_gradients(n, h, w, size, stride, up, pad, o
         np.testing.assert_allclose(ours, want, atol=1e-12)
 
 
+def test_each_device_computes_its_share_of_the_gradient():
+    mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
+    cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x, kernel = jax.device_put(jnp.ones((16, 28, 28, 2)), cut), jnp.ones((3, 3, 2, 2))
+    gradient = jax.jit(jax.grad(lambda k, x: (conv_by_patches(x, k) ** 2).sum()))
+    compiled = gradient.lower(kernel, x).compile().as_text()
+    assert "all-reduce" in compiled and "all-gather" not in compiled  # sums travel, pictures do not
+
+
 def test_the_network_is_the_same_with_it():
     config = unet.Config(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=(1, 1), attention_head_dim=8, norm_num_groups=4,

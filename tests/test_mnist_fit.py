@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 from jdiff import log
 from jdiff import train as T
@@ -95,10 +94,25 @@ def test_the_objective_is_the_courses(name):
 
 
 def _objective(recipe, width, train=None):
-    apply, _ = recipe.network(width, lax.conv_general_dilated)
+    apply, _ = recipe.network(width, fit.fitting_conv())
     functions = map(jax.tree_util.Partial, (recipe.levels, recipe.target, train or apply.train))
     levels, target, train = functions
     return jax.tree_util.Partial(objectives.regression, levels, target, jnp.float32(recipe.dropout), train)
+
+
+def test_cores_become_devices_that_divide_the_batch_unless_told():
+    code = "import jax; from jdiff.mnist import fit; fit.use_cores({}); print(jax.device_count())"
+    bare = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
+    bare |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1])}
+
+    def devices(batch: int, **more: str) -> int:
+        command = [sys.executable, "-c", code.format(batch)]
+        return int(subprocess.run(command, env=bare | more, capture_output=True, text=True, check=True).stdout)
+
+    assert devices(3) == 1
+    assert devices(8) == {1: 1, 2: 2, 3: 2}.get(os.cpu_count(), 4)
+    assert devices(8, JAX_NUM_CPU_DEVICES="3") == 3
+    assert devices(8, XLA_FLAGS="--xla_force_host_platform_device_count=5") == 5
 
 
 def test_on_a_mesh_batchnorm_sees_the_whole_batch():

@@ -95,6 +95,7 @@ class Train:
         images, labels = accepted(lambda: mnist("train", self.data_dir))
         images, labels = images[: self.first], labels[: self.first]
         batch, n = numbers["batch"], len(images)
+        fit.use_cores(batch)
         devices = jax.device_count()
         demand(batch <= n, f"--batch is {batch}, accepted is up to the {n} pictures")
         demand(batch % devices == 0, f"--batch is {batch}, accepted is a multiple of the {devices} devices")

@@ -1,8 +1,10 @@
 """Trains one of part B's networks by its recipe, with checkpoints and a log, and writes what it has become."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +39,19 @@ class Run(NamedTuple):
 def fitting_conv() -> Any:
     """What convolves: XLA's own, or on CPUs, where its gradient within a loop is far slower, by patches."""
     return conv_by_patches if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated
+
+
+def use_cores(batch: int) -> None:
+    """Makes devices of up to four of a CPU's cores, a share of the batch each, where JAX has no device yet.
+
+    XLA's convolutions to few channels take one core. More than four would each have less than a block of
+    `jdiff.conv` at 28 x 28. Where their number is set already, as by JAX_NUM_CPU_DEVICES, it stays.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.config.values["jax_num_cpu_devices"] < 1 and not told:
+        with suppress(RuntimeError):  # JAX has its devices
+            jax.config.update("jax_num_cpu_devices", max(n for n in (1, 2, 4) if n <= cores and batch % n == 0))
 
 
 def mixed(train: Any, dtype: Any, params: Any, x: Any, t: Any, conditioning: Any) -> Any:
