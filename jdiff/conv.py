@@ -11,7 +11,7 @@ from jax import lax
 
 from jdiff.types import Array
 
-PLACES = 4 * 28 * 28  # of a block's rows and columns: what of them is copied stays near the core, at 64 channels 5 MB
+PLACES = 4 * 32 * 32  # in a block of images at most: what is copied of them, 6 MB at 64 channels, stays near the core
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -56,7 +56,7 @@ def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> A
     n, h, w, c = coarse.shape
     before, first, taps = pad % stride, pad // stride, -(-size // stride)
     rows = -(-(fine.shape[1] + before) // stride)
-    images = math.gcd(n, max(PLACES // (rows * w), 1))
+    images = math.gcd(n, 1 << max(PLACES // (rows * w), 1).bit_length() - 1)  # a power of two, so that devices share it
 
     def add(total, block):
         x, y = block
