@@ -187,7 +187,7 @@ print(time.perf_counter() - began, int(peak) / 1e6 * 1.024)
 
 
 def mnist_training(width: int = 64, batch: int = 128, updates: int = 3) -> Iterator[Row]:
-    """Updates of the course's class-conditional DDPM on random pictures: jdiff's scan, and PyTorch's loop beside it."""
+    """Updates of the course's class-conditional DDPM on random pictures: jdiff's scan on all devices; PyTorch's."""
     import torch
     from parity_mnist import Course
 
@@ -402,6 +402,10 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
     if unknown := [name for name in which if name not in BENCHMARKS]:
         sys.exit(f"unknown: {', '.join(unknown)}; accepted are {', '.join(BENCHMARKS)}")
     sys.path.append(str(Path(__file__).resolve().parent))
+    if "mnist" in which:
+        from jdiff.mnist import fit
+
+        fit.use_cores(128)  # as `jdiff mnist train` does
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, {os.cpu_count()} CPU cores, {platform.machine()}\n")
     print("| what | time | beside | time | ratio |\n|---|---|---|---|---|")
