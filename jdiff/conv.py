@@ -1,6 +1,7 @@
 """A convolution whose gradient of the kernel is a matrix product, for training on CPUs."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from jax import lax
 
 from jdiff.types import Array
 
-PLACES = 4 * 32 * 32  # in a block of images at most: what is copied of them, 6 MB at 64 channels, stays near the core
+PLACES = 4 * 32 * 32  # of a block of images, or one: what is copied of them, 6 MB at 64 channels, stays near the core
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
@@ -29,34 +30,34 @@ def _forward(x: Array, kernel: Array, stride: int, up: int, pads: tuple) -> Arra
 def _spread(x: Array, kernel: Array, up: int, pads: tuple) -> Array:
     """The convolution of x with its pixels `up` apart, as a plain one: of a block of up x up outputs in each place.
 
-    Output q is the sum over r of kernel[r] times the spread pixel q + r - low. With zeros before the kernel, so that
-    low becomes up * first, and r = up * m + b, the pixel is that of x at i + m - first where q is up * i - b.
+    Output q is the sum over r of kernel[r] times the spread pixel q + r - low. With r = up * m + b and
+    q = up * i - b + low % up, that is the pixel of x at i + m - low // up.
     """
     size, ((low, _), _) = kernel.shape[0], pads
+    taps, first, skip = -(-size // up), low // up, up - 1 - low % up
     lengths = [up * (n - 1) + 1 + sum(sides) - size + 1 for n, sides in zip(x.shape[1:3], pads, strict=True)]
-    before = -low % up
-    first, taps = (low + before) // up, -(-(size + before) // up)
-    side = (before, up * taps - size - before)
-    folded = rearrange(_pad(kernel.transpose(2, 0, 1, 3), side, side), "c (h a) (w b) o -> h w c a b o", a=up, b=up)
+    more = (0, up * taps - size)
+    folded = rearrange(_pad(kernel.transpose(2, 0, 1, 3), more, more), "c (h a) (w b) o -> h w c a b o", a=up, b=up)
     folded = folded[:, :, :, ::-1, ::-1].reshape(taps, taps, x.shape[-1], -1)
-    counts = [-(-(length + up - 1) // up) for length in lengths]
+    counts = [-(-(length + skip) // up) for length in lengths]
     sides = [(first, count + taps - 1 - n - first) for count, n in zip(counts, x.shape[1:3], strict=True)]
     y = lax.conv_general_dilated(x, folded, (1, 1), sides, dimension_numbers=NHWC)
     y = rearrange(y, "n h w (a b o) -> n (h a) (w b) o", a=up, b=up)
-    return y[:, up - 1 : up - 1 + lengths[0], up - 1 : up - 1 + lengths[1]]
+    return y[:, skip : skip + lengths[0], skip : skip + lengths[1]]
 
 
 def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> Array:
-    """[size size f c]: size x size pixels of fine [n . . f] around each place of coarse [n h w c], times it, summed.
+    """[size size f c]: fine [n . . f], size x size pixels from stride i - pad on, times coarse [n h w c] at i; summed.
 
     A kernel's columns are read from shifted copies of fine, its rows from shifted copies of coarse: one product has
-    all, of size + size copies in place of size^2. Row r = stride * m + a of the kernel meets row stride * q + a of
-    fine, once it has pad % stride rows before it, where coarse is at q - m + pad // stride.
+    all, of size + size / stride copies in place of size^2. Row r = stride * m + a of the kernel meets row
+    stride * q + a of fine, once it has pad % stride rows before it, where coarse is at q - m + pad // stride.
     """
     n, h, w, c = coarse.shape
     before, first, taps = pad % stride, pad // stride, -(-size // stride)
     rows = -(-(fine.shape[1] + before) // stride)
-    images = math.gcd(n, 1 << max(PLACES // (rows * w), 1).bit_length() - 1)  # a power of two, so that devices share it
+    images = math.gcd(n, 1 << max(PLACES // (rows * w), 1).bit_length() - 1)  # a power of two, as of devices
+    wide = jnp.promote_types(coarse.dtype, jnp.float32)
 
     def add(total, block):
         x, y = block
@@ -66,14 +67,16 @@ def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> A
         y = _pad(y, (taps - 1 - first, rows + first - h), (0, 0))
         y = jnp.concatenate([y[:, i : i + rows] for i in reversed(range(taps))], -1)
         y = rearrange(y, "n q w c -> (n q w) c")
-        product = x.T @ y if x.shape[1] <= y.shape[1] else (y.T @ x).T  # what is turned is copied: the narrower
+        times = partial(jnp.matmul, preferred_element_type=wide)
+        product = times(x.T, y) if x.shape[1] <= y.shape[1] else times(y.T, x).T  # what is turned is copied
         return total + product, None
 
-    # A block has some of each device's images, so that each does its own.
+    # A block has some of each device's images, so that each does its own: of as many devices as it has images.
     blocks = [a.reshape(images, -1, *a.shape[1:]).swapaxes(0, 1) for a in (fine, coarse)]
-    zeros = jnp.zeros((stride * size * fine.shape[-1], taps * c), coarse.dtype)
+    zeros = jnp.zeros((stride * size * fine.shape[-1], taps * c), wide)
     total, _ = lax.scan(add, zeros, blocks)
-    return rearrange(total, "(a s f) (m c) -> (m a) s f c", a=stride, s=size, m=taps)[:size]
+    total = rearrange(total, "(a s f) (m c) -> (m a) s f c", a=stride, s=size, m=taps)
+    return total[:size].astype(coarse.dtype)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -88,35 +91,41 @@ def _save(x: Array, kernel: Array, stride: int, up: int, pad: int):
 def _gradients(stride: int, up: int, pad: int, saved, g: Array):
     x, kernel = saved
     size = kernel.shape[0]
-    turned, before = kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - pad
-    pads = [(before, up * (x.shape[i] - 1) - stride * (g.shape[i] - 1) + pad) for i in (1, 2)]
-    of_x = _forward(g, turned, up, stride, tuple(pads))  # XLA's own, not turned beforehand, is far slower in a scan
-    if up > 1:  # of the same convolution, from g to x
-        return of_x, _products(g, x, size, up, before)[::-1, ::-1].swapaxes(2, 3)
+    turned, low = kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - pad
+    pads = [(low, up * (x.shape[i] - 1) - stride * (g.shape[i] - 1) + pad) for i in (1, 2)]
+    of_x = _forward(g, turned, up, stride, tuple(pads))  # XLA's own, which turns it within, is far slower in a scan
+    if up > 1:  # g has the finer pixels: the kernel of the convolution from g to x, turned
+        return of_x, _products(g, x, size, up, low)[::-1, ::-1].swapaxes(2, 3)
     return of_x, _products(x, g, size, stride, pad)
 
 
 _convolve.defvjp(_save, _gradients)
 
 
-def conv_by_patches(x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array:
+def conv_by_patches(
+    x: Array, kernel: Array, window_strides: Sequence[int] = (1, 1), padding: Any = "SAME",
+    lhs_dilation: Sequence[int] | None = None, rhs_dilation: Sequence[int] | None = None, **others: Any,
+) -> Array:  # fmt: skip
     """[n h w o] of x [n h w c] and a square kernel [k k c o]; reverse mode only.
 
-    The gradient of the kernel is a matrix product of patches, a few images' at a time, instead of a convolution over
-    the batch; which of the two is faster depends on sizes and machine (`python scripts/benchmark.py conv`), and within
-    a scan on a CPU the convolution is far slower, as is one of pixels spread apart: it is a plain one here, of blocks
-    of outputs. The further arguments are those of `lax.conv_general_dilated`, which
-    it stands in for: strides, `padding` and `lhs_dilation`, each the same on all sides; not both of the dilation and
-    the stride may be more than 1.
+    The gradient of the kernel is a matrix product of its rows' and columns' patches, a few images' at a time, instead
+    of a convolution over the batch, and a transposed convolution is a plain one of blocks of outputs: within a scan on
+    a CPU both are far slower as XLA has them (`python scripts/benchmark.py conv`).
+
+    It stands in for `lax.conv_general_dilated`, whose arguments it has: strides, padding and `lhs_dilation`, each the
+    same on all sides, stride or dilation 1. Raises ValueError for what it does not do.
 
     >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
     >>> conv_by_patches(x, kernel)[0, 1, 1, 0].item()
     18.0
     """
-    strides = tuple(args[0]) if args else (1, 1)
-    padding = args[1] if len(args) > 1 else "SAME"
-    up = tuple(kwargs.get("lhs_dilation") or (1, 1))
-    size = kernel.shape[0]
+    strides, up, size = tuple(window_strides), tuple(lhs_dilation or (1, 1)), kernel.shape[0]
+    numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, others.pop("dimension_numbers", None) or NHWC)
+    others = {"rhs_dilation": rhs_dilation and max(rhs_dilation)} | others
+    if given := [name for name, value in others.items() if value not in (None, 1)]:
+        raise ValueError(f"conv_by_patches does not have {given[0]}, accepted is what leaves it out")
+    if numbers != lax.conv_dimension_numbers(x.shape, kernel.shape, NHWC):
+        raise ValueError(f"dimension_numbers are {numbers}, accepted are {NHWC}")
     if isinstance(padding, str):
         if (padding, *strides, *up, size % 2) != ("SAME", 1, 1, 1, 1, 1):  # lax pads unevenly otherwise
             raise ValueError(
@@ -134,4 +143,6 @@ def conv_by_patches(x: Array, kernel: Array, *args: Any, **kwargs: Any) -> Array
         raise ValueError(f"padding is {pad}, accepted is 0 to {size - 1}, less than the kernel")
     if strides[0] > 1 and up[0] > 1:
         raise ValueError(f"conv_by_patches has a stride or a dilation; given {strides} and {up}")
+    if min(up[0] * (n - 1) + 1 for n in x.shape[1:3]) + 2 * pad < size:
+        raise ValueError(f"x is {x.shape[1]} x {x.shape[2]} with a padding of {pad}, accepted is {size} or more in all")
     return _convolve(x, kernel, strides[0], up[0], pad)

@@ -33,13 +33,28 @@ def test_it_equals_lax_and_so_do_its_gradients(n, h, w, size, stride, up, pad, o
         np.testing.assert_allclose(ours, want, atol=1e-12)
 
 
+def test_half_precision_loses_no_more_than_lax_does():
+    kernel, x = jnp.ones((3, 3, 1, 1)), jax.random.uniform(jax.random.key(0), (127, 28, 28, 1))
+    g = jax.random.uniform(jax.random.key(1), x.shape)
+
+    def gradient(conv, dtype):
+        how = {"padding": ((1, 1), (1, 1)), "window_strides": (1, 1), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+        back = jax.vjp(lambda kernel: conv(x.astype(dtype), kernel, **how), kernel.astype(dtype))[1]
+        return np.asarray(back(g.astype(dtype))[0], np.float32)
+
+    want = gradient(jax.lax.conv_general_dilated, jnp.float32)
+    ours, lax = (abs(gradient(f, jnp.bfloat16) - want).max() for f in (conv_by_patches, jax.lax.conv_general_dilated))
+    assert 0 < ours <= 2 * lax
+
+
 def test_each_device_computes_its_share_of_the_gradient():
     mesh = jax.make_mesh((4,), ("data",), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,))
     cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     x, kernel = jax.device_put(jnp.ones((16, 28, 28, 2)), cut), jnp.ones((3, 3, 2, 2))
     gradient = jax.jit(jax.grad(lambda k, x: (conv_by_patches(x, k) ** 2).sum()))
     compiled = gradient.lower(kernel, x).compile().as_text()
-    assert "all-reduce" in compiled and "all-gather" not in compiled  # sums travel, pictures do not
+    assert "all-reduce" in compiled  # sums travel, pictures do not
+    assert not [name for name in ("all-gather", "all-to-all", "collective-permute") if name in compiled]
 
 
 def test_the_network_is_the_same_with_it():
@@ -63,8 +78,13 @@ def test_the_network_is_the_same_with_it():
         (((1, 1), [(1, 0), (1, 0)]), {}, "padding"),
         (((1, 1), [(3, 3), (3, 3)]), {}, "padding is 3, accepted is 0 to 2"),
         (((2, 2), [(1, 1)] * 2), {"lhs_dilation": (2, 2)}, "a stride or a dilation"),
+        ((), {"rhs_dilation": (2, 2)}, "does not have rhs_dilation"),
+        ((), {"feature_group_count": 2}, "does not have feature_group_count"),
+        ((), {"dimension_numbers": ("NCHW", "OIHW", "NCHW")}, "dimension_numbers are"),
+        (((1, 1), [(0, 0)] * 2), {"kernel": 5}, "x is 4 x 4 with a padding of 0, accepted is 5 or more"),
     ],
 )
 def test_it_refuses_what_it_does_not_do(arguments, more, message):
     with pytest.raises(ValueError, match=message):
-        conv_by_patches(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 2)), *arguments, **more)
+        size = (more := dict(more)).pop("kernel", 3)
+        conv_by_patches(jnp.ones((1, 4, 4, 2)), jnp.ones((size, size, 2, 2)), *arguments, **more)

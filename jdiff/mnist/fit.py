@@ -42,10 +42,10 @@ def fitting_conv() -> Any:
 
 
 def use_cores(batch: int) -> None:
-    """Makes devices of up to four of a CPU's cores, a share of the batch each, where JAX has no device yet.
+    """Makes devices of up to four of a CPU's cores, each for a share of the batch, where JAX has no device yet.
 
-    XLA's convolutions to few channels take one core. More than four would each have less than a block of
-    `jdiff.conv` at 28 x 28. Where their number is set already, as by JAX_NUM_CPU_DEVICES, it stays.
+    On one device XLA computes convolutions to few channels on one core. At most four: a block of `jdiff.conv` has four
+    images of 28 x 28, one for each. Where their number is set already, as by JAX_NUM_CPU_DEVICES, it stays.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")

@@ -4,7 +4,6 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import Partial
@@ -119,7 +118,7 @@ def _courses(config: unet.Config, **how: Any) -> Recipe:
 
 
 def _ddpm(config: unet.Config) -> Recipe:
-    levels = Partial(objectives.timesteps, jnp.asarray(schedule.linear(T), jnp.float32))
+    levels = Partial(objectives.timesteps, np.asarray(schedule.linear(T), np.float32))
     return _courses(
         config, levels=levels, target=objectives.of_noise, optimizer=tenth, width=64, batch=128, epochs=20, rate=1e-3,
         table=ddpm_table, solver=partial(step.ddpm, step.large), steps=T, guidance=5.0,
