@@ -35,6 +35,8 @@ from jdiff import combine, convert, model, sample, schedule, step, t5, unet, vie
 from jdiff.conv import NHWC, conv_by_patches
 from jdiff.types import Conditioning
 
+BATCH = 128  # of part B's class-conditional network
+
 
 class Row(NamedTuple):
     """One measurement: seconds of what is measured and of what it is measured against, if anything."""
@@ -186,8 +188,8 @@ print(time.perf_counter() - began, int(peak) / 1e6 * 1.024)
 """
 
 
-def mnist_training(width: int = 64, batch: int = 128, updates: int = 3) -> Iterator[Row]:
-    """Updates of the course's class-conditional DDPM on random pictures: jdiff's scan on all devices; PyTorch's."""
+def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Iterator[Row]:
+    """Updates of the course's class-conditional DDPM on random pictures: jdiff's scan on all cores; PyTorch's."""
     import torch
     from parity_mnist import Course
 
@@ -205,7 +207,7 @@ def mnist_training(width: int = 64, batch: int = 128, updates: int = 3) -> Itera
     batches = data.on_device(pixels.astype(np.uint8), labels, batch, jax.random.key(0))
     state = train.start(recipe.init(width, jax.random.key(1)), optimizer, jax.random.key(2))
 
-    devices = jax.device_count()
+    devices = jax.device_count() if jax.default_backend() == "cpu" else 1  # PyTorch's loop has one accelerator
     mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)) if devices > 1 else None
     many = partial(train.train, objective=objective, data=batches, optimizer=optimizer, mesh=mesh)
 
@@ -405,7 +407,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
     if "mnist" in which:
         from jdiff.mnist import fit
 
-        fit.use_cores(128)  # as `jdiff mnist train` does
+        fit.use_cores(BATCH)  # as `jdiff mnist train` does
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, {os.cpu_count()} CPU cores, {platform.machine()}\n")
     print("| what | time | beside | time | ratio |\n|---|---|---|---|---|")
