@@ -26,7 +26,8 @@ def timesteps(abar: Array, key: Array, n: int) -> Levels:
     [0.5, 1.0]
     """
     i = jax.random.randint(key, (n,), 0, abar.shape[0])
-    return (i + 1) / abar.shape[0], jnp.sqrt(abar[i]), jnp.sqrt(1 - abar[i])
+    of = jnp.asarray(abar)[i]
+    return (i + 1) / abar.shape[0], jnp.sqrt(of), jnp.sqrt(1 - of)
 
 
 def uniform_flow(key: Array, n: int) -> Levels:
