@@ -145,7 +145,8 @@ def samples(kind: str, recipe: str, part: str, kept: dict, test: tuple) -> Itera
         frames = np.stack([sheet(frame, 28) for frame in np.swapaxes(np.asarray(made.way), 0, 1)])
         calls, scale = digits.recipe.steps, digits.recipe.guidance
         text = f"40 samples, {calls} calls" + (f", guidance {scale:g}" if told else "")
-        text += "." if name else f", after {digits.facts['epochs_done']:g} epochs."
+        done = digits.facts["epochs_done"]
+        text += "." if name else f", after {done:g} epoch{'s' * (done != 1)}."
         yield Figure(part, f"{one.name} {name}".strip(), text, sheet(made.images, 56), frames)
 
 
