@@ -322,6 +322,7 @@ def test_ctrl_c_ends_it_quietly(tmp_path):
     code = """
 import os, signal, sys, threading, time
 from jdiff import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 cli.interruptible(lambda: time.sleep(60))
 """
