@@ -1,7 +1,7 @@
 """A convolution whose gradient of the kernel is a matrix product, for training on CPUs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -146,3 +146,8 @@ def conv_by_patches(
     if min(up[0] * (n - 1) + 1 for n in x.shape[1:3]) + 2 * pad < size:
         raise ValueError(f"x is {x.shape[1]} x {x.shape[2]} with a padding of {pad}, accepted is {size} or more in all")
     return _convolve(x, kernel, strides[0], up[0], pad)
+
+
+def fitting_conv() -> Callable:
+    """What convolves in training: XLA's own, or on CPUs, where its gradient within a loop is far slower, by patches."""
+    return conv_by_patches if jax.default_backend() == "cpu" else lax.conv_general_dilated

@@ -32,7 +32,7 @@ from safetensors.numpy import save_file
 
 import jdiff
 from jdiff import combine, convert, model, sample, schedule, step, t5, unet, views
-from jdiff.conv import NHWC, conv_by_patches
+from jdiff.conv import NHWC, conv_by_patches, fitting_conv
 from jdiff.types import Conditioning
 
 BATCH = 128  # of part B's class-conditional network
@@ -194,21 +194,20 @@ def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Ite
     from parity_mnist import Course
 
     from jdiff import train
-    from jdiff.mnist import data, fit, objectives
+    from jdiff.mnist import data, objectives
     from jdiff.mnist import unet as course
     from jdiff.mnist.recipes import recipes
 
     recipe, pixels = recipes()["class", "spec"], np.random.default_rng(0).integers(0, 256, (updates * batch, 28, 28))
     labels = np.arange(len(pixels), dtype=np.int32) % 10
-    apply, _ = recipe.network(width, fit.fitting_conv())
+    apply, _ = recipe.network(width, fitting_conv())
     optimizer = recipe.optimizer(1e-3, updates, 1)
     levels, target, forward = map(Partial, (recipe.levels, recipe.target, apply.train))
     objective = Partial(objectives.regression, levels, target, jnp.float32(recipe.dropout), forward)
     batches = data.on_device(pixels.astype(np.uint8), labels, batch, jax.random.key(0))
     state = train.start(recipe.init(width, jax.random.key(1)), optimizer, jax.random.key(2))
 
-    devices = jax.device_count() if jax.default_backend() == "cpu" else 1  # PyTorch's loop has one accelerator
-    mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)) if devices > 1 else None
+    mesh = train.over_devices() if jax.default_backend() == "cpu" else None  # PyTorch's loop has one accelerator
     many = partial(train.train, objective=objective, data=batches, optimizer=optimizer, mesh=mesh)
 
     def ours() -> Any:
@@ -405,9 +404,9 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
         sys.exit(f"unknown: {', '.join(unknown)}; accepted are {', '.join(BENCHMARKS)}")
     sys.path.append(str(Path(__file__).resolve().parent))
     if "mnist" in which:
-        from jdiff.mnist import fit
+        from jdiff.train import use_cores
 
-        fit.use_cores(BATCH)  # as `jdiff mnist train` does
+        use_cores(BATCH)  # as `jdiff mnist train` does
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, {os.cpu_count()} CPU cores, {platform.machine()}\n")
     print("| what | time | beside | time | ratio |\n|---|---|---|---|---|")

@@ -162,7 +162,7 @@ def main(
     folders: tuple[Path, ...] = FOLDERS,
     n: int = 1000,
     losses_alone: tuple[str, ...] = (),
-    machine: str = f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
+    machine: str = "",
 ) -> None:
     """Measures.
 
@@ -172,8 +172,9 @@ def main(
         n: samples of each.
         losses_alone: names, such as class-spec, of networks whose samples are not measured: 1,000 by the course's 300
             guided steps are an hour on two cores.
-        machine: what the cards say it was measured on.
+        machine: what the cards say it was measured on; found out if not given.
     """
+    machine = machine or f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}"
     train, test = (mnist(split, data_dir) for split in ("train", "test"))
     _, features = read(test[0] / np.float32(255))
     real = reference(train, test, features, n)

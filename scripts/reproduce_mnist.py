@@ -29,6 +29,7 @@ from jdiff import log
 from jdiff.images import beside
 from jdiff.mnist import fit, model, recipes
 from jdiff.mnist.data import mnist
+from jdiff.train import over_devices, use_cores
 from jdiff.types import Conditioning
 
 matplotlib.use("Agg")
@@ -300,7 +301,9 @@ def teach(one: Kept, recipe: recipes.Recipe, train: tuple, minutes: float) -> No
     """Trains one network on from its checkpoints, and writes it."""
     run = fit.Run(one.kind, one.recipe, recipe.width, recipe.batch, recipe.epochs, recipe.rate, 0)
     images, labels = train
-    state, done = fit.fit(recipe, run, images, labels, one.run, minutes=minutes, keep_epochs=EPOCHS)
+    state, done = fit.fit(
+        recipe, run, images, labels, one.run, minutes=minutes, keep_epochs=EPOCHS, mesh=over_devices()
+    )
     fit.export(one.folder, run, state, done, one.run, len(images))
 
 
@@ -313,7 +316,7 @@ def main(
     runs: Path = Path("runs/mnist"),
     weights: Path = Path("weights/mnist"),
     out: Path = Path("docs"),
-    machine: str = f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
+    machine: str = "",
 ) -> None:
     """Trains what is to be trained, then writes `out`/mnist.md and its figures.
 
@@ -326,8 +329,11 @@ def main(
         runs: folder of checkpoints, logs and weights kept after epochs.
         weights: folder of the trained networks.
         out: folder to write to.
-        machine: what the page says it was made on.
+        machine: what the page says it was made on; found out if not given.
     """
+    if train:
+        use_cores(min(recipe.batch for recipe in recipes.recipes().values()))
+    machine = machine or f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}"
     table_of = recipes.recipes() | {PURE: recipes.denoiser(0.0, 1.0)}
     kept = {key: Kept(*key, *(at / model.name(*key) for at in (weights, runs))) for key in (*ORDER, PURE)}
     kept[PURE] = kept[PURE]._replace(kind="denoise", folder=runs / model.name(*PURE) / "model")  # it does not ship

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import jdiff
 from jdiff import views
-from jdiff.conv import conv_by_patches
+from jdiff.conv import fitting_conv
 from jdiff.mnist import judge
 from jdiff.mnist.captions import BACKGROUNDS, COLOURS, paint
 from jdiff.mnist.data import mnist, pad32
@@ -208,7 +208,7 @@ def main(
         machine: what the card says it was trained on.
     """
     images, labels = mnist("train", data_dir)
-    apply, _ = judge.network(conv_by_patches if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated)
+    apply, _ = judge.network(fitting_conv())
     keys = jax.random.split(jax.random.key(seed), 2)
     optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, rate, steps // 20, steps))
     state = start(judge.init(keys[0]), optimizer, keys[1])

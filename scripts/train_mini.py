@@ -19,15 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from jax.sharding import AxisType
 from jax.tree_util import Partial
 
 from jdiff import convert, objectives, schedule, t5, unet
-from jdiff.conv import conv_by_patches
+from jdiff.conv import fitting_conv
 from jdiff.log import Log
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
-from jdiff.train import TrainState, start, train
+from jdiff.train import TrainState, over_devices, start, train, use_cores
 from jdiff.types import Conditioning
 
 UNET = unet.Config(
@@ -138,10 +137,9 @@ def logged(
     state: TrainState, objective: Any, data: Any, optimizer: Any, *, steps: int, decay: float, batch: int, run: Path
 ) -> TrainState:
     """The state after `steps` updates over all devices, resumed and saved in `run`, with a bar and log.csv there."""
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     with Log(run, steps, batch) as report:
         return train(
-            state, objective, data, optimizer, steps=steps, decay=decay, mesh=mesh,
+            state, objective, data, optimizer, steps=steps, decay=decay, mesh=over_devices(),
             every=25, report=report, checkpoints=run / "checkpoints", save_every=250,
         )  # fmt: skip
 
@@ -172,10 +170,11 @@ def main(
         warm_up_steps: updates of the text encoder alone, before.
         seed: of everything random.
     """
+    use_cores(batch)
     run.mkdir(parents=True, exist_ok=True)
     images, labels = mnist("train", data_dir)
     world = captions.world(pad32(images), labels)
-    apply, _ = unet.unet(UNET, conv_by_patches if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated)
+    apply, _ = unet.unet(UNET, fitting_conv())
     encode, _ = t5.t5(TEXT)
     keys = jax.random.split(jax.random.key(seed), 4)
 
@@ -202,5 +201,4 @@ def main(
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 2)  # where there is no accelerator, each takes half a batch
     tyro.cli(main)

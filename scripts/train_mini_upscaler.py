@@ -20,11 +20,11 @@ from jax.tree_util import Partial
 from train_mini import TEXT, UNET, adam_with_cosine, export, history, logged
 
 from jdiff import convert, model, objectives, schedule, t5, unet
-from jdiff.conv import conv_by_patches
+from jdiff.conv import fitting_conv
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
 from jdiff.sample import resized
-from jdiff.train import start
+from jdiff.train import start, use_cores
 from jdiff.types import Array, Conditioning
 
 FACTOR = 2
@@ -96,10 +96,11 @@ def main(
         least_weight: of the noise error, at the lowest noise.
         seed: of everything random.
     """
+    use_cores(batch)
     run.mkdir(parents=True, exist_ok=True)
     images, labels = mnist("train", data_dir)
     world = captions.world(pad32(images), labels)
-    apply, _ = unet.unet(UPSCALER, conv_by_patches if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated)
+    apply, _ = unet.unet(UPSCALER, fitting_conv())
     encode, abstract = t5.t5(TEXT)
     text = convert.load(model.shipped("mini") / "text_encoder" / "model.safetensors", abstract, dtype=np.float32)
     text = jax.tree.map(jnp.asarray, text)
@@ -118,5 +119,4 @@ def main(
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 2)  # where there is no accelerator, each takes half a batch
     tyro.cli(main)

@@ -91,24 +91,24 @@ class Train:
 
         from jdiff.mnist import fit
         from jdiff.mnist.data import mnist
+        from jdiff.train import over_devices, use_cores
 
         images, labels = accepted(lambda: mnist("train", self.data_dir))
         images, labels = images[: self.first], labels[: self.first]
         batch, n = numbers["batch"], len(images)
-        fit.use_cores(batch)
+        use_cores(batch)
         devices = jax.device_count()
         demand(batch <= n, f"--batch is {batch}, accepted is up to the {n} pictures")
         demand(batch % devices == 0, f"--batch is {batch}, accepted is a multiple of the {devices} devices")
         place = self.run or Path("runs") / "mnist" / model.name(self.kind, self.recipe)
         out = self.out or place / "model"
         run = fit.Run(self.kind, self.recipe, **numbers, seed=self.seed, dtype=self.dtype)
-        mesh = jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)) if devices > 1 else None
         for logger in ("absl", "asyncio"):  # where Orbax tells at length what it raises too
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         try:
             state, finished = fit.fit(
                 recipe, run, images, labels, place, minutes=self.minutes, keep_epochs=self.keep_epochs,
-                save_every=self.save_every, mesh=mesh, tensorboard=self.tensorboard, quiet=self.quiet,
+                save_every=self.save_every, mesh=over_devices(), tensorboard=self.tensorboard, quiet=self.quiet,
             )  # fmt: skip
         except ValueError as error:
             raise BadInput(" ".join(str(error).split())) from error

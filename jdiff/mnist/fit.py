@@ -1,10 +1,8 @@
 """Trains one of part B's networks by its recipe, with checkpoints and a log, and writes what it has become."""
 
 import json
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +14,7 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from jdiff import convert, log
-from jdiff.conv import conv_by_patches
+from jdiff.conv import fitting_conv
 from jdiff.images import beside
 from jdiff.mnist import data, objectives
 from jdiff.mnist.recipes import Recipe
@@ -34,24 +32,6 @@ class Run(NamedTuple):
     rate: float
     seed: int
     dtype: str = "float32"
-
-
-def fitting_conv() -> Any:
-    """What convolves: XLA's own, or on CPUs, where its gradient within a loop is far slower, by patches."""
-    return conv_by_patches if jax.default_backend() == "cpu" else jax.lax.conv_general_dilated
-
-
-def use_cores(batch: int) -> None:
-    """Makes devices of up to four of a CPU's cores, each for a share of the batch, where JAX has no device yet.
-
-    On one device XLA computes convolutions to few channels on one core. At most four: a block of `jdiff.conv` has four
-    images of 28 x 28, one for each. Where their number is set already, as by JAX_NUM_CPU_DEVICES, it stays.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if jax.config.values["jax_num_cpu_devices"] < 1 and not told:
-        with suppress(RuntimeError):  # JAX has its devices
-            jax.config.update("jax_num_cpu_devices", max(n for n in (1, 2, 4) if n <= cores and batch % n == 0))
 
 
 def mixed(train: Any, dtype: Any, params: Any, x: Any, t: Any, conditioning: Any) -> Any:

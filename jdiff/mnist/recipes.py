@@ -118,7 +118,7 @@ def _courses(config: unet.Config, **how: Any) -> Recipe:
 
 
 def _ddpm(config: unet.Config) -> Recipe:
-    levels = Partial(objectives.timesteps, np.asarray(schedule.linear(T), np.float32))
+    levels = Partial(objectives.timesteps, schedule.linear(T).astype(np.float32))  # NumPy's: JAX has no device yet
     return _courses(
         config, levels=levels, target=objectives.of_noise, optimizer=tenth, width=64, batch=128, epochs=20, rate=1e-3,
         table=ddpm_table, solver=partial(step.ddpm, step.large), steps=T, guidance=5.0,
