@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
-    "cleaning", "combine", "conv", "convert", "embeddings", "encoder", "hub", "images", "int8", "model", "objectives",
-    "sample", "scan", "schedule", "step", "t5", "text", "train", "types", "unet", "views",
+    "checkpoints", "combine", "images", "mnist", "model", "networks", "sample", "scan", "schedule", "step", "text",
+    "training", "types", "views",
 )  # fmt: skip
 _NAMES = {"load": "model", "Model": "model"} | dict.fromkeys(
     ("Combiner", "Conditioning", "Info", "Level", "Prediction", "Row", "Solver", "State", "View"), "types"

@@ -12,8 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jdiff import convert, embeddings, hub, schedule, step, unet
-from jdiff import encoder as encoders
+from jdiff import schedule, step
+from jdiff.checkpoints import convert, hub
+from jdiff.networks import unet
+from jdiff.text import embeddings
+from jdiff.text import encoder as encoders
 from jdiff.types import Array
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -68,7 +71,7 @@ def load(
     """The Model of that name ("mini" and "mini-upscaler" are shipped), or of a folder that `jdiff convert` wrote.
 
     A folder of diffusers' own is read too, tensor by tensor; and a hub's OWNER/NAME, "DeepFloyd/IF-I-L-v1.0", by
-    `jdiff.hub.find`, whose licence is to be accepted there first.
+    `jdiff.checkpoints.hub.find`, whose licence is to be accepted there first.
 
     Args:
         name_or_folder: of the model.

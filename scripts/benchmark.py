@@ -31,8 +31,10 @@ from jax.tree_util import Partial
 from safetensors.numpy import save_file
 
 import jdiff
-from jdiff import combine, convert, model, sample, schedule, step, t5, unet, views
-from jdiff.conv import NHWC, conv_by_patches, fitting_conv
+from jdiff import combine, model, sample, schedule, step, views
+from jdiff.checkpoints import convert
+from jdiff.networks import t5, unet
+from jdiff.training.conv import NHWC, conv_by_patches, fitting_conv
 from jdiff.types import Conditioning
 
 BATCH = 128  # of part B's class-conditional network
@@ -109,7 +111,16 @@ def anagram() -> Iterator[Row]:
 def generate() -> Iterator[Row]:
     """`jdiff generate "a red three"` as a user starts it: with nothing compiled, and with the compilation on disk."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "jdiff.cli", "generate", "a red three", "-o", f"{folder}/three.png", "--quiet"]
+        command = [
+            sys.executable,
+            "-m",
+            "jdiff.cli.main",
+            "generate",
+            "a red three",
+            "-o",
+            f"{folder}/three.png",
+            "--quiet",
+        ]
         environment = os.environ | {"JDIFF_CACHE": f"{folder}/cache"}
         seconds = []
         for _ in range(4):
@@ -180,7 +191,7 @@ def guided_step() -> Iterator[Row]:
 ENCODE = """
 import sys, time
 import numpy as np
-from jdiff import encoder
+from jdiff.text import encoder
 began = time.perf_counter()
 np.save(sys.argv[2], encoder.find(sys.argv[1], stream=True).encode(["a red three"]))
 peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -193,10 +204,10 @@ def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Ite
     import torch
     from parity_mnist import Course
 
-    from jdiff import train
     from jdiff.mnist import data, objectives
     from jdiff.mnist import unet as course
     from jdiff.mnist.recipes import recipes
+    from jdiff.training import loop as train
 
     recipe, pixels = recipes()["class", "spec"], np.random.default_rng(0).integers(0, 256, (updates * batch, 28, 28))
     labels = np.arange(len(pixels), dtype=np.int32) % 10
@@ -312,7 +323,7 @@ LOAD = """
 import sys
 import numpy as np
 import jdiff
-from jdiff import embeddings, encoder
+from jdiff.text import embeddings, encoder
 which, model, text = sys.argv[1:]
 prompt = ["a red three"]
 if which == "encoder":
@@ -404,7 +415,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
         sys.exit(f"unknown: {', '.join(unknown)}; accepted are {', '.join(BENCHMARKS)}")
     sys.path.append(str(Path(__file__).resolve().parent))
     if "mnist" in which:
-        from jdiff.train import use_cores
+        from jdiff.training.loop import use_cores
 
         use_cores(BATCH)  # as `jdiff mnist train` does
     device = jax.devices()[0].device_kind

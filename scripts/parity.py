@@ -25,9 +25,10 @@ import torch
 import tyro
 from flax import nnx
 
-from jdiff import convert, int8, t5, unet
+from jdiff.checkpoints import convert, int8
+from jdiff.networks import t5, unet
+from jdiff.networks.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP
 from jdiff.types import Conditioning
-from jdiff.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP
 
 with warnings.catch_warnings():  # theirs, on import
     warnings.simplefilter("ignore")

@@ -16,7 +16,9 @@ import parity
 import torch
 from jax.tree_util import Partial
 
-from jdiff import combine, convert, sample, schedule, step, unet, views
+from jdiff import combine, sample, schedule, step, views
+from jdiff.checkpoints import convert
+from jdiff.networks import unet
 from jdiff.types import Level, Solver
 
 with warnings.catch_warnings():  # theirs, on import

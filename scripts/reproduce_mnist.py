@@ -25,11 +25,11 @@ import tyro
 from measure_mnist import last_loss
 
 from jdiff import images as pictures
-from jdiff import log
 from jdiff.images import beside
 from jdiff.mnist import fit, model, recipes
 from jdiff.mnist.data import mnist
-from jdiff.train import over_devices, use_cores
+from jdiff.training import log
+from jdiff.training.loop import over_devices, use_cores
 from jdiff.types import Conditioning
 
 matplotlib.use("Agg")

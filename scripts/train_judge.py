@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 import jdiff
 from jdiff import views
-from jdiff.conv import fitting_conv
 from jdiff.mnist import judge
 from jdiff.mnist.captions import BACKGROUNDS, COLOURS, paint
 from jdiff.mnist.data import mnist, pad32
-from jdiff.train import start, train
+from jdiff.training.conv import fitting_conv
+from jdiff.training.loop import start, train
 
 ANGLE, SCALE, SHIFT = np.deg2rad(10), 0.12, 2.5  # greatest turn, enlargement and shift in pixels
 KERNEL = 63  # of the blur, at 64 pixels

@@ -21,12 +21,15 @@ import optax
 import tyro
 from jax.tree_util import Partial
 
-from jdiff import convert, objectives, schedule, t5, unet
-from jdiff.conv import fitting_conv
-from jdiff.log import Log
+from jdiff import schedule
+from jdiff.checkpoints import convert
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
-from jdiff.train import TrainState, over_devices, start, train, use_cores
+from jdiff.networks import t5, unet
+from jdiff.training import objectives
+from jdiff.training.conv import fitting_conv
+from jdiff.training.log import Log
+from jdiff.training.loop import TrainState, over_devices, start, train, use_cores
 from jdiff.types import Conditioning
 
 UNET = unet.Config(

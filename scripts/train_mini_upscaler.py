@@ -19,12 +19,15 @@ import tyro
 from jax.tree_util import Partial
 from train_mini import TEXT, UNET, adam_with_cosine, export, history, logged
 
-from jdiff import convert, model, objectives, schedule, t5, unet
-from jdiff.conv import fitting_conv
+from jdiff import model, schedule
+from jdiff.checkpoints import convert
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
+from jdiff.networks import t5, unet
 from jdiff.sample import resized
-from jdiff.train import start, use_cores
+from jdiff.training import objectives
+from jdiff.training.conv import fitting_conv
+from jdiff.training.loop import start, use_cores
 from jdiff.types import Array, Conditioning
 
 FACTOR = 2

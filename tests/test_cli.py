@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jdiff import cli, images
+from jdiff import images
+from jdiff.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -289,7 +290,7 @@ def test_convert_hands_over_and_lists_what_is_wrong(tmp_path, monkeypatch, capsy
         if dtype == "float16":
             raise ValueError("2 things are wrong:\n  conv_in is missing\n  conv_out is surplus")
 
-    monkeypatch.setitem(sys.modules, "jdiff.convert", types.SimpleNamespace(convert=convert))
+    monkeypatch.setitem(sys.modules, "jdiff.checkpoints.convert", types.SimpleNamespace(convert=convert))
     target = tmp_path / "new"
     assert main("convert", tmp_path, target, "--dtype", "bfloat16") == 0
     assert seen == [(tmp_path, target, "bfloat16")] and capsys.readouterr().out == f"wrote {target}\n"
@@ -311,7 +312,7 @@ def test_the_command_starts_without_jax(tmp_path):
 
 
 def test_a_picture_from_an_empty_folder(tmp_path):
-    args = ("-m", "jdiff.cli", "generate", "a red three", "--steps", "2", "-n", "1", "-o", "three.png")
+    args = ("-m", "jdiff.cli.main", "generate", "a red three", "--steps", "2", "-n", "1", "-o", "three.png")
     done = command(*args, cwd=tmp_path, JDIFF_CACHE=str(tmp_path / "cache"))
     assert (done.returncode, done.stdout) == (0, "wrote three.png: 1 picture, 32 x 32\n"), done.stderr
     assert "Traceback" not in done.stderr and images.read_settings(tmp_path / "three.png")["model"] == "mini"
@@ -321,7 +322,7 @@ def test_ctrl_c_ends_it_quietly(tmp_path):
     """A signal in the middle of the work: status 130 at once, no traceback, no file."""
     code = """
 import os, signal, sys, threading, time
-from jdiff import cli
+from jdiff.cli import main as cli
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 cli.interruptible(lambda: time.sleep(60))

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jdiff import cli, commands, images, sample, schedule, step, views
+from jdiff import images, sample, schedule, step, views
+from jdiff.cli import commands
+from jdiff.cli import main as cli
 from jdiff.model import Defaults
 from jdiff.types import Prediction
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff import unet
-from jdiff.conv import conv_by_patches
+from jdiff.networks import unet
+from jdiff.training.conv import conv_by_patches
 from jdiff.types import Conditioning
 
 

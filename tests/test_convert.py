@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jdiff import convert, t5, unet
+from jdiff.checkpoints import convert
+from jdiff.networks import t5, unet
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")

@@ -14,8 +14,10 @@ from safetensors.numpy import save_file
 from test_cli import main
 
 import jdiff
-from jdiff import convert, embeddings, encoder, images, model
+from jdiff import images, model
+from jdiff.checkpoints import convert
 from jdiff.scan import Samples
+from jdiff.text import embeddings, encoder
 
 MINI = model.shipped("mini")
 rng = np.random.default_rng(0)
@@ -344,7 +346,7 @@ def test_an_encoder_from_elsewhere_goes_into_the_settings(folder):
 
 
 def test_a_second_run_needs_no_encoder(folder, monkeypatch):
-    monkeypatch.setattr("jdiff.cli.cache_compilations", lambda: None)
+    monkeypatch.setattr("jdiff.cli.main.cache_compilations", lambda: None)
     monkeypatch.setenv("JDIFF_CACHE", str(folder / "cache"))
     args = ["generate", "a red three", "-n", 1, "--steps", 2, "--quiet"]
     assert main(*args) == 0

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from test_text import pieces  # noqa: F401, a fixture
 
-from jdiff import convert, encoder, int8, model, t5, text
+from jdiff import model
+from jdiff.checkpoints import convert, int8
+from jdiff.networks import t5
+from jdiff.text import encoder
+from jdiff.text import tokens as text
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")

@@ -15,7 +15,8 @@ import pytest
 from test_cli import main
 
 import jdiff
-from jdiff import convert, encoder, hub
+from jdiff.checkpoints import convert, hub
+from jdiff.text import encoder
 
 hf = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 pytest.importorskip("torch", reason="the oracle is not installed")

@@ -9,7 +9,8 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from jax.tree_util import Partial
 
-from jdiff import combine, sample, scan, schedule, step, unet, views
+from jdiff import combine, sample, scan, schedule, step, views
+from jdiff.networks import unet
 from jdiff.types import Combiner, Conditioning, Level, Prediction
 
 L, D = 5, 6  # tokens and width of the test's prompt embeddings

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff import log
-from jdiff import train as T
-from jdiff.conv import fitting_conv
 from jdiff.mnist import data, fit, model, objectives, recipes
+from jdiff.training import log
+from jdiff.training import loop as T
+from jdiff.training.conv import fitting_conv
 from jdiff.types import Prediction
 
 pytest.importorskip("orbax.checkpoint", reason="checkpoints need the extra `train`")
@@ -189,7 +189,7 @@ r = np.random.default_rng(0)
 images = r.integers(0, 256, (128, 28, 28)).astype(np.uint8)
 data.mnist = lambda split, folder: (images, np.arange(128, dtype=np.int32) % 10)
 {more}
-from jdiff.cli import main
+from jdiff.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 ARGUMENTS = (
@@ -250,7 +250,7 @@ shutil.disk_usage = lambda path: disk(10**6, 10**6, 100) if list(path.glob("3"))
 FAILING = """
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-from jdiff import train
+from jdiff.training import loop as train
 save = train._Checkpoints.save
 def fill(self, step, state):
     if step > 3:

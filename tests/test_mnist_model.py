@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from jdiff import cli, sample, step
+from jdiff import sample, step
+from jdiff.cli import main as cli
 from jdiff.images import read_settings
 from jdiff.mnist import model, recipes
 from jdiff.mnist.objectives import of_noise, one_hot

@@ -10,9 +10,9 @@ import optax
 import pytest
 from jax import lax
 
-from jdiff.conv import conv_by_patches
 from jdiff.mnist import patched, unet
 from jdiff.mnist.recipes import recipes
+from jdiff.training.conv import conv_by_patches
 from jdiff.types import Conditioning
 
 CONFIGS = {

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import jdiff
-from jdiff import convert, model, sample, step, t5, text
+from jdiff import model, sample, step
+from jdiff.checkpoints import convert
+from jdiff.networks import t5
+from jdiff.text import tokens as text
 
 PROMPTS = ["a red three", "A Green Seven on white "]
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff import objectives, schedule
+from jdiff import schedule
+from jdiff.training import objectives
 from jdiff.types import Prediction
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from jdiff import combine, model, sample, schedule, step, unet, views
+from jdiff import combine, model, sample, schedule, step, views
+from jdiff.networks import unet
 from jdiff.types import Conditioning, Level, Prediction
 
 L, D = 5, 32

@@ -9,7 +9,8 @@ import warnings
 import numpy as np
 import pytest
 
-from jdiff import cleaning, text
+from jdiff.text import cleaning
+from jdiff.text import tokens as text
 
 PROMPTS = ["", "a red three", "Ein grünes Ü, 数字", "the digit seven in magenta on white"]
 WORDS = "a red three green seven on white the photo of an astronaut riding horse, cat dog's hat! école straße привет 12"

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jdiff import train as T
+from jdiff.training import loop as T
 
 pytest.importorskip("orbax.checkpoint", reason="checkpoints need the extra `train`")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # of orbax

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff.text import byte_tokens
+from jdiff.text.tokens import byte_tokens
 from jdiff.types import Array
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

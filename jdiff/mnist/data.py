@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 from PIL import Image
 
-from jdiff.train import Batches
+from jdiff.training.loop import Batches
 from jdiff.types import Array
 
 

@@ -13,12 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.tree_util import Partial
 
-from jdiff import convert, log
-from jdiff.conv import fitting_conv
+from jdiff.checkpoints import convert
 from jdiff.images import beside
 from jdiff.mnist import data, objectives
 from jdiff.mnist.recipes import Recipe
-from jdiff.train import TrainState, start, train
+from jdiff.training import log
+from jdiff.training.conv import fitting_conv
+from jdiff.training.loop import TrainState, start, train
 
 
 class Run(NamedTuple):

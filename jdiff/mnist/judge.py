@@ -95,7 +95,7 @@ def _checked(strokes: Array) -> Array:
 def network(conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, dict]:
     """(apply, abstract): the pure network, and the shapes of its parameters as a nested dict.
 
-    `conv` is what convolves, such as `jdiff.conv.conv_by_patches` for training on CPUs.
+    `conv` is what convolves, such as `jdiff.training.conv.conv_by_patches` for training on CPUs.
 
     >>> apply, abstract = network()
     >>> sum(a.size for a in jax.tree.leaves(abstract))

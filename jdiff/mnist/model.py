@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jdiff import combine, convert, sample
+from jdiff import combine, sample
+from jdiff.checkpoints import convert
 from jdiff.mnist.objectives import one_hot
 from jdiff.mnist.recipes import Recipe, recipes
 from jdiff.mnist.unet import SIDE

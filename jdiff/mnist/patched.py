@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from jdiff import unet as if_unet
+from jdiff.networks import unet as if_unet
 from jdiff.types import Array, Conditioning, Prediction
 
 SQUARE = 2

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from jdiff.networks.unet import gelu
 from jdiff.types import Array, Conditioning, Prediction
-from jdiff.unet import gelu
 
 SIDE, CLASSES = 28, 10
 EPS = 1e-5

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from jdiff import cleaning, convert
-from jdiff import encoder as encoders
+from jdiff.checkpoints import convert
+from jdiff.text import cleaning
+from jdiff.text import encoder as encoders
 
 NONE: Mapping[str, np.ndarray] = MappingProxyType({})
 NEAREST = 3  # prompts that an error shows for each that is not known

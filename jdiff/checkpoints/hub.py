@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from jdiff import convert
+from jdiff.checkpoints import convert
 
 NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(?:/(text_encoder))?")  # OWNER/NAME, and one part of it
 BESIDE = {

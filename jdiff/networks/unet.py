@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jdiff import config as config_json
+from jdiff.networks import config as config_json
 from jdiff.types import Array, Conditioning, Prediction
 
 PLAIN_DOWN, CROSS_DOWN = "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
@@ -443,7 +443,7 @@ class Apply:
 def unet(config: Config, conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, dict]:
     """(apply, abstract): the pure network, and the shapes of its parameters as a nested dict.
 
-    `conv` is what convolves, such as `jdiff.conv.conv_by_patches` for training on CPUs.
+    `conv` is what convolves, such as `jdiff.training.conv.conv_by_patches` for training on CPUs.
 
     >>> apply, abstract = unet(Config())
     >>> sum(a.size for a in jax.tree.leaves(abstract))

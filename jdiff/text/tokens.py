@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jdiff.cleaning import CLEANING as CLEANING
+from jdiff.text.cleaning import CLEANING as CLEANING
 
 PAD, END, UNKNOWN, FIRST_BYTE = 0, 1, 2, 3  # ByT5's bytes come fourth; T5's pieces have the same first three
 BYTE_VOCABULARY = FIRST_BYTE + 256

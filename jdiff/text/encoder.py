@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff import convert, int8, t5, text
+from jdiff.checkpoints import convert, int8
+from jdiff.networks import t5
+from jdiff.text import tokens as text
 
 STREAMED = 2**30  # bytes of weights, in the dtype computed in, above which they are read one layer at a time
 HASHED = 2**26  # bytes of a file up to which its hash is that of all of it

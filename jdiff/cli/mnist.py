@@ -10,7 +10,7 @@ import numpy as np
 import tyro
 
 from jdiff import images as pictures
-from jdiff.commands import BadInput, accepted, check_output, demand
+from jdiff.cli.commands import BadInput, accepted, check_output, demand
 
 Kind = Literal["denoise", "time", "class", "flow-time", "flow-class"]
 OWN = "(default: the recipe's own)"
@@ -91,7 +91,7 @@ class Train:
 
         from jdiff.mnist import fit
         from jdiff.mnist.data import mnist
-        from jdiff.train import over_devices, use_cores
+        from jdiff.training.loop import over_devices, use_cores
 
         images, labels = accepted(lambda: mnist("train", self.data_dir))
         images, labels = images[: self.first], labels[: self.first]

@@ -16,7 +16,8 @@ import numpy as np
 from einops import EinopsError, rearrange
 from safetensors import SafetensorError, safe_open
 
-from jdiff import int8, t5, unet
+from jdiff.checkpoints import int8
+from jdiff.networks import t5, unet
 
 Rule = tuple[str, str, str]  # name in torch (a regex that is to match in full), path here, layout
 LINEAR, CONV, SAME = "o i -> i o", "o i h w -> h w i o", "... -> ..."
@@ -263,7 +264,9 @@ def fit(path: str | Path, abstract: Mapping) -> dict[str, Entry]:
     path = path / "model.safetensors" if path.is_dir() else path
     entries, metadata = read_header(path)
     if metadata.get("format") != "jdiff":
-        raise ValueError(f"{path} has format {metadata.get('format')!r}, accepted is 'jdiff': use jdiff.convert first")
+        raise ValueError(
+            f"{path} has format {metadata.get('format')!r}, accepted is 'jdiff': use jdiff.checkpoints.convert first"
+        )
     wanted = {name: tuple(leaf.shape) for name, leaf in flatten(abstract).items()}
     bad = [f"{name} {shape} is missing" for name, shape in wanted.items() if name not in entries]
     for name, entry in entries.items():

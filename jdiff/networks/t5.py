@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jdiff import config as config_json
+from jdiff.networks import config as config_json
 from jdiff.types import Array
 
 

@@ -17,8 +17,8 @@ import tyro
 
 import jdiff
 from jdiff import images as pictures
-from jdiff.commands import COMMANDS, BadInput, Drawing, Embed, File, accepted, check_output, demand, is_unicode
-from jdiff.mnist.commands import Mnist
+from jdiff.cli.commands import COMMANDS, BadInput, Drawing, Embed, File, accepted, check_output, demand, is_unicode
+from jdiff.cli.mnist import Mnist
 
 DTYPES = ("float32", "bfloat16", "float16")
 PACKAGES = ("jax", "flax", "numpy")  # and jdiff: what may change a picture
@@ -198,7 +198,8 @@ def _known(path: Path | None) -> tuple[Mapping[str, np.ndarray], str | None]:
     if path is None:
         return {}, None
     demand(is_unicode(str(path)), f"--prompts is {str(path)!a}, accepted is a path in UTF-8")
-    from jdiff import convert, embeddings
+    from jdiff.checkpoints import convert
+    from jdiff.text import embeddings
 
     table = accepted(lambda: embeddings.read(path), "--prompts is ")
     return table, convert.sha256([path])
@@ -323,7 +324,7 @@ def _alone(output: Path, i: int, j: int) -> Path:
 def convert(command: Convert) -> str:
     """One line that says what was written; raises BadInput with everything that is wrong with the source."""
     source, target = command.source, command.target
-    from jdiff import hub
+    from jdiff.checkpoints import hub
 
     if hub.is_name(source):
         source = accepted(lambda: hub.find(str(source), half=command.dtype != "float32"))
@@ -331,7 +332,7 @@ def convert(command: Convert) -> str:
     demand(not target.is_file(), f"DST is {target}, a file, accepted is a folder to write")
     parent = target.absolute().parent
     demand(parent.is_dir(), f"DST is {target}, but there is no folder {parent}, accepted is a folder that exists")
-    from jdiff.convert import convert as run
+    from jdiff.checkpoints.convert import convert as run
 
     try:
         run(source, target, dtype=command.dtype)
@@ -342,8 +343,8 @@ def convert(command: Convert) -> str:
 
 def embed(command: Embed) -> str:
     """One line that says what was written, or one for each prompt of a file; raises BadInput with what is wrong."""
-    from jdiff import embeddings
-    from jdiff import encoder as encoders
+    from jdiff.text import embeddings
+    from jdiff.text import encoder as encoders
 
     if (listed := command.list) is not None:
         table = accepted(lambda: embeddings.read(listed), "--list is ")

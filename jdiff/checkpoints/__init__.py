@@ -1,0 +1,1 @@
+"""Weights in and out: conversion, downloads, 8-bit storage."""

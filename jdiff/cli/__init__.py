@@ -1,0 +1,1 @@
+"""The `jdiff` command."""
