@@ -36,8 +36,9 @@ of the weights ({decay:g}; what is stored), {speed:g} images/s in the median, on
 |---|---|---|---|---|---|
 {curve}
 
-Each row is the mean of 25 updates: the noise error over all levels alike, the two terms of `jdiff.training.objectives.hybrid`
-that teach the estimate, the bound that teaches the variances, and what is left of the text encoder's warm-up.
+Each row is the mean of 25 updates: the noise error over all levels alike, the two terms of
+`jdiff.training.objectives.hybrid` that teach the estimate, the bound that teaches the variances,
+and what is left of the text encoder's warm-up.
 
 ## Quality
 {images} guided pictures, one by each of {seeds} seeds for {captions} captions drawn from the grammar's {of}, read by

@@ -312,7 +312,7 @@ def test_the_command_starts_without_jax(tmp_path):
 
 
 def test_a_picture_from_an_empty_folder(tmp_path):
-    args = ("-m", "jdiff.cli.main", "generate", "a red three", "--steps", "2", "-n", "1", "-o", "three.png")
+    args = ("-m", "jdiff", "generate", "a red three", "--steps", "2", "-n", "1", "-o", "three.png")
     done = command(*args, cwd=tmp_path, JDIFF_CACHE=str(tmp_path / "cache"))
     assert (done.returncode, done.stdout) == (0, "wrote three.png: 1 picture, 32 x 32\n"), done.stderr
     assert "Traceback" not in done.stderr and images.read_settings(tmp_path / "three.png")["model"] == "mini"

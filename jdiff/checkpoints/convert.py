@@ -265,7 +265,7 @@ def fit(path: str | Path, abstract: Mapping) -> dict[str, Entry]:
     entries, metadata = read_header(path)
     if metadata.get("format") != "jdiff":
         raise ValueError(
-            f"{path} has format {metadata.get('format')!r}, accepted is 'jdiff': use jdiff.checkpoints.convert first"
+            f"{path} has format {metadata.get('format')!r}, accepted is 'jdiff': use `jdiff convert` first"
         )
     wanted = {name: tuple(leaf.shape) for name, leaf in flatten(abstract).items()}
     bad = [f"{name} {shape} is missing" for name, shape in wanted.items() if name not in entries]

@@ -79,8 +79,9 @@ def _made_by_key(data: Partial, key: Array, ahead: Any, i: Array) -> Any:
 def use_cores(batch: int) -> None:
     """Makes devices of up to four of a CPU's cores, each for a share of the batch, where JAX has no device yet.
 
-    On one device XLA computes convolutions to few channels on one core. At most four: a block of `jdiff.training.conv` has four
-    images of 28 x 28, one for each. Where their number is set already, as by JAX_NUM_CPU_DEVICES, it stays.
+    On one device XLA computes convolutions to few channels on one core. At most four: a block of
+    `jdiff.training.conv` has four images of 28 x 28, one for each.
+    Where their number is set already, as by JAX_NUM_CPU_DEVICES, it stays.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
