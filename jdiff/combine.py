@@ -1,214 +1,387 @@
-"""Combiners: how several noise estimates of one image become one, and the algebra that nests them."""
+"""Combiners: how several predictions for one image become one.
 
+A `Rule` says how: what each of its k branches sees of the image, and how the k predictions become one. A `Combiner` is
+a rule with the prompts of its branches. `compose` nests rules, so an anagram of hybrids, each with its own guidance,
+is one value, and the network is still called once a step.
+"""
+
+import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jdiff.types import Array, Combiner, Conditioning, Level, Prediction, View, as_partial
+from jdiff import checks
+from jdiff.types import Array, Combiner, Conditioning, Level, Network, Prediction, Rule, View, as_network, as_partial
+
+# A number, or a 0-d array of it, which may be traced.
+Number = float | int | Array
+# A guidance scale: a number, or a function of the level.
+Scale = Number | Callable[[Level], Number]
+# What the branches of a rule see: images, and low-res images or None, both [k h w c].
+Shown = tuple[Array, Array | None]
 
 
 def size(combiner: Combiner) -> int:
-    """k, the number of network evaluations of one image in one step."""
-    return jax.tree.leaves(combiner.branches)[0].shape[0]
+    """Returns k, the number of network evaluations of one image in one step."""
+    return combiner.rule.k
 
 
-def conditional(text: Array, *, noise_level: Any = None, pooled: Array | None = None) -> Combiner:
-    """The estimate for one prompt embedding [l d] as it is; the identity of `compose`.
+def conditional(text: Array, *, pooled: Array | None = None) -> Combiner:
+    """Returns the combiner that uses the prediction for one prompt as it is.
 
-    >>> size(conditional(jnp.zeros((77, 8))))
-    1
+    Args:
+        text: prompt embedding [l d].
+        pooled: another embedding [l d] for the network's pooled text, if that differs.
+
+    Example:
+        >>> size(conditional(jnp.zeros((77, 8))))
+        1
     """
-    branch = Conditioning(text, noise_level=noise_level, pooled=pooled)
-    return Combiner(jax.tree.map(lambda a: jnp.asarray(a)[None], branch), Partial(_repeat, None), Partial(_only))
+    conditioning = Conditioning(text, pooled=pooled)
+    return Combiner(identity_rule(), jax.tree.map(lambda a: jnp.asarray(a)[None], conditioning))
 
 
-def cfg(text: Array, scale: Any, negative: Array, *, noise_level: Any = None, rescale: Any = None) -> Combiner:
-    """Classifier-free guidance: negative + scale (text - negative), k = 2; the variance is the text's.
+def cfg(text: Array, scale: Scale, negative: Array, *, rescale: Number | None = None) -> Combiner:
+    """Returns classifier-free guidance: negative + scale (text - negative), k = 2.
 
-    `text` and `negative` are prompt embeddings [l d]; `scale` is a number, or a function of the level (`between`).
-    scale 1 is `conditional(text)`, 0 the negative prompt alone. With `rescale` in [0, 1] the estimate is brought that
-    part of the way back to the standard deviation of the text's own (Lin et al. 2024, eq. 15 and 16).
+    The learned variance is the text's. Scale 1 is `conditional(text)`, and 0 is the negative prompt alone.
 
-    >>> guided = cfg(jnp.ones((77, 8)), 7.0, jnp.zeros((77, 8)))
-    >>> two = Prediction(jnp.array([1.0, 2.0]), jnp.array([0.5, 0.25]))  # of the negative prompt, of the text
-    >>> [float(a) for a in guided.gather(two, None, None)]
-    [8.0, 0.25]
+    Args:
+        text: prompt embedding [l d].
+        scale: guidance scale, or a function of the level such as `between`.
+        negative: embedding [l d] of the prompt to lead away from, usually the empty one.
+        rescale: in [0, 1]: how far the standard deviation is brought back to that of the text's prediction.
 
-    Source: Ho and Salimans 2022, eq. 6; course 1.6.
+    Raises:
+        ValueError: `scale` or `rescale` is no number.
+
+    Example:
+        >>> guided = cfg(jnp.ones((77, 8)), 7.0, jnp.zeros((77, 8)))
+        >>> two = Prediction(jnp.array([1.0, 2.0]), jnp.array([0.5, 0.25]))  # for the negative prompt, for the text
+        >>> [float(a) for a in guided.rule.gather(two, None, None)]
+        [8.0, 0.25]
+
+    Reference:
+        Ho and Salimans 2022, eq. 6; the course's 1.6. `rescale`: Lin et al. 2024, eq. 15 and 16.
     """
-    branches = _concatenate([conditional(a, noise_level=noise_level).branches for a in (negative, text)])
-    scale = as_partial(scale) if callable(scale) else jnp.asarray(scale)
-    gather = Partial(_guide, scale)
-    if rescale is not None:
-        gather = Partial(_rescale, jnp.asarray(rescale), gather)
-    return Combiner(branches, Partial(_repeat, None, None), gather)
+    return compose(guidance_rule(scale, rescale=rescale), [conditional(negative), conditional(text)])
 
 
-def between(scale: Any, low: float, high: float) -> Partial:
-    """A guidance scale for `cfg`: `scale` at timesteps from `low` to `high`, 1 (no guidance) elsewhere.
+def between(scale: Number, low: Number, high: Number) -> Partial:
+    """Returns a guidance scale for `cfg` that is 1 (no guidance) outside an interval of timesteps.
 
-    >>> between(7.0, 200, 800)(Level(0, 500.0, 1, 1, 1, 1, 1, True)).item()
-    7.0
+    Args:
+        scale: guidance scale inside the interval.
+        low: first timestep of the interval.
+        high: last timestep of the interval.
 
-    Source: Kynkaanniemi et al. 2024, guidance in a limited interval.
+    Example:
+        >>> level = Level(0, 500.0, 1, 1, 1, 1, 1, 0, True)
+        >>> between(7.0, 200, 800)(level).item(), between(7.0, 200, 400)(level).item()
+        (7.0, 1.0)
+
+    Reference:
+        Kynkaanniemi et al. 2024, guidance in a limited interval.
     """
-    return Partial(_between, *map(jnp.asarray, (scale, low, high)))
+    numbers = {"scale": scale, "low": low, "high": high}
+    return Partial(_between, *(_number(name, value) for name, value in numbers.items()))
 
 
-def conjunction(texts: Sequence[Array], scales: Any, negative: Array, *, noise_level: Any = None) -> Combiner:
-    """negative + sum of scales[i] (texts[i] - negative): every prompt at once; k = len(texts) + 1.
+def conjunction(texts: Sequence[Array], scales: Sequence[Number] | Array, negative: Array) -> Combiner:
+    """Returns guidance towards several prompts at once: negative + sum of scales[i] (texts[i] - negative).
 
-    The variance is the first text's. A scale below 0 leads away from its prompt. deep-floyd's style mixing is
-    `conjunction([prompt, style], [g (1 - m), g m], negative)` with m from 0.25 to 0.5.
+    The learned variance is the first text's; k = len(texts) + 1. A negative scale leads away from its prompt.
+    deep-floyd's style mixing is `conjunction([prompt, style], [g (1 - m), g m], negative)` with m from 0.25 to 0.5.
 
-    >>> both = conjunction([jnp.ones((77, 8)), jnp.ones((77, 8))], [3.0, 2.0], jnp.zeros((77, 8)))
-    >>> float(both.gather(Prediction(jnp.array([1.0, 2.0, 0.0])), None, None).estimate)
-    2.0
+    Args:
+        texts: prompt embeddings, each [l d].
+        scales: one guidance scale for each text.
+        negative: embedding [l d] of the prompt to lead away from.
 
-    Source: Liu et al. 2022 (Composable Diffusion), eq. 11; deep-floyd/IF, `style_transfer`.
+    Raises:
+        ValueError: there is not one scale for each text.
+
+    Example:
+        >>> both = conjunction([jnp.ones((77, 8)), jnp.ones((77, 8))], [3.0, 2.0], jnp.zeros((77, 8)))
+        >>> float(both.rule.gather(Prediction(jnp.array([1.0, 2.0, 0.0])), None, None).estimate)
+        2.0
+
+    Reference:
+        Liu et al. 2022 (Composable Diffusion), eq. 11; deep-floyd/IF, `style_transfer`.
     """
-    scales = jnp.asarray(scales)
-    if scales.shape != (len(texts),):
-        raise ValueError(f"scales has shape {scales.shape}, accepted is one number for each of {len(texts)} texts")
-    branches = _concatenate([conditional(a, noise_level=noise_level).branches for a in (negative, *texts)])
-    return Combiner(branches, Partial(_repeat, *[None] * (len(texts) + 1)), Partial(_conjoin, scales))
+    rule = Rule(len(texts) + 1, _same(len(texts) + 1), Partial(_conjoin, _numbers("scales", scales, len(texts))))
+    return compose(rule, [conditional(text) for text in (negative, *texts)])
 
 
-def mixture(inners: Sequence[Combiner], weights: Any = None) -> Combiner:
-    """The weighted mean of what `inners` say, variances likewise; k is the sum of theirs.
+def mixture(combiners: Sequence[Combiner], weights: Sequence[Number] | Array | None = None) -> Combiner:
+    """Returns the weighted mean of what several combiners predict. Variances are averaged likewise.
 
-    `weights` [len(inners)] are divided by their sum; without them all count alike.
+    Args:
+        combiners: one or more.
+        weights: one for each; they are divided by their sum. Without them all count alike.
 
-    >>> half = mixture([conditional(jnp.zeros((77, 8))), conditional(jnp.ones((77, 8)))], [3.0, 1.0])
-    >>> float(half.gather(Prediction(jnp.array([0.0, 1.0])), jnp.zeros(()), None).estimate)
-    0.25
+    Raises:
+        ValueError: there are no combiners, or not one weight for each.
 
-    Source: the "scale" factorisation of Geng et al. 2024 (Factorized Diffusion).
+    Example:
+        >>> half = mixture([conditional(jnp.zeros((77, 8))), conditional(jnp.ones((77, 8)))], [3.0, 1.0])
+        >>> float(half.rule.gather(Prediction(jnp.array([0.0, 1.0])), jnp.zeros(()), None).estimate)
+        0.25
+
+    Reference:
+        The "scale" factorisation of Geng et al. 2024 (Factorized Diffusion).
     """
-    weights = jnp.ones(len(inners)) if weights is None else jnp.asarray(weights)
-    if weights.shape != (len(inners),):
-        raise ValueError(f"weights has shape {weights.shape}, accepted is one number for each of {len(inners)} inners")
-    return _over(inners, Partial(_mean, weights))
+    return compose(mean_rule(len(combiners), weights), combiners)
 
 
-def mean(inners: Sequence[Combiner]) -> Combiner:
-    """The mean of what `inners` say, variances likewise: an anagram, where each is a `view`.
+def mean(combiners: Sequence[Combiner]) -> Combiner:
+    """Returns the mean of what several combiners predict. With a `view` in each, it is an anagram.
 
-    >>> from jdiff import views
-    >>> prompts = [conditional(jnp.zeros((77, 8))), conditional(jnp.ones((77, 8)))]
-    >>> size(mean([prompts[0], view(views.flip(), prompts[1])]))
-    2
+    Args:
+        combiners: one or more.
 
-    Source: Geng et al. 2024 (Visual Anagrams), eq. 4; course 1.8.
+    Example:
+        >>> from jdiff import views
+        >>> prompts = [conditional(jnp.zeros((77, 8))), conditional(jnp.ones((77, 8)))]
+        >>> size(mean([prompts[0], view(views.flip(), prompts[1])]))
+        2
+
+    Reference:
+        Geng et al. 2024 (Visual Anagrams), eq. 4; the course's 1.8.
     """
-    return mixture(inners)
+    return mixture(combiners)
 
 
-def alternate(inners: Sequence[Combiner]) -> Combiner:
-    """One of `inners` a step, in turn by the level's number.
+def alternate(combiners: Sequence[Combiner]) -> Combiner:
+    """Returns the combiner that uses one of several at each step, in turn by the row number.
 
-    Source: Tancik 2023 (Illusion Diffusion), whose reduction Visual Anagrams compares with the mean.
+    Args:
+        combiners: one or more.
+
+    Reference:
+        Tancik 2023 (Illusion Diffusion), which Visual Anagrams compares with the mean.
     """
-    return _over(inners, Partial(_take_turns))
+    k = len(combiners)
+    return compose(Rule(_at_least_one(k), _same(k), Partial(_take_turns)), combiners)
 
 
-def view(view: View, inner: Combiner) -> Combiner:
-    """What `inner` says of the image as `view` shows it, turned back; k and the variance's rule are `inner`'s.
+def view(view: View, combiner: Combiner) -> Combiner:
+    """Returns what a combiner predicts for the image under a view, turned back.
 
-    >>> from jdiff import views
-    >>> upside_down = view(views.flip(), conditional(jnp.zeros((77, 8))))
-    >>> upside_down.spread(jnp.array([[[1.0]], [[2.0]]]), None, None)[0].ravel().tolist()
-    [2.0, 1.0]
+    Args:
+        view: from `jdiff.views`.
+        combiner: what predicts; k and the rule for variances are its own.
 
-    Source: Geng et al. 2024 (Visual Anagrams), section 3.2.
+    Example:
+        >>> from jdiff import views
+        >>> upside_down = view(views.flip(), conditional(jnp.zeros((77, 8))))
+        >>> upside_down.rule.spread(jnp.array([[[1.0]], [[2.0]]]), None, None)[0].ravel().tolist()
+        [2.0, 1.0]
+
+    Reference:
+        Geng et al. 2024 (Visual Anagrams), section 3.2.
     """
-    first = jax.tree.map(lambda a: a[:1], inner.branches)
-    return compose(Combiner(first, Partial(_look, view.apply), Partial(_turn_back, view.invert)), [inner])
+    return compose(Rule(1, Partial(_look, view.apply), Partial(_turn_back, view.invert)), [combiner])
 
 
 def components(parts: Mapping[Callable, Combiner] | Sequence[tuple[Callable, Combiner]]) -> Combiner:
-    """The sum of each component of what its own combiner says: a hybrid; the variance is the mean, unfiltered.
+    """Returns a hybrid: the sum of each component of what its own combiner predicts.
 
-    `parts` maps components of one factorisation, maps [h w c] -> [h w c] that add up to the identity, to combiners.
+    The learned variance is the mean of the combiners', not filtered.
 
-    >>> from jdiff import views
-    >>> far, near = conditional(jnp.zeros((77, 8))), conditional(jnp.ones((77, 8)))
-    >>> size(components({views.low_pass(): far, views.high_pass(): near}))
-    2
+    Args:
+        parts: pairs of a component, a linear map [h w c] -> [h w c], and a combiner. The components add up to the
+            identity, as those of `views.FACTORISATIONS` do.
 
-    Source: Geng et al. 2024 (Factorized Diffusion), eq. 5; course 1.9.
+    Raises:
+        ValueError: there are no parts.
+
+    Example:
+        >>> from jdiff import views
+        >>> far, near = conditional(jnp.zeros((77, 8))), conditional(jnp.ones((77, 8)))
+        >>> size(components({views.low_pass(): far, views.high_pass(): near}))
+        2
+
+    Reference:
+        Geng et al. 2024 (Factorized Diffusion), eq. 5; the course's 1.9.
     """
     pairs = list(parts.items() if isinstance(parts, Mapping) else parts)
-    return _over([inner for _, inner in pairs], Partial(_add_up, tuple(as_partial(part) for part, _ in pairs)))
+    k = _at_least_one(len(pairs))
+    gather = Partial(_add_up, tuple(as_partial(part) for part, _ in pairs))
+    return compose(Rule(k, _same(k), gather), [combiner for _, combiner in pairs])
 
 
-def compose(outer: Combiner, inners: Sequence[Combiner]) -> Combiner:
-    """`inners[i]` inside branch i of `outer`; k is the sum of theirs, and what the branches are told is theirs too.
+def identity_rule() -> Rule:
+    """Returns the rule of one branch whose prediction is used as it is; the identity of `compose`."""
+    return Rule(1, _same(1), Partial(_only))
 
-    Associative, with `conditional` as identity on either side.
 
-    >>> a, b = jnp.zeros((77, 8)), jnp.ones((77, 8))
-    >>> size(compose(mixture([conditional(a), conditional(b)]), [cfg(a, 7.0, b), conditional(b)]))
-    3
+def guidance_rule(scale: Scale, *, rescale: Number | None = None) -> Rule:
+    """Returns the rule of `cfg`: branch 0 is the negative prompt, branch 1 the text."""
+    gather = Partial(_guide, as_partial(scale) if callable(scale) else _number("scale", scale))
+    if rescale is not None:
+        gather = Partial(_rescale, _number("rescale", rescale), gather)
+    return Rule(2, _same(2), gather)
+
+
+def mean_rule(k: int, weights: Sequence[Number] | Array | None = None) -> Rule:
+    """Returns the rule of `mixture`: the weighted mean of k branches that see the same image."""
+    k = _at_least_one(k)
+    numbers = jnp.ones(k) if weights is None else _numbers("weights", weights, k)
+    return Rule(k, _same(k), Partial(_mean, numbers))
+
+
+def compose(rule: Rule, combiners: Sequence[Combiner]) -> Combiner:
+    """Returns the combiner in which `combiners[i]` predicts for branch i of a rule.
+
+    Its k is the sum of theirs, and its conditioning is theirs, one after the other. Composition is associative, and
+    `conditional` is its identity.
+
+    Args:
+        rule: how the predictions of the combiners become one.
+        combiners: one for each branch of the rule.
+
+    Raises:
+        ValueError: there is not one combiner for each branch.
+
+    Example:
+        >>> a, b = jnp.zeros((77, 8)), jnp.ones((77, 8))
+        >>> nested = compose(mean_rule(2), [cfg(a, 7.0, b), conditional(b)])
+        >>> size(nested), nested.conditioning.text.shape
+        (3, (3, 77, 8))
     """
-    if len(inners) != size(outer):
-        raise ValueError(f"inners has {len(inners)} combiners, accepted is one for each of {size(outer)} branches")
-    inners = tuple(inners)
-    branches = _concatenate([inner.branches for inner in inners])
-    return Combiner(branches, Partial(_spread_inside, outer.spread, inners), Partial(_gather_inside, outer, inners))
+    if not isinstance(rule, Rule):
+        raise ValueError(f"rule must be a Rule, got a {type(rule).__name__}; of a combiner, pass combiner.rule")
+    for combiner in combiners:
+        if not isinstance(combiner, Combiner):
+            raise ValueError(f"combiners must hold Combiners, got a {type(combiner).__name__}")
+    if len(combiners) != rule.k:
+        raise ValueError(f"combiners must have one for each of the rule's {rule.k} branches, got {len(combiners)}")
+    conditioning = _concatenate([combiner.conditioning for combiner in combiners])
+    rules = tuple(combiner.rule for combiner in combiners)
+    if all(map(_is_identity, rules)):
+        return Combiner(rule, conditioning)
+    if _is_identity(rule):
+        return combiners[0]
+    k = sum(inner.k for inner in rules)
+    nested = Rule(k, Partial(_spread_inside, rule, rules), Partial(_gather_inside, rule, rules))
+    return Combiner(nested, conditioning)
 
 
 def denoiser(
-    network: Callable, combiner: Combiner | Callable, low_res: Array | None = None, branch_batch: int | None = None
+    network: Network | Callable,
+    combiner: Combiner | Callable,
+    low_res: Array | None = None,
+    *,
+    noise_level: Number | None = None,
+    branch_batch: int | None = None,
 ) -> Callable[[Array, Level], Prediction]:
-    """(x [h w c], level) -> Prediction: one image's estimate, all k branches in one call of `network`.
+    """Returns the function that predicts for one image, with all k branches in one call of the network.
 
-    A plain function `(denoise, x, level) -> Prediction` is as good as a Combiner: its `denoise(x [h w c], t,
-    Conditioning)` is the network on one image. `branch_batch` branches at a time bound the memory.
+    Args:
+        network: a Network, or a function `(x [n h w c], t [n], Conditioning [n ...]) -> Prediction [n ...]`.
+        combiner: a Combiner; or a function `(denoise, x, level) -> Prediction` of one image, whose
+            `denoise(x [h w c], t, Conditioning)` is the network on one image.
+        low_res: stage 2: the resized and noised image [h w c] to enlarge. Every branch gets it, as its view shows it.
+        noise_level: stage 2: the timestep to which `low_res` is noised.
+        branch_batch: how many branches the network sees at a time, to bound memory; all of them if None.
+
+    Returns:
+        `(x [h w c], level) -> Prediction`.
+
+    Raises:
+        ValueError: `branch_batch` is given with a function, which evaluates its branches itself.
     """
+    network = as_network(network)
     if not isinstance(combiner, Combiner):
+        if branch_batch is not None:
+            raise ValueError(
+                f"branch_batch must be None with a function as combiner, got {branch_batch}: the function decides how "
+                "many branches it evaluates at a time"
+            )
+        return lambda x, level: combiner(_for_one_image(network, low_res, noise_level), x, level)
 
-        def one(x, t, conditioning):
-            batch = jax.tree.map(lambda a: jnp.asarray(a)[None], (x, jnp.asarray(t, x.dtype), conditioning))
-            return jax.tree.map(lambda a: a[0], network(*batch))
-
-        return lambda x, level: combiner(one, x, level)
-
-    def denoise(x, level):
-        xs, low = combiner.spread(x, low_res, level)
-        conditioning = combiner.branches if low_res is None else combiner.branches._replace(low_res=low)
+    def denoise(x: Array, level: Level) -> Prediction:
+        xs, low = combiner.rule.spread(x, low_res, level)
+        conditioning = _with_low_res(combiner.conditioning, low, noise_level, xs.shape[:1])
         inputs = xs, jnp.full(xs.shape[:1], level.t, x.dtype), conditioning
         if branch_batch is None or branch_batch >= xs.shape[0]:
             prediction = network(*inputs)
         else:
             one = lambda a: jax.tree.map(lambda b: b[0], network(*jax.tree.map(lambda b: b[None], a)))
             prediction = jax.lax.map(one, inputs, batch_size=branch_batch)
-        return combiner.gather(prediction, x, level)
+        return combiner.rule.gather(prediction, x, level)
 
     return denoise
 
 
-def _over(inners: Sequence[Combiner], gather: Partial) -> Combiner:
-    """All of `inners` on the same image, their answers brought together by `gather`."""
-    if not inners:
-        raise ValueError("inners is empty, accepted is one combiner or more")
-    first = _concatenate([jax.tree.map(lambda a: a[:1], inner.branches) for inner in inners])
-    return compose(Combiner(first, Partial(_repeat, *[None] * len(inners)), gather), inners)
+def _for_one_image(network: Network, low_res: Array | None, noise_level: Number | None) -> Callable:
+    """The network on one image. A conditioning that has no low-res image gets the one that is given."""
+
+    def denoise(x: Array, t: Number, conditioning: Conditioning) -> Prediction:
+        if conditioning.low_res is None:
+            conditioning = _with_low_res(conditioning, low_res, noise_level, ())
+        batch = jax.tree.map(lambda a: jnp.asarray(a)[None], (x, jnp.asarray(t, x.dtype), conditioning))
+        return jax.tree.map(lambda a: a[0], network(*batch))
+
+    return denoise
 
 
-def _concatenate(branches: Sequence[Conditioning]) -> Conditioning:
-    if any(branch.pooled is not None for branch in branches):  # where it is silent, the pooled text is the text
-        branches = [b if b.pooled is not None else b._replace(pooled=b.text) for b in branches]
-    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *branches)
+def _with_low_res(
+    conditioning: Conditioning, low_res: Array | None, noise_level: Number | None, shape: tuple[int, ...]
+) -> Conditioning:
+    if low_res is None:
+        return conditioning
+    told = None if noise_level is None else jnp.full(shape, noise_level, low_res.dtype)
+    return conditioning._replace(low_res=low_res, noise_level=told)
 
 
-def _repeat(*args: Any) -> Any:
-    *branches, x, low_res, level = args
-    del level
-    return jax.tree.map(lambda a: jnp.broadcast_to(a, (len(branches), *a.shape)), (x, low_res))
+def _number(name: str, value: Number) -> Array:
+    """A number as a strongly typed array, so that 3, 3.0 and float32(3) are one compiled program."""
+    if not isinstance(value, Array):
+        value = checks.number(name, value)
+    return jnp.asarray(value, float)
+
+
+def _numbers(name: str, values: Sequence[Number] | Array, k: int) -> Array:
+    numbers = jnp.asarray(values, float)
+    if numbers.shape != (k,):
+        raise ValueError(f"{name} must have one number for each of {k}, got shape {numbers.shape}")
+    return numbers
+
+
+def _at_least_one(k: int) -> int:
+    if k < 1:
+        raise ValueError("combiners must have at least one, got none")
+    return k
+
+
+def _concatenate(conditionings: Sequence[Conditioning]) -> Conditioning:
+    if any(c.pooled is not None for c in conditionings):  # a branch without pooled text pools its text
+        conditionings = [c if c.pooled is not None else c._replace(pooled=c.text) for c in conditionings]
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *conditionings)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Same:
+    """A spread whose k branches see the same image. k is static, so equal ones are one function to `jit`."""
+
+    k: int
+
+    def __call__(self, x: Array, low_res: Array | None, level: Level) -> Shown:
+        del level
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (self.k, *a.shape)), (x, low_res))
+
+
+def _same(k: int) -> Partial:
+    return Partial(_Same(k))
+
+
+def _is_identity(rule: Rule) -> bool:
+    return isinstance(rule.spread.func, _Same) and rule.gather.func is _only
 
 
 def _only(prediction: Prediction, x: Array, level: Level) -> Prediction:
@@ -216,12 +389,12 @@ def _only(prediction: Prediction, x: Array, level: Level) -> Prediction:
     return jax.tree.map(lambda a: a[0], prediction)
 
 
-def _guide(scale: Any, prediction: Prediction, x: Array, level: Level) -> Prediction:
+def _guide(scale: Array | Partial, prediction: Prediction, x: Array, level: Level) -> Prediction:
     del x
-    scale = scale(level) if callable(scale) else scale
+    s = scale(level) if callable(scale) else scale
     negative, text = prediction.estimate
     variance = None if prediction.variance is None else prediction.variance[1]
-    return Prediction(negative + jnp.asarray(scale, text.dtype) * (text - negative), variance)
+    return Prediction(negative + jnp.asarray(s, text.dtype) * (text - negative), variance)
 
 
 def _rescale(share: Array, guide: Partial, prediction: Prediction, x: Array, level: Level) -> Prediction:
@@ -238,7 +411,7 @@ def _conjoin(scales: Array, prediction: Prediction, x: Array, level: Level) -> P
     del x, level
     negative, texts = prediction.estimate[0], prediction.estimate[1:]
     variance = None if prediction.variance is None else prediction.variance[1]
-    return Prediction(negative + jnp.tensordot(scales.astype(texts.dtype), texts - negative[None], 1), variance)
+    return Prediction(negative + _weigh(scales, texts - negative[None]), variance)
 
 
 def _take_turns(prediction: Prediction, x: Array, level: Level) -> Prediction:
@@ -246,7 +419,7 @@ def _take_turns(prediction: Prediction, x: Array, level: Level) -> Prediction:
     return jax.tree.map(lambda a: jnp.take(a, jnp.asarray(level.i) % a.shape[0], axis=0), prediction)
 
 
-def _look(apply: Partial, x: Array, low_res: Any, level: Level) -> Any:
+def _look(apply: Partial, x: Array, low_res: Array | None, level: Level) -> Shown:
     del level
     return jax.tree.map(lambda a: apply(a)[None], (x, low_res))
 
@@ -257,29 +430,31 @@ def _turn_back(invert: Partial, prediction: Prediction, x: Array, level: Level) 
 
 def _add_up(parts: tuple[Partial, ...], prediction: Prediction, x: Array, level: Level) -> Prediction:
     del x, level
-    estimate = sum(part(prediction.estimate[i]) for i, part in enumerate(parts))
+    estimate = functools.reduce(jnp.add, [part(prediction.estimate[i]) for i, part in enumerate(parts)])
     variance = None if prediction.variance is None else prediction.variance.mean(axis=0)
     return Prediction(estimate, variance)
 
 
 def _mean(weights: Array, prediction: Prediction, x: Array, level: Level) -> Prediction:
     del x, level
-    return jax.tree.map(lambda a: jnp.tensordot((weights / weights.sum()).astype(a.dtype), a, 1), prediction)
+    return jax.tree.map(lambda a: _weigh(weights / weights.sum(), a), prediction)
 
 
-def _spread_inside(outer: Partial, inners: tuple[Combiner, ...], x: Array, low_res: Any, level: Level) -> Any:
-    outside = outer(x, low_res, level)
+def _weigh(weights: Array, images: Array) -> Array:
+    return jnp.tensordot(weights.astype(images.dtype), images, 1, precision=jax.lax.Precision.HIGHEST)
+
+
+def _spread_inside(outer: Rule, inners: tuple[Rule, ...], x: Array, low_res: Array | None, level: Level) -> Shown:
+    outside = outer.spread(x, low_res, level)
     inside = [inner.spread(*jax.tree.map(lambda a, i=i: a[i], outside), level) for i, inner in enumerate(inners)]
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *inside)
 
 
-def _gather_inside(
-    outer: Combiner, inners: tuple[Combiner, ...], prediction: Prediction, x: Array, level: Level
-) -> Prediction:
+def _gather_inside(outer: Rule, inners: tuple[Rule, ...], prediction: Prediction, x: Array, level: Level) -> Prediction:
     xs, _ = outer.spread(x, None, level)
     gathered, start = [], 0
     for i, inner in enumerate(inners):
-        rows = slice(start, start + size(inner))
+        rows = slice(start, start + inner.k)
         gathered.append(inner.gather(jax.tree.map(lambda a, rows=rows: a[rows], prediction), xs[i], level))
         start = rows.stop
     return outer.gather(jax.tree.map(lambda *arrays: jnp.stack(arrays), *gathered), x, level)

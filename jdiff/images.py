@@ -20,6 +20,9 @@ PAGE, INK, LINE = (255, 255, 255), (40, 40, 40), (208, 208, 208)  # paper, lette
 LARGEST = 100  # megapixels that are read
 SMALLEST_FONT = 11  # pixels; below, letters run into each other
 
+# Largest absolute value of a picture in [-1, 1]: samples that are not clipped yet exceed 1 a little.
+RANGE = 2.0
+
 
 def to_uint8(images: Any) -> np.ndarray:
     """uint8 of the same shape, -1 to 0 and 1 to 255, rounded; values outside [-1, 1] are clipped.
@@ -33,6 +36,59 @@ def to_uint8(images: Any) -> np.ndarray:
     if not np.isfinite(images).all():
         raise ValueError(f"images have {np.sum(~np.isfinite(images))} values that are not finite, accepted is [-1, 1]")
     return np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def as_picture(value: Any, name: str = "image") -> Any:
+    """Returns a picture, or an array of pictures, as floats in [-1, 1].
+
+    Args:
+        value: floats in [-1, 1], uint8, or a PIL picture; of any type, since refusing the others is the purpose.
+        name: what errors call it.
+
+    Raises:
+        ValueError: the values are not finite, or out of range.
+
+    Example:
+        >>> as_picture(np.array([[[0, 255, 0]]], np.uint8)).tolist()
+        [[[-1.0, 1.0, -1.0]]]
+    """
+    import jax.numpy as jnp
+
+    if isinstance(value, Image.Image):
+        value = np.asarray(value.convert("RGB"))
+    kind = getattr(value, "dtype", None)
+    if kind == np.uint8:
+        return jnp.asarray(value, jnp.float32) / 127.5 - 1
+    found = jnp.asarray(value)
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ValueError(f"{name} must be floats in [-1, 1], uint8 or a PIL picture, got {found.dtype}")
+    least, most = (float(f(found)) for f in (jnp.min, jnp.max))
+    if not -RANGE <= least <= most <= RANGE:  # NaN too
+        raise ValueError(f"{name} must have finite values in [-1, 1], got {least:.4g} to {most:.4g}")
+    return found.astype(jnp.promote_types(found.dtype, jnp.float32))
+
+
+def as_mask(value: Any, name: str = "mask") -> Any:
+    """Returns a mask as floats in [0, 1]: 0 is kept, 1 is made new.
+
+    Args:
+        value: bool, uint8 of 0 and 255 (or 0 and 1), or floats in [0, 1].
+        name: what errors call it.
+
+    Raises:
+        ValueError: the values are out of range.
+
+    Example:
+        >>> as_mask(np.array([[0, 255]], np.uint8)).tolist()
+        [[0.0, 1.0]]
+    """
+    found = np.asarray(value)
+    if found.dtype == np.uint8 and found.max(initial=0) > 1:
+        found = found / np.float32(255)
+    found = found.astype(np.float32)
+    if not ((found >= 0) & (found <= 1)).all():
+        raise ValueError(f"{name} must have values from 0 (kept) to 1 (made new), got {found.min()} to {found.max()}")
+    return found
 
 
 def load(path: str | Path) -> np.ndarray:

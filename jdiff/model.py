@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jdiff import schedule, step
+from jdiff import checks, combine, schedule, step
 from jdiff.checkpoints import convert, hub
 from jdiff.networks import unet
 from jdiff.text import embeddings
 from jdiff.text import encoder as encoders
-from jdiff.types import Array
+from jdiff.types import Array, Network
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -37,16 +37,45 @@ STAGE2 = Defaults(steps=50, guidance=4.0)
 
 
 class Model(NamedTuple):
-    """A network that is ready to sample."""
+    """A network that is ready to sample, with all that the tasks need to know of it."""
 
-    denoise: Partial  # (x [n h w c], t [n], Conditioning [n ...]) -> Prediction
-    embed: Callable[[Sequence[str]], Array]  # prompts -> [n l d]
-    schedule: np.ndarray  # abar [steps], float64
+    network: Network  # predicts for x [n h w c], t [n] and Conditioning [n ...]
+    embed: Callable[[Sequence[str]], Array]  # prompts -> embeddings [n l d]
+    schedule: np.ndarray  # noise schedule abar [steps], float64
     config: unet.Config
-    x0_rule: Callable  # what the model's own samplers do with the clean estimate
+    x0_rule: Callable[[Array], Array]  # what the model's own samplers do with the clean estimate
     defaults: Defaults
     name: str
-    hash: str  # sha256, in hex, of what its weight files say they hold
+    hash: str  # sha256 in hex of the weights
+    predicts: Callable[..., Array] = step.noise  # what the network estimates: a parametrisation of `jdiff.step`
+
+    def guided(
+        self, prompts: Sequence[str], guidance: float | None = None, negative: str = ""
+    ) -> list[combine.Combiner]:
+        """Returns the classifier-free guidance of each prompt, to be combined further.
+
+        Args:
+            prompts: a list of prompts.
+            guidance: guidance scale; the model's own if None.
+            negative: prompt that guidance leads away from.
+
+        Returns:
+            One Combiner for each prompt.
+
+        Raises:
+            ValueError: `prompts` is a single string, or `guidance` is no number.
+
+        Example:
+            >>> model = load("mini")
+            >>> six, nine = model.guided(["a red six", "a red nine"])
+            >>> combine.size(combine.mean([six, nine]))
+            4
+        """
+        if isinstance(prompts, str):
+            raise ValueError(f"prompts must be a list of prompts, got {prompts!r}; write [{prompts!r}]")
+        nothing, *texts = self.embed([negative, *prompts])
+        scale = checks.number("guidance", self.defaults.guidance if guidance is None else guidance)
+        return [combine.cfg(text, scale, nothing) for text in texts]
 
 
 def shipped(name: str) -> Path:
@@ -93,22 +122,21 @@ def load(
         raise ValueError(f"dtype is {name!r}, accepted are {', '.join(DTYPES)}")
     folder = find(name_or_folder, half=np.dtype(DTYPES.get(name, np.float64)).itemsize == 2)
     config = unet.read_config(folder / "unet")
-    apply, abstract = unet.unet(config)
+    network = unet.unet(config)
     scheduler = _json(folder / "scheduler" / "scheduler_config.json")
-    stage2 = config.class_embed_type is not None
-    abar, rule = read_scheduler(scheduler, stage2)
-    defaults = (STAGE2 if stage2 else Defaults())._replace(**_json(folder / "defaults.json"))
+    abar, rule = read_scheduler(scheduler, config.upscales)
+    defaults = (STAGE2 if config.upscales else Defaults())._replace(**_json(folder / "defaults.json"))
 
     found, why = _encoder(folder / "text_encoder", encoder)
     embed = embeddings.embedder(known, found, cache, why)
     if texts:  # before the network, whose weights are not to be in memory with the encoder's
         known = {**known, **dict(zip(texts, embed(list(texts)), strict=True))}
         embed = embeddings.embedder(known, found, cache, why)
-    weights = convert.weights(folder / "unet", abstract, DTYPES.get(name, np.float64))
+    weights = convert.weights(folder / "unet", network.params, DTYPES.get(name, np.float64))
     params = {path: jax.block_until_ready(jnp.array(x)) for path, x in weights.arrays}  # one by one: not all twice
     digest = _hash(folder, weights)
     return Model(
-        denoise=Partial(apply, convert.unflatten(params, abstract)),
+        network=network.bind(convert.unflatten(params, network.params)),
         embed=partial(_embedded, embed, config.encoder_hid_dim),
         schedule=abar,
         config=config,

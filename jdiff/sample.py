@@ -1,91 +1,105 @@
-"""The named samplers, and the tasks: what a user asks of a model, each a value of the one scan."""
+"""The named samplers, and the tasks: what a user asks of a model. Each is a value of the one scan."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jdiff import combine, schedule, step, views
-from jdiff.scan import (
-    Samples,
-    denoise_once,
-    forward,
-    from_row,
-    image_keys,
-    iterative_denoise,
-    one,
-    prepare,
-    sample,
-    start,
-)
-from jdiff.types import Array, Combiner, Level, Solver
+from jdiff import checks, images, schedule, step, views
+from jdiff import mesh as meshes
+from jdiff.keys import as_key, fold_in, fold_in_each, image_keys
+from jdiff.scan import Samples, denoise_once, forward, from_row, iterative_denoise, one, prepare, sample, start
+from jdiff.types import Array, Combiner, Level, Network, Solver, as_network, unchanged
 
 if TYPE_CHECKING:
     from jdiff.model import Model
 
-LOW = 2**31 - 3  # what an image's key is folded with for the noise of the low-res image
+# Folded into an image's key for the noise on the low-res image, and into the key of a cascade for its second stage.
+LOW, STAGE2 = 2**31 - 3, 2
+# Signal of the first level above which starting from pure noise is worth a warning (t = 795 of IF's schedule).
+LARGEST_FIRST_SIGNAL = 0.3
 
 
 class Sampler(NamedTuple):
-    """A way of sampling, as data: which timesteps, where the last one leads, which solver."""
+    """A way of sampling, as data."""
 
-    timesteps: Callable[[int], np.ndarray]
-    end: Callable[[np.ndarray], float]  # abar -> abar where the last step arrives
-    solver: Callable[[Callable], Solver]  # the model's rule for clean estimates -> solver
-    steps: int  # how many, unless told
-
-
-def _clean(abar: np.ndarray) -> float:
-    del abar
-    return 1.0
+    table: Callable[[np.ndarray, int], Level]  # (abar, steps) -> levels
+    solver: Callable[[Callable, Callable], Solver]  # (the model's x0_rule, what it predicts) -> solver
+    steps: int  # the default
 
 
-def _least_noise(abar: np.ndarray) -> float:
-    return float(abar[0])
+def discrete(timesteps: Callable[[int], np.ndarray], course: bool = False) -> Callable[[np.ndarray, int], Level]:
+    """Returns a sampler's table over a model's own noise schedule.
+
+    Args:
+        timesteps: number of steps -> falling timesteps.
+        course: whether the last step arrives at t = 0 with its noise, as in the course; otherwise at a clean image.
+    """
+    return partial(_discrete, timesteps, course)
+
+
+def _discrete(timesteps: Callable[[int], np.ndarray], course: bool, abar: np.ndarray, steps: int) -> Level:
+    return schedule.levels(abar, timesteps(steps), float(abar[0]) if course else 1.0)
 
 
 def _even(steps: int) -> np.ndarray:
-    schedule.check_count("steps", steps, 1000)
-    return schedule.respaced([steps])
+    return schedule.respaced([checks.whole("steps", steps, 1, 1000)])
 
 
-def _section(counts: Sequence[int], steps: int) -> np.ndarray:
+def _section(name: str, steps: int) -> np.ndarray:
+    counts = schedule.SECTIONS[name]
     if steps != sum(counts):
-        raise ValueError(f"steps is {steps}, accepted for this sampler is its own {sum(counts)}")
+        raise ValueError(f"steps must be {sum(counts)} for the sampler {name!r}, got {steps}")
     return schedule.respaced(counts)
 
 
-def _thresholded(rule: Callable) -> Solver:
-    return step.ddpm(x0_rule=rule)
+def _thresholded(x0_rule: Callable, predicts: Callable) -> Solver:
+    return step.ddpm(x0_rule=x0_rule, predicts=predicts)
 
 
-def _as_it_is(rule: Callable) -> Solver:
-    del rule
-    return step.ddpm()
+def _untouched(x0_rule: Callable, predicts: Callable) -> Solver:
+    del x0_rule
+    return step.ddpm(predicts=predicts)
 
 
-def _implicit(rule: Callable) -> Solver:
-    return step.ddim(x0_rule=rule)
+def _implicit(x0_rule: Callable, predicts: Callable) -> Solver:
+    return step.ddim(x0_rule=x0_rule, predicts=predicts)
+
+
+def _second_order(x0_rule: Callable, predicts: Callable) -> Solver:
+    return step.dpmpp_2m(x0_rule=x0_rule, predicts=predicts)
 
 
 SAMPLERS: dict[str, Sampler] = {
-    "diffusers": Sampler(schedule.leading, _clean, _thresholded, 100),
-    "deepfloyd": Sampler(_even, _clean, _thresholded, 100),
-    "course": Sampler(schedule.course, _least_noise, _as_it_is, 33),
-    "ddim": Sampler(_even, _clean, _implicit, 50),
+    "diffusers": Sampler(discrete(schedule.leading), _thresholded, 100),
+    "deepfloyd": Sampler(discrete(_even), _thresholded, 100),
+    "course": Sampler(discrete(schedule.course, course=True), _untouched, 33),
+    "ddim": Sampler(discrete(_even), _implicit, 50),
+    "dpmpp_2m": Sampler(discrete(_even), _second_order, 25),
     **{
-        name: Sampler(partial(_section, counts), _clean, _thresholded, sum(counts))
+        name: Sampler(discrete(partial(_section, name)), _thresholded, sum(counts))
         for name, counts in schedule.SECTIONS.items()
     },
 }
 
+# What the tasks take in the place of prompts: for what no prompt can say, such as an anagram.
+Combining = Combiner | Callable
+Prompts = Sequence[str] | Combining | Sequence[Combiner]
+Progress = Callable[[int, int], None]
+# Pictures as the tasks take them: arrays in [-1, 1], uint8 arrays, or PIL pictures; one, one a prompt, or one a sample.
+Pictures = Any
+
 
 def generate(
     model: "Model",
-    prompts: Sequence[str] | Combiner | Sequence[Combiner],
+    prompts: Prompts,
     key: Array,
     *,
     n: int = 1,
@@ -96,125 +110,189 @@ def generate(
     size: tuple[int, int] | None = None,
     keep: int = 0,
     branch_batch: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    images_at_once: int | None = None,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
 ) -> Samples:
-    """`n` images of each prompt: images [p n h w 3] in [-1, 1], and of the way [p n m h w 3] with m about `keep`.
+    """Draws images from prompts.
 
-    Image j of prompt i has the key fold_in(fold_in(key, i), j). What is not given is as the model's card has it.
+    Image j of prompt i gets the key fold_in(fold_in(key, i), j), so it is the same whatever is drawn beside it.
 
     Args:
         model: from `jdiff.load`.
-        prompts: what to draw, one or more; or a Combiner, or several of one structure, for what no prompt can say: an
-            anagram, a hybrid.
-        key: of everything random.
-        n: images a prompt.
-        steps: network calls (two evaluations each with guidance).
-        guidance: guidance scale of prompts; 1 is none.
+        prompts: a list of one prompt or more. A Combiner, a list of Combiners of one structure, or a function
+            `(denoise, x, level) -> Prediction` can stand in their place.
+        key: random key.
+        n: images of each prompt.
+        steps: steps of the sampler; with guidance each evaluates the network twice. The model's own if None.
+        guidance: guidance scale of prompts; 1 is no guidance. The model's own if None.
         negative: prompt that guidance leads away from.
-        sampler: a name in `SAMPLERS`, or a Sampler.
-        size: height and width, multiples of what the network's levels divide by; the model's own unless given.
-        keep: about how many images of the way to keep.
-        branch_batch: as in `sample`.
-        progress: as in `sample`.
+        sampler: a name in `SAMPLERS`, or a Sampler. The model's own if None.
+        size: height and width, multiples of what the network's levels divide by. The model's own if None.
+        keep: about how many images to keep on the way.
+        branch_batch: how many branches of an image the network sees at a time; all of them if None.
+        images_at_once: how many images are drawn in one call, to bound memory; all of them if None.
+        mesh: devices from `jdiff.mesh.make` to split the images over; where the model is if None.
+        progress: called with (rows done, rows in all) every few rows.
 
-    Raises ValueError for no prompts, and for numbers that are out of range.
+    Returns:
+        Samples: images [p n h w 3] in [-1, 1], and the way [p n m h w 3] if any are kept.
 
-    Source: Saharia et al. 2022 (Imagen), section 2; course 0, 1.5, 1.6, 1.8 and 1.9.
+    Raises:
+        ValueError: a value is of the wrong kind or out of range.
+
+    Example:
+        >>> import jdiff
+        >>> model = jdiff.load("mini")
+        >>> generate(model, ["a red three"], jax.random.key(0), n=2, steps=2).images.shape
+        (1, 2, 32, 32, 3)
+
+    Reference:
+        Saharia et al. 2022 (Imagen), section 2; the course's 0, 1.5, 1.6, 1.8 and 1.9.
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
-    x = start(plan.keys, (*_size(model, size), 3))
-    _low_res(model, None, plan, n, 0, (0, 0))  # a stage-2 model is for `upscale`
-    return _draw(model, plan, x, plan.levels, plan.solver, keep=keep, branch_batch=branch_batch, progress=progress)
+    first = one(plan.levels, 0)
+    if first.signal > LARGEST_FIRST_SIGNAL:
+        warnings.warn(
+            f"the first timestep, {first.t:g}, is not pure noise, though pictures start from it: choose another number "
+            f"of steps than {len(plan.levels.t)}, or the sampler 'deepfloyd'",
+            stacklevel=2,
+        )
+    x = start(plan.keys, (*_size(model, size), 3), level=first)
+    _low_res(model, None, plan, 0, (0, 0))  # refuses a stage-2 model
+    how = _How(keep, branch_batch, images_at_once, mesh, progress)
+    return _draw(model, plan, x, plan.levels, plan.solver, how)
 
 
 def edit(
     model: "Model",
-    image: Array | np.ndarray,
-    prompts: Sequence[str] | Combiner | Sequence[Combiner],
+    image: Pictures,
+    prompts: Prompts,
     key: Array,
     *,
     strength: float | None = None,
     i_start: int | None = None,
-    low_res: Array | np.ndarray | None = None,
+    low_res: Pictures | None = None,
     noise_level: int | None = None,
     n: int = 1,
     steps: int | None = None,
     guidance: float | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
-    **settings: Any,
+    **how: Any,
 ) -> Samples:
-    """`image` noised and denoised again under each prompt: [p n h w 3].
+    """Noises images and denoises them again under each prompt (SDEdit).
 
-    `image` is [h w 3], or one for each prompt [p h w 3], or for each picture [p n h w 3]. The table is entered at row
-    `i_start`, or where the share `strength` in (0, 1] of its rows is left (0.7 unless one is given). A stage-2 model
-    needs `low_res` and takes `noise_level`, as `upscale` has them; the rest is `generate`'s.
+    Args:
+        model: as in `generate`, as all arguments that are not listed here.
+        image: [h w 3], one for each prompt [p h w 3], or one for each sample [p n h w 3]: floats in [-1, 1], uint8,
+            or PIL pictures.
+        prompts: as in `generate`.
+        key: random key.
+        strength: share of the table's rows that is walked, in (0, 1]; 0.7 if neither it nor `i_start` is given.
+        i_start: row of the table to start from, instead of `strength`.
+        low_res: what a stage-2 model enlarges, as in `upscale`.
+        noise_level: as in `upscale`.
+        n: samples of each prompt.
+        steps: as in `generate`.
+        guidance: as in `generate`.
+        negative: as in `generate`.
+        sampler: as in `generate`.
+        how: `keep`, `branch_batch`, `images_at_once`, `mesh` and `progress` of `generate`.
 
-    Source: Meng et al. 2022 (SDEdit), algorithm 1; course 1.7; diffusers' IFImg2ImgPipeline.
+    Returns:
+        Samples: images [p n h w 3] in [-1, 1].
+
+    Raises:
+        ValueError: as `generate`, and for images that do not fit.
+
+    Reference:
+        Meng et al. 2022 (SDEdit), algorithm 1; the course's 1.7; diffusers' IFImg2ImgPipeline.
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
-    images = _images("image", image, plan, n)
-    _size(model, images.shape[1:3])
+    originals = _images("image", image, plan)
+    _size(model, originals.shape[1:3])
     rows = from_row(plan.levels, _row(plan.levels, strength, i_start, 0.7))
-    low = _low_res(model, low_res, plan, n, noise_level, images.shape[1:3])
-    return _draw(model, plan, forward(plan.keys, images, one(rows, 0)), rows, plan.solver, low=low, **settings)
+    low = _low_res(model, low_res, plan, noise_level, originals.shape[1:3])
+    return _draw(model, plan, forward(plan.keys, originals, one(rows, 0)), rows, plan.solver, _How(**how), low=low)
 
 
 def inpaint(
     model: "Model",
-    image: Array | np.ndarray,
-    mask: Array | np.ndarray,
-    prompts: Sequence[str] | Combiner | Sequence[Combiner],
+    image: Pictures,
+    mask: Pictures,
+    prompts: Prompts,
     key: Array,
     *,
     noised: bool = True,
     jump_length: int = 10,
     resamplings: int = 1,
     strength: float = 1.0,
-    low_res: Array | np.ndarray | None = None,
+    low_res: Pictures | None = None,
     noise_level: int = 0,
     n: int = 1,
     steps: int | None = None,
     guidance: float | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
-    **settings: Any,
+    **how: Any,
 ) -> Samples:
-    """`image` made new where `mask` is 1 (white), as each prompt says: [p n h w 3].
+    """Makes images new where a mask is white (1), as each prompt says.
 
-    `image` as `edit` has it; `mask` [h w] or [p h w] in [0, 1]. With `noised` what is known is put in at the noise
-    of every level (RePaint, the course), and the table jumps back up by `jump_length` rows, `resamplings` - 1 times
-    every so many rows. Without it what is known stays clean throughout (diffusers, deep-floyd). `strength`, `low_res`,
-    `noise_level` are `edit`'s, and the rest is `generate`'s. Samplers whose last step is clean keep what is known
-    exactly; the course's leaves it with the noise of t = 0.
+    Samplers whose last step is clean keep the rest of the image exactly. The course's sampler leaves the noise of
+    t = 0 on it.
 
-    Source: Lugmayr et al. 2022 (RePaint), algorithm 1; course 1.7.2; diffusers' IFInpaintingPipeline.
+    Args:
+        model: as in `generate`, as all arguments that are not listed here.
+        image: as in `edit`.
+        mask: [h w], or one for each prompt [p h w], in [0, 1]: 0 is kept, 1 is made new.
+        prompts: as in `generate`.
+        key: random key.
+        noised: whether the kept part is noised to each level as it is put in (RePaint, the course). Otherwise it
+            stays clean throughout (diffusers, deep-floyd).
+        jump_length: rows of the table that RePaint jumps back.
+        resamplings: how often each stretch of rows is walked; 1 is without jumps.
+        strength: share of the table's rows that is walked, in (0, 1].
+        low_res: what a stage-2 model enlarges, as in `upscale`.
+        noise_level: as in `upscale`.
+        n: samples of each prompt.
+        steps: as in `generate`.
+        guidance: as in `generate`.
+        negative: as in `generate`.
+        sampler: as in `generate`.
+        how: `keep`, `branch_batch`, `images_at_once`, `mesh` and `progress` of `generate`.
+
+    Returns:
+        Samples: images [p n h w 3] in [-1, 1].
+
+    Raises:
+        ValueError: as `generate`, and for images and masks that do not fit.
+
+    Reference:
+        Lugmayr et al. 2022 (RePaint), algorithm 1; the course's 1.7.2; diffusers' IFInpaintingPipeline.
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
-    images = _images("image", image, plan, n)
-    _size(model, images.shape[1:3])
-    mask = jnp.asarray(mask, images.dtype)
-    if mask.shape not in ((*images.shape[1:3],), (plan.p, *images.shape[1:3])):
-        raise ValueError(f"mask has shape {mask.shape}, accepted is the image's {images.shape[1:3]}, or one a prompt")
-    if not bool(((mask >= 0) & (mask <= 1)).all()):
-        raise ValueError(f"mask has values from {mask.min()} to {mask.max()}, accepted are 0 (kept) to 1 (made new)")
-    masks = jnp.repeat(jnp.broadcast_to(mask, (plan.p, *images.shape[1:3])), n, axis=0)[..., None]
+    originals = _images("image", image, plan)
+    _size(model, originals.shape[1:3])
+    resamplings = checks.whole("resamplings", resamplings, 1, 1000)
+    jump_length = checks.whole("jump_length", jump_length, 1)
+    masks = _masks(mask, plan, originals.shape[1:3])
     first = _row(plan.levels, strength, None, 1.0)
     rows = from_row(plan.levels, first)
     fresh = noised and first == 0
-    x = start(plan.keys, images.shape[1:]) if fresh else forward(plan.keys, images, one(rows, 0))
+    x = start(plan.keys, originals.shape[1:]) if fresh else forward(plan.keys, originals, one(rows, 0))
     known = lambda reference, mask: step.condition(plan.solver, reference, views.unmasked(mask), noised=noised)
-    solver = jax.vmap(known)(images, masks)._replace(table=known(images[0], masks[0]).table)
+    solver = jax.vmap(known)(originals, masks)._replace(table=known(originals[0], masks[0]).table)
     if resamplings > 1:
         rows = schedule.resample(rows, jump_length, resamplings)
-    low = _low_res(model, low_res, plan, n, noise_level, images.shape[1:3])
-    return _draw(model, plan, x, rows, solver, solver_axes=0, low=low, **settings)
+    low = _low_res(model, low_res, plan, noise_level, originals.shape[1:3])
+    return _draw(model, plan, x, rows, solver, _How(**how), low=low, solver_axes=0)
 
 
 def upscale(
     model: "Model",
-    low_res: Array | np.ndarray,
-    prompts: Sequence[str] | Combiner | Sequence[Combiner],
+    low_res: Pictures,
+    prompts: Prompts,
     key: Array,
     *,
     noise_level: int | None = None,
@@ -224,187 +302,362 @@ def upscale(
     guidance: float | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
-    **settings: Any,
+    **how: Any,
 ) -> Samples:
-    """`low_res` drawn anew by a stage-2 `model` at its size: [p n h' w' 3].
+    """Draws images anew, larger, by a stage-2 model.
 
-    `low_res` is one picture [h w 3], one for each prompt [p h w 3], or one for each picture [p n h w 3], such as what
-    stage 1 made of the same prompts; give that another key. What the network sees of it is resized bilinearly (corners
-    aligned) and noised to timestep `noise_level` (the model's own unless given), which the network is told: more lets
-    it invent more. A picture keeps its shape: its shorter side gets `side` pixels, the model's size unless given. The
-    rest is `generate`'s.
+    Args:
+        model: a stage-2 model. Arguments that are not listed here are as in `generate`.
+        low_res: what is enlarged, as `image` in `edit`. The network sees it resized bilinearly (corners aligned) and
+            noised. Give another key than stage 1 had, or use `cascade`.
+        prompts: as in `generate`.
+        key: random key.
+        noise_level: timestep to which `low_res` is noised, which the network is told. A higher one lets it invent
+            more. The model's own if None.
+        side: pixels of the shorter side of the result, whose shape is that of `low_res`. The model's own if None.
+        n: samples of each prompt.
+        steps: as in `generate`.
+        guidance: as in `generate`.
+        negative: as in `generate`.
+        sampler: as in `generate`.
+        how: `keep`, `branch_batch`, `images_at_once`, `mesh` and `progress` of `generate`.
 
-    Source: Ho et al. 2022 (Cascaded Diffusion), section 4.2; course 0; diffusers' IFSuperResolutionPipeline.
+    Returns:
+        Samples: images [p n h' w' 3] in [-1, 1].
+
+    Raises:
+        ValueError: as `generate`, and for images that do not fit.
+
+    Reference:
+        Ho et al. 2022 (Cascaded Diffusion), section 4.2; the course's 0; diffusers' IFSuperResolutionPipeline.
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
-    h, w = jnp.shape(low_res)[-3:-1]
-    side = model.config.sample_size if side is None else side
-    size = tuple(side * length // min(h, w) for length in (h, w))
-    low = _low_res(model, low_res, plan, n, noise_level, size)
-    return _draw(model, plan, start(plan.keys, (*_size(model, size), 3)), plan.levels, plan.solver, low=low, **settings)
+    small = _images("low_res", low_res, plan)
+    h, w = small.shape[1:3]
+    side = model.config.sample_size if side is None else checks.whole("side", side)
+    size = _size(model, (side * h // min(h, w), side * w // min(h, w)))
+    low = _low_res(model, small.reshape(plan.p, plan.n, h, w, 3), plan, noise_level, size)
+    x = start(plan.keys, (*size, 3), level=one(plan.levels, 0))
+    return _draw(model, plan, x, plan.levels, plan.solver, _How(**how), low=low)
+
+
+def cascade(
+    stage1: "Model",
+    stage2: "Model",
+    prompts: Sequence[str],
+    key: Array,
+    *,
+    n: int = 1,
+    steps: int | None = None,
+    guidance: float | None = None,
+    negative: str = "",
+    sampler: str | Sampler | None = None,
+    stage2_settings: Mapping[str, Any] = MappingProxyType({}),
+    images_at_once: int | None = None,
+    mesh: Mesh | None = None,
+    keep: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Samples, Samples]:
+    """Draws images from prompts by both stages.
+
+    Both stages read the prompt embeddings of stage 1.
+
+    Args:
+        stage1: model of stage 1. Arguments that are not listed here are as in `generate`.
+        stage2: model of stage 2.
+        prompts: a list of one prompt or more.
+        key: random key.
+        n: images of each prompt.
+        steps: of stage 1, as the next three.
+        guidance: as in `generate`.
+        negative: as in `generate`.
+        sampler: as in `generate`.
+        stage2_settings: `steps`, `guidance`, `sampler`, `noise_level` and `branch_batch` of `upscale`.
+        images_at_once: as in `generate`.
+        mesh: as in `generate`.
+        keep: as in `generate`, of stage 1.
+        progress: called with (rows done, rows in all) of both stages.
+
+    Returns:
+        The samples of stage 1, and those of stage 2.
+
+    Raises:
+        ValueError: as `generate` and `upscale`.
+
+    Reference:
+        Saharia et al. 2022 (Imagen), section 2; the course's 0.
+    """
+    given = dict(stage2_settings)
+    scale = given.pop("guidance", stage2.defaults.guidance)
+    guided = stage1.guided(prompts, scale, negative)
+    how = {"n": n, "images_at_once": images_at_once, "mesh": mesh}
+    rows = [steps or _steps(stage1, sampler), given.get("steps") or _steps(stage2, given.get("sampler"))]
+    calls = -(-n * len(guided) // (images_at_once or n * len(guided)))
+    total = calls * sum(rows)
+    told = lambda before: None if progress is None else lambda done, _: progress(before + done, total)
+    first = generate(
+        stage1, prompts, key, steps=steps, guidance=guidance, negative=negative, sampler=sampler, keep=keep,
+        progress=told(0), **how,
+    )  # fmt: skip
+    small, (h, w) = first.images, first.images.shape[2:4]
+    if min(h, w) > stage2.defaults.low_res:
+        shape = tuple(stage2.defaults.low_res * length // min(h, w) for length in (h, w))
+        small = jax.image.resize(small, (*small.shape[:2], *shape, 3), "linear")
+    side = max(stage2.config.sample_size, stage2.defaults.factor * min(small.shape[2:4]))
+    key = jax.random.fold_in(as_key(key), STAGE2)  # or both stages would start from the same noise
+    return first, upscale(stage2, small, guided, key, side=side, progress=told(calls * rows[0]), **how, **given)
+
+
+class _How(NamedTuple):
+    """Settings that change no image."""
+
+    keep: int = 0
+    branch_batch: int | None = None
+    images_at_once: int | None = None
+    mesh: Mesh | None = None
+    progress: Progress | None = None
 
 
 class _Plan(NamedTuple):
-    combiners: Combiner  # [p ...]
+    """What all tasks work out first."""
+
+    combiner: Combining  # leaves [p ...] where it is a Combiner
     p: int
     n: int
-    keys: Array  # [p n]
+    keys: Array  # [p n], flat
     levels: Level
     solver: Solver
 
 
-def _plan(model, prompts, key, n, steps, guidance, negative, sampler) -> _Plan:
-    """What all tasks share: combiners [p ...], keys [p n], the table, the solver."""
-    if isinstance(prompts, str) or (not isinstance(prompts, Combiner) and not prompts):
-        raise ValueError(f"prompts is {prompts!r}, accepted is a list of one prompt or more")
-    if n < 1:
-        raise ValueError(f"n is {n}, accepted is a whole number from 1 on")
-    how = find_sampler(model.defaults.sampler if sampler is None else sampler)
-    if steps is None:
-        steps = model.defaults.steps if sampler is None else how.steps
-    guidance = model.defaults.guidance if guidance is None else guidance
-    if not np.isfinite(guidance):
-        raise ValueError(f"guidance is {guidance}, accepted is a finite number")
-    levels = schedule.levels(model.schedule, how.timesteps(steps), how.end(model.schedule))
-    if isinstance(prompts, Combiner) or isinstance(prompts[0], Combiner):
+def _plan(
+    model: "Model", prompts: Prompts, key: Array, n: int, steps: int | None, guidance: float | None, negative: str,
+    sampler: str | Sampler | None,
+) -> _Plan:  # fmt: skip
+    n, key = checks.whole("n", n), as_key(key)
+    if not isinstance(negative, str):
+        raise ValueError(f"negative must be a prompt, got {negative!r}")
+    sampler_found = find_sampler(model.defaults.sampler if sampler is None else sampler)
+    steps = _steps(model, sampler) if steps is None else checks.whole("steps", steps)
+    levels = sampler_found.table(model.schedule, steps)
+    if isinstance(prompts, np.ndarray) and prompts.ndim == 1:
+        prompts = prompts.tolist()
+    many = isinstance(prompts, Sequence) and not isinstance(prompts, str | Combiner) and len(prompts) > 0
+    if many and all(isinstance(prompt, str) for prompt in prompts):
+        combiner, p = _stacked(model.guided(prompts, guidance, negative)), len(prompts)
+    elif isinstance(prompts, Combiner) or (many and all(isinstance(prompt, Combiner) for prompt in prompts)):
         given = [prompts] if isinstance(prompts, Combiner) else list(prompts)
-        combiners = jax.tree.map(lambda *a: jnp.stack(a), *given)
+        combiner, p = _stacked(given), len(given)
+    elif callable(prompts):
+        combiner, p = prompts, 1
     else:
-        text = model.embed([negative, *prompts])
-        guided = lambda t, u: combine.cfg(t, jnp.float32(guidance), u)
-        combiners = jax.vmap(guided, in_axes=(0, None))(text[1:], text[0])
-    p = jax.tree.leaves(combiners)[0].shape[0]
-    keys = jax.vmap(lambda i: image_keys(jax.random.fold_in(key, i), n))(jnp.arange(p)).reshape(-1)
-    return _Plan(combiners, p, n, keys, levels, how.solver(model.x0_rule))
+        raise ValueError(
+            "prompts must be a list of one prompt or more, such as ['a red three'], or Combiners, or a function "
+            f"(denoise, x, level) -> Prediction, got {prompts!r}"
+        )
+    if not (many and isinstance(prompts[0], str)) and (guidance is not None or negative):
+        name, value = ("guidance", guidance) if guidance is not None else ("negative", negative)
+        raise ValueError(f"{name} must not be given with a combiner, which has its own, got {value!r}")
+    keys = fold_in_each(key, jnp.arange(p))
+    keys = jnp.concatenate([image_keys(k, n) for k in keys])
+    solver = sampler_found.solver(model.x0_rule, model.predicts)
+    return _Plan(combiner, p, n, keys, levels, solver)
+
+
+def _steps(model: "Model", sampler: str | Sampler | None) -> int:
+    return model.defaults.steps if sampler is None else find_sampler(sampler).steps
+
+
+def _stacked(combiners: list[Combiner]) -> Combiner:
+    structures = {jax.tree.structure(combiner) for combiner in combiners}
+    if len(structures) > 1:
+        raise ValueError(f"combiners must have one structure, got {len(structures)}; draw each kind in its own call")
+    return jax.tree.map(lambda *a: jnp.stack(a), *combiners)
 
 
 def _draw(
-    model, plan, x, levels, solver, *, low=None, keep=0, branch_batch=None, progress=None, solver_axes=None
-) -> Samples:
-    """Samples [p n ...] of x [p n h w c], flat, down `levels`."""
-    combiners = plan.combiners
-    if low is not None:
-        branches, (pictures, level) = combiners.branches, low
-        told = jnp.full(branches.text.shape[:2], level, x.dtype)
-        combiners, low = combiners._replace(branches=branches._replace(noise_level=told)), pictures
-    ready = prepare(model.denoise, combiners, 0)  # a prompt's part of the network once, not once an image
-    samples = sample(
-        model.denoise,
-        plan.keys,
-        x,
-        levels,
-        combiner=jax.tree.map(lambda a: jnp.repeat(a, plan.n, axis=0), ready),
-        solver=solver,
-        in_axes=0,
-        solver_axes=solver_axes,
-        low_res=low,
-        keep_every=-(-len(levels.t) // keep) if keep else 0,
-        branch_batch=branch_batch,
-        progress=progress,
+    model: "Model", plan: _Plan, x: Array, levels: Level, solver: Solver, how: _How, *,
+    low: tuple[Array, int] | None = None, solver_axes: int | None = None,
+) -> Samples:  # fmt: skip
+    """Samples [p n ...] of x [p n h w c], flat, in groups of one size over the devices of the mesh."""
+    keep, mesh = checks.whole("keep", how.keep, 0), how.mesh
+    whole = (lambda tree: tree) if mesh is None else partial(meshes.replicate, mesh)
+    split = (lambda tree: tree) if mesh is None else partial(meshes.split_rows, mesh)
+    network: Network = whole(as_network(model.network))
+    shared = not isinstance(plan.combiner, Combiner)
+    # what the network makes of a prompt is computed once, and not once an image
+    combiner = whole(plan.combiner) if shared else prepare(network, whole(plan.combiner), 0)
+    network = network if shared else dataclasses.replace(network, prepare=unchanged)
+    pictures, level = (None, None) if low is None else low
+    all_groups = list(
+        meshes.groups(plan.p * plan.n, how.images_at_once, 1 if mesh is None else mesh.shape[meshes.DATA])
     )
-    split = lambda a: a.reshape(plan.p, plan.n, *a.shape[1:])
-    images = jnp.clip(split(samples.images), -1, 1)
-    return Samples(images, None if samples.way is None else split(samples.way))
+    made: list[Samples] = []
+    for i, (rows, wanted) in enumerate(all_groups):
+        take = lambda tree, rows=rows: split(jax.tree.map(lambda a: jnp.asarray(a)[rows], tree))
+        image_solver = solver if solver_axes is None else solver._replace(
+            init=take(solver.init), step=take(solver.step)
+        )  # fmt: skip
+        told = how.progress
+        if told is not None:
+            told = lambda done, n, i=i, told=told: told(i * n + done, len(all_groups) * n)
+        samples = sample(
+            network,
+            take(plan.keys),
+            take(x),
+            levels,
+            combiner=combiner if shared else take(combiner, rows // plan.n),
+            solver=image_solver,
+            in_axes=None if shared else 0,
+            solver_axes=solver_axes,
+            low_res=None if pictures is None else take(pictures),
+            noise_level=level,
+            keep_every=-(-len(levels.t) // keep) if keep else 0,
+            branch_batch=how.branch_batch,
+            progress=told,
+        )
+        made.append(jax.tree.map(lambda a, wanted=wanted: a[:wanted], samples))
+    joined = made[0] if len(made) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *made)
+    by_prompt = jax.tree.map(lambda a: a.reshape(plan.p, plan.n, *a.shape[1:]), joined)
+    return by_prompt._replace(images=jnp.clip(by_prompt.images, -1, 1))
 
 
-def _images(name: str, images: Any, plan: _Plan, n: int) -> Array:
-    """[p n h w 3], flat, of one image, one a prompt, or all of them."""
-    images = jnp.asarray(images, jnp.promote_types(jnp.asarray(images).dtype, jnp.float32))
-    lead = (plan.p, n)[: max(images.ndim - 3, 0)]
-    if images.ndim not in (3, 4, 5) or images.shape[:-3] != lead or images.shape[-1] != 3:
-        many = f"[{plan.p} h w 3]: one a prompt, or [{plan.p} {n} h w 3]: one a picture"
-        raise ValueError(f"{name} has shape {images.shape}, accepted is [h w 3], {many}")
-    one_each = images.reshape(*lead, *(1,) * (2 - len(lead)), *images.shape[-3:])
-    return jnp.broadcast_to(one_each, (plan.p, n, *images.shape[-3:])).reshape(-1, *images.shape[-3:])
+def _images(name: str, given: Pictures, plan: _Plan) -> Array:
+    """[p n h w 3], flat, of one image, one for each prompt, or one for each sample."""
+    found = images.as_picture(given, name)
+    lead = (plan.p, plan.n)[: max(found.ndim - 3, 0)]
+    if found.ndim not in (3, 4, 5) or found.shape[:-3] != lead or found.shape[-1] != 3:
+        raise ValueError(
+            f"{name} must have shape [h w 3], [{plan.p} h w 3] (one for each prompt), or [{plan.p} {plan.n} h w 3] "
+            f"(one for each sample), got {list(found.shape)}"
+        )
+    shape = found.shape[-3:]
+    each = found.reshape(*lead, *(1,) * (2 - len(lead)), *shape)
+    return jnp.broadcast_to(each, (plan.p, plan.n, *shape)).reshape(-1, *shape)
 
 
-def _low_res(model, low_res, plan, n, noise_level, size) -> tuple[Array, int] | None:
-    """(pictures [p n h w 3], flat, resized to `size` and noised; their timestep), or None for stage 1."""
-    wanted = model.config.in_channels > 3
-    if low_res is None and not wanted:
+def _masks(given: Pictures, plan: _Plan, size: tuple[int, ...]) -> Array:
+    """[p n h w 1], flat, of one mask, or one for each prompt."""
+    mask = jnp.asarray(images.as_mask(given, "mask"))
+    if mask.shape not in (size, (plan.p, *size)):
+        raise ValueError(
+            f"mask must have the image's shape {list(size)}, or one for each prompt, got {list(mask.shape)}"
+        )
+    return jnp.repeat(jnp.broadcast_to(mask, (plan.p, *size)), plan.n, axis=0)[..., None]
+
+
+def _low_res(
+    model: "Model", low_res: Pictures | None, plan: _Plan, noise_level: int | None, size: tuple[int, ...]
+) -> tuple[Array, int] | None:
+    """(images [p n h w 3], flat, resized to `size` and noised; their timestep), or None for stage 1."""
+    if model.config.upscales != (low_res is not None):
+        needs = "needs a low_res picture; use sample.upscale" if model.config.upscales else "takes no low_res picture"
+        raise ValueError(f"{model.name!r} is a model of stage {1 + model.config.upscales}, which {needs}")
+    if low_res is None:
         return None
-    if low_res is None or not wanted:
-        given, accepted = ("None", "a picture") if wanted else ("a picture", "None")
-        raise ValueError(f"low_res is {given}, accepted for a stage-{2 if wanted else 1} model is {accepted}")
     noise_level = model.defaults.noise_level if noise_level is None else noise_level
-    if not 0 <= noise_level < len(model.schedule):
-        raise ValueError(f"noise_level is {noise_level}, accepted is a timestep, 0 to {len(model.schedule) - 1}")
-    images = resized(_images("low_res", low_res, plan, n), size)
+    noise_level = checks.whole("noise_level", noise_level, 0, len(model.schedule) - 1)
     level = one(schedule.levels(model.schedule, [noise_level]), 0)
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, LOW))(plan.keys)
-    return forward(keys, images, level), noise_level
+    keys = jax.vmap(lambda key: fold_in(key, LOW))(plan.keys)
+    return forward(keys, resized(_images("low_res", low_res, plan), size), level), noise_level
 
 
-def resized(images: Array, size: tuple[int, int]) -> Array:
-    """Images [n h' w' c] of images [n h w c], bilinearly, corners on corners, as IF's stage 2 was trained.
+def resized(pictures: Array, size: tuple[int, ...]) -> Array:
+    """Resizes images bilinearly with corners aligned, as IF's stage 2 was trained.
 
-    >>> resized(jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1), (1, 3)).ravel().tolist()
-    [0.0, 0.5, 1.0]
+    Args:
+        pictures: [n h w c].
+        size: the new height and width.
 
-    Source: diffusers' IFSuperResolutionPipeline, `interpolate(..., align_corners=True)`.
+    Returns:
+        Images [n h' w' c].
+
+    Example:
+        >>> resized(jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1), (1, 3)).ravel().tolist()
+        [0.0, 0.5, 1.0]
+
+    Reference:
+        diffusers' IFSuperResolutionPipeline, `interpolate(..., align_corners=True)`.
     """
-    rows, columns = (_lines(old, new, images.dtype) for old, new in zip(images.shape[1:3], size, strict=True))
-    return jnp.einsum("ij,njkc,lk->nilc", rows, images, columns)
+    rows, columns = (
+        _interpolation(old, new).astype(pictures.dtype) for old, new in zip(pictures.shape[1:3], size, strict=True)
+    )
+    return jnp.einsum("ij,njkc,lk->nilc", rows, pictures, columns, precision=jax.lax.Precision.HIGHEST)
 
 
-def _lines(old: int, new: int, dtype: Any) -> np.ndarray:
+def _interpolation(old: int, new: int) -> np.ndarray:
     places = np.linspace(0, old - 1, new) if new > 1 else np.zeros(1)
-    return np.maximum(1 - np.abs(places[:, None] - np.arange(old)), 0).astype(dtype)
+    return np.maximum(1 - np.abs(places[:, None] - np.arange(old)), 0)
 
 
 def _row(levels: Level, strength: float | None, i_start: int | None, default: float) -> int:
-    """The row where an image comes in."""
+    """The row where an image enters the table."""
     n = len(levels.t)
     if i_start is not None:
         if strength is not None:
-            raise ValueError(f"strength is {strength} and i_start {i_start}, accepted is one of the two")
-        return i_start
-    strength = default if strength is None else strength
+            raise ValueError(f"give strength or i_start, not both; got {strength} and {i_start}")
+        return checks.whole("i_start", i_start, 0, n - 1)
+    strength = checks.number("strength", default if strength is None else strength)
     if not 0 < strength <= 1 or int(n * strength) < 1:
-        raise ValueError(f"strength is {strength}, accepted is from {1 / n:.3g} (one of {n} steps) to 1")
+        raise ValueError(f"strength must be between {1 / n:.3g} (one of {n} steps) and 1, got {strength}")
     return n - int(n * strength)
 
 
 def _size(model: "Model", size: tuple[int, ...] | None) -> tuple[int, int]:
-    """`size`, which has to suit the network, or the model's own."""
-    side, divisor = model.config.sample_size, 2 ** (len(model.config.block_out_channels) - 1)
-    h, w = (side, side) if size is None else size
-    if h < divisor or w < divisor or h % divisor or w % divisor:
-        raise ValueError(f"size is {h} x {w}, accepted are multiples of {divisor}, which the network's levels divide")
-    return h, w
+    """A size that the network can draw, or the model's own."""
+    side, divisor = model.config.sample_size, model.config.divisor
+    size = (side, side) if size is None else size
+    whole = isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(a, int | np.integer) for a in size)
+    if not whole or any(a < divisor or a % divisor for a in size):
+        raise ValueError(f"size must be (height, width), multiples of {divisor}, got {size!r}")
+    return int(size[0]), int(size[1])
 
 
-def rank(images: Array, scorer: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """(images, order): `images` [n ...] with the highest of `scorer(images)` [n] first, and where each was.
+def rank(pictures: Array, scorer: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """Sorts images by a score, the highest first.
 
-    >>> rank(jnp.array([[0.1], [0.9]]), lambda images: images[:, 0])[1].tolist()
-    [1, 0]
+    Args:
+        pictures: [n ...].
+        scorer: images [n ...] -> scores [n].
+
+    Returns:
+        The sorted images, and where each was [n].
+
+    Example:
+        >>> rank(jnp.array([[0.1], [0.9]]), lambda images: images[:, 0])[1].tolist()
+        [1, 0]
     """
-    order = jnp.argsort(-jnp.asarray(scorer(images)))
-    return images[order], order
+    order = jnp.argsort(-jnp.asarray(scorer(pictures)))
+    return pictures[order], order
 
 
 def find_sampler(sampler: str | Sampler) -> Sampler:
-    """The Sampler of that name, or the one given.
+    """Returns the Sampler of a name; a Sampler is returned as it is.
 
-    >>> find_sampler("course").steps
-    33
+    Raises:
+        ValueError: there is no such sampler.
+
+    Example:
+        >>> find_sampler("course").steps
+        33
     """
-    if isinstance(sampler, str):
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler is {sampler!r}, accepted are {', '.join(SAMPLERS)}")
-        return SAMPLERS[sampler]
-    return sampler
+    if isinstance(sampler, Sampler):
+        return sampler
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    return SAMPLERS[sampler]
 
 
 __all__ = [
+    "SAMPLERS",
     "Sampler",
     "Samples",
-    "SAMPLERS",
+    "cascade",
     "denoise_once",
+    "discrete",
     "edit",
     "find_sampler",
     "forward",
+    "from_row",
     "generate",
     "image_keys",
     "inpaint",

@@ -1,6 +1,6 @@
 """The scan down a table of levels: one compiled program that every task is a value of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,252 +8,364 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff import combine, schedule, step  # noqa: F401 (the examples use schedule)
-from jdiff.types import Array, Combiner, Level, Row, Solver, State, as_partial
+from jdiff import checks, combine, step
+from jdiff.keys import as_key, fold_in, normal
+from jdiff.types import (
+    Array,
+    Combiner,
+    Conditioning,
+    Level,
+    Network,
+    Row,
+    Solver,
+    State,
+    as_network,
+    as_partial,
+    unchanged,
+)  # fmt: skip
 
-LENGTHS = (64, 256, 1024)  # tables are filled up to the next of these, so that one program serves many numbers of steps
-START = 2**31 - 1  # what a key is folded with for the noise that an image starts from; rows fold with their number
+# A table is padded to the next of these lengths, so that one program serves many numbers of steps.
+LENGTHS = (64, 256, 1024)
+# Rows in one call of the program where progress is shown or images are kept on the way.
+CHUNK = 4
+# Folded into an image's key for the noise that it starts from, and into a row's key for the noise of a jump.
+START = 2**31 - 1
+
+# An `in_axes` of `jax.vmap`: an int, None, or a tree of them.
+Axes = Any
 
 
 class Samples(NamedTuple):
-    """Finished images, and what was kept of the way to them."""
+    """Finished images, and the images kept on the way to them."""
 
     images: Array  # [n h w c]
-    way: Array | None = None  # [n m h w c], the last one finished
+    way: Array | None = None  # [n m h w c]; the last one is finished
 
 
-def image_keys(key: Array, n: int) -> Array:
-    """n keys, one an image: key i is the same whatever n, so that image i can be made again alone.
+def forward(keys: Array, images: Array, level: Level, draw: Callable[..., Array] = normal) -> Array:
+    """Adds the noise of a level to images: signal x0 + noise eps.
 
-    >>> bool((image_keys(jax.random.key(0), 8)[:2] == image_keys(jax.random.key(0), 2)).all())
-    True
+    Args:
+        keys: one key for each image [n].
+        images: clean images [n h w c].
+        level: one row of a table, such as `one(levels, 0)`.
+        draw: makes the noise: `(key, shape, dtype) -> array`.
+
+    Returns:
+        Noisy images [n h w c].
+
+    Example:
+        >>> from jdiff import schedule
+        >>> from jdiff.keys import image_keys
+        >>> level = one(schedule.levels(schedule.cosine(), [250]), 0)
+        >>> round(float(forward(image_keys(jax.random.key(0), 1), jnp.zeros((1, 64, 64, 3)), level).std()), 1)
+        0.4
+
+    Reference:
+        Ho et al. 2020 (DDPM), eq. 4; the course's 1.1.
     """
-    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(n))
-
-
-def forward(keys: Array, images: Array, level: Level, draw: Callable = jax.random.normal) -> Array:
-    """`images` [n h w c] with noise at `level`: signal x0 + noise eps, each image's eps from its own key [n].
-
-    >>> level = one(schedule.levels(schedule.cosine(), [250]), 0)
-    >>> round(float(forward(image_keys(jax.random.key(0), 1), jnp.zeros((1, 64, 64, 3)), level).std()), 1)
-    0.4
-
-    Source: Ho et al. 2020 (DDPM), eq. 4; course 1.1.
-    """
-    draw_one = lambda key, x: draw(jax.random.fold_in(key, START), x.shape, x.dtype)
-    eps = jax.vmap(draw_one)(keys, images)
+    keys = as_key(keys, "keys")
+    eps = jax.vmap(lambda key, x: draw(fold_in(key, START), x.shape, x.dtype))(keys, images)
     signal, noise = (jnp.asarray(a, images.dtype) for a in (level.signal, level.noise))
     return signal * images + noise * eps
 
 
-def start(keys: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """Pure noise [n *shape], each image's from its own key [n]."""
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, START), shape, dtype))(keys)
+def start(keys: Array, shape: tuple[int, ...], dtype: Any = jnp.float32, level: Level | None = None) -> Array:
+    """Returns pure noise to start from.
+
+    Args:
+        keys: one key for each image [n].
+        shape: of one image (h, w, c).
+        dtype: of the noise, as JAX takes it.
+        level: the first row of the table. The noise then has the variance of images of unit variance at that level,
+            signal^2 + noise^2; without it, and on variance-preserving tables, the variance is 1.
+
+    Returns:
+        Noise [n h w c].
+    """
+    noise = jax.vmap(lambda key: normal(fold_in(key, START), shape, dtype))(as_key(keys, "keys"))
+    return noise if level is None else jnp.asarray(np.hypot(level.signal, level.noise), dtype) * noise
 
 
 def one(levels: Level, i: int) -> Level:
-    """Row `i` of a table, as one level.
+    """Returns row `i` of a table as one level.
 
-    >>> one(schedule.levels(schedule.cosine(), [250]), 0).t.item()
-    250.0
+    Example:
+        >>> from jdiff import schedule
+        >>> one(schedule.levels(schedule.cosine(), [250]), 0).t.item()
+        250.0
     """
     return jax.tree.map(lambda column: column[i], levels)
 
 
 def from_row(levels: Level, row: int) -> Level:
-    """The table from that row on.
+    """Returns the rest of a table from a row on.
 
-    >>> from_row(schedule.levels(schedule.cosine(), schedule.course()), 10).t[0].item()
-    690.0
+    Raises:
+        ValueError: there is no such row.
+
+    Example:
+        >>> from jdiff import schedule
+        >>> from_row(schedule.levels(schedule.cosine(), schedule.course()), 10).t[0].item()
+        690.0
     """
-    n = len(levels.t)
-    if not 0 <= row < n:
-        raise ValueError(f"i_start is {row}, accepted is a row of the table, 0 to {n - 1}")
+    row = checks.whole("i_start", row, 0, len(levels.t) - 1)
     return jax.tree.map(lambda a: a[row:], levels)
 
 
-def prepare(denoise: Callable, combiner: Combiner | Callable, in_axes: Any = None) -> Combiner | Callable:
-    """`combiner` with all that the network makes of its prompts alone, made once."""
-    make = getattr(getattr(denoise, "func", None), "prepare", None)
-    if (
-        make is None
-        or not isinstance(combiner, Combiner)
-        or not isinstance(combiner.branches.text, jax.Array | np.ndarray)
-    ):
+def prepare(network: Network, combiner: Combiner | Callable, in_axes: Axes = None) -> Combiner | Callable:
+    """Returns a combiner whose conditioning holds what the network makes of the prompts alone, computed once.
+
+    Args:
+        network: whose `prepare` is called.
+        combiner: a Combiner; a function is returned as it is.
+        in_axes: which leaves of the combiner are per image, as in `sample`.
+    """
+    if not isinstance(combiner, Combiner) or network.prepare is unchanged:
         return combiner
-    axes = in_axes.branches if isinstance(in_axes, Combiner) else in_axes
-    params = denoise.args[0]  # type: ignore[attr-defined]  # what has a `func` is a Partial
-    return combiner._replace(branches=_prepare(make, params, combiner.branches, axes))
+    axes = in_axes.conditioning if isinstance(in_axes, Combiner) else in_axes
+    return combiner._replace(conditioning=_prepare(network, combiner.conditioning, axes))
 
 
-@partial(jax.jit, static_argnames=("make", "axes"))
-def _prepare(make, params, branches, axes):
-    return make(params, branches) if axes is None else jax.vmap(partial(make, params), in_axes=(axes,))(branches)
-
-
-def _table(solver: Solver, levels: Level, keep_every: int, length: int, dtype: Any) -> tuple[Row, Array, int]:
-    """Rows of `levels`, cast and filled up to `length` with dead ones; each row's slot in what is kept; its size."""
-    n = len(levels.t)
-    rows = solver.table(levels)
-    left = n - 1 - np.arange(n)  # counted from the end, so that the finished image is kept
-    kept = -(-n // keep_every) if keep_every else 0
-    slots = np.where(left % keep_every == 0, kept - 1 - left // keep_every, kept) if keep_every else np.zeros(n, int)
-    rows, slots = jax.tree.map(lambda a: np.concatenate([a, np.repeat(a[-1:], length - n, axis=0)]), (rows, slots))
-    rows.level.live[n:] = False
-    cast = lambda a: jnp.asarray(a, dtype) if np.issubdtype(a.dtype, np.floating) else jnp.asarray(a)
-    return jax.tree.map(cast, rows), jnp.asarray(slots, jnp.int32), kept
-
-
-@partial(jax.jit, static_argnames=("in_axes", "solver_axes", "branch_batch"), donate_argnames=("state", "way"))
-def _run(denoise, keys, state, way, rows, slots, combiner, solver, low_res, *, in_axes, solver_axes, branch_batch):
-    """The scan: one step of every image a row; rows that are not live are skipped."""
-    combiner, leaves_axes = (combiner, in_axes) if isinstance(combiner, Combiner) else (combiner, None)
-
-    def image_step(key, state, combiner, advance, low_res, row):
-        key = jax.random.fold_in(key, row.level.i)
-        estimate = combine.denoiser(denoise, combiner, low_res, branch_batch)
-        state, _ = advance(key, state, row, estimate)
-        return again(key, state, row.level)
-
-    def live_row(carry, row, slot):
-        state, way = carry
-        axes = (0, 0, leaves_axes, solver_axes, None if low_res is None else 0, None)
-        state = jax.vmap(image_step, in_axes=axes)(keys, state, combiner, solver.step, low_res, row)
-        if way is not None:
-            way = jax.vmap(lambda frames, x: frames.at[slot].set(x, mode="drop"))(way, state.x)
-        return state, way
-
-    def body(carry, inputs):
-        row, slot = inputs
-        return jax.lax.cond(row.level.live, live_row, lambda carry, row, slot: carry, carry, row, slot), None
-
-    return jax.lax.scan(body, (state, way), (rows, slots))[0]
-
-
-def again(key: Array, state: State, level: Level) -> State:
-    """`state` noised anew, sqrt(again) x + sqrt(1 - again) n: nothing where `level.again` is 1."""
-    n = jax.random.normal(jax.random.fold_in(key, START), state.x.shape, state.x.dtype)
-    return state._replace(x=jnp.sqrt(level.again) * state.x + jnp.sqrt(1 - level.again) * n)
+@partial(jax.jit, static_argnames="axes")
+def _prepare(network: Network, conditioning: Conditioning, axes: Axes) -> Conditioning:
+    make = partial(network.prepare, network.params)
+    return make(conditioning) if axes is None else jax.vmap(make, in_axes=(axes,))(conditioning)
 
 
 def sample(
-    denoise: Callable,
+    network: Network | Callable,
     keys: Array,
     x: Array,
     levels: Level,
     *,
     combiner: Combiner | Callable,
     solver: Solver | None = None,
-    in_axes: Any = None,
+    in_axes: Axes = None,
     solver_axes: int | None = None,
     low_res: Array | None = None,
+    noise_level: float | Array | None = None,
     keep_every: int = 0,
     branch_batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    progress_every: int = 4,
 ) -> Samples:
-    """Images [n h w c] that `solver` makes of x [n h w c] down the table `levels`, and those kept of the way.
+    """Walks down a table of levels: the loop of every sampler and every task.
+
+    A new prompt, scale, key, image, parameter or number of steps compiles nothing new.
 
     Args:
-        denoise: the network, `(x [n h w c], t [n], Conditioning [n ...]) -> Prediction`, its parameters bound by
-            `jax.tree_util.Partial`.
-        keys: one key an image [n]; image i has the same noise in any batch.
-        x: where to start: `start(keys, shape)` for pure noise, `forward(...)` for an edit, float32 or float64.
-        levels: rows of `schedule.levels`; a slice of a table starts or ends elsewhere.
-        combiner: a Combiner, or a function `(denoise, x, level) -> Prediction` of one image; functions are static
-            (one compilation each), and `Partial(function, arrays)` is not compiled again for other arrays.
-        solver: `step.ddpm()` unless given.
-        in_axes: which leaves of `combiner` are per image, as for `jax.vmap`; None says it is shared by all.
-        solver_axes: 0 where the leaves of `solver.init` and `solver.step` are per image (a `jax.vmap` of
-            `step.condition` makes such ones), None where they are shared.
-        low_res: stage 2's condition [n h w c].
-        keep_every: 0 keeps nothing of the way; m keeps every m-th image counted from the last.
-        branch_batch: how many branches of an image the network sees at a time; all of them unless given.
-        progress: called with (rows done, rows in all) every `progress_every` rows, between calls of one compiled
-            scan of that length; without it the scan is one call.
+        network: a Network, or a function `(x [n h w c], t [n], Conditioning [n ...]) -> Prediction`.
+        keys: one key for each image [n]. Image i gets the same noise in any batch.
+        x: where to start [n h w c], float32 or float64: `start(keys, shape)` for pure noise, `forward(...)` for an
+            edit.
+        levels: rows of a table. A slice of a table starts late or stops early.
+        combiner: a Combiner; or a function `(denoise, x, level) -> Prediction` of one image. Functions are static, so
+            each compiles once; `Partial(function, arrays)` does not compile again for other arrays.
+        solver: `step.ddpm()` if None.
+        in_axes: which leaves of `combiner` are per image, as for `jax.vmap`; None means that all images share it.
+        solver_axes: 0 where the leaves of `solver.init` and `solver.step` are per image, as those of a vmapped
+            `step.condition` are; None where all images share them.
+        low_res: stage 2: the resized and noised images [n h w c] to enlarge.
+        noise_level: stage 2: the timestep to which `low_res` is noised.
+        keep_every: keeps every m-th image on the way, counted from the last; 0 keeps none.
+        branch_batch: how many branches of an image the network sees at a time; all of them if None.
+        progress: called with (rows done, rows in all) every few rows.
 
-    Changing a prompt, scale, key, image, parameter or the number of steps compiles nothing new.
+    Returns:
+        Samples: images [n h w c], and the way [n m h w c] if any are kept.
 
-    >>> from jdiff.types import Prediction
-    >>> exact = lambda x, t, c: Prediction(x)  # says that all of x is noise: the clean image is black, 0
-    >>> levels = schedule.levels(schedule.cosine(), schedule.leading(20))
-    >>> keys = image_keys(jax.random.key(0), 2)
-    >>> image = combine.conditional(jnp.zeros((1, 1)))
-    >>> sample(exact, keys, start(keys, (4, 4, 3)), levels, combiner=image, solver=step.ddim()).images.shape
-    (2, 4, 4, 3)
+    Raises:
+        ValueError: shapes or numbers do not fit, or the solver is not valid for the table.
 
-    Source: Ho et al. 2020 (DDPM), algorithm 2; course 1.4 to 1.6.
+    Example:
+        >>> from jdiff import schedule
+        >>> from jdiff.keys import image_keys
+        >>> from jdiff.types import Prediction
+        >>> black = lambda x, t, told: Prediction(x)  # says that all of x is noise: the clean image is 0
+        >>> levels = schedule.levels(schedule.cosine(), schedule.leading(20))
+        >>> keys = image_keys(jax.random.key(0), 2)
+        >>> prompt = combine.conditional(jnp.zeros((1, 1)))
+        >>> sample(black, keys, start(keys, (4, 4, 3)), levels, combiner=prompt, solver=step.ddim()).images.shape
+        (2, 4, 4, 3)
+
+    Reference:
+        Ho et al. 2020 (DDPM), algorithm 2; the course's 1.4 to 1.6.
     """
+    network, keys = as_network(network), as_key(keys, "keys")
     solver = step.ddpm() if solver is None else solver
-    if x.shape[:1] != keys.shape:
-        raise ValueError(f"keys has shape {keys.shape}, accepted is one key for each of {x.shape[0]} images")
-    denoise = as_partial(denoise)
     combiner = combiner if isinstance(combiner, Combiner) else as_partial(combiner)
-    n = len(levels.t)
-    length = next((m for m in LENGTHS if m >= n), n) if progress is None else progress_every
+    keep_every = checks.whole("keep_every", keep_every, 0)
+    if branch_batch is not None:
+        branch_batch = checks.whole("branch_batch", branch_batch)
+    x = jnp.asarray(x)
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x must be floating images [n h w c], got {x.dtype} of shape {x.shape}")
+    if keys.shape != x.shape[:1]:
+        raise ValueError(f"keys must have one for each of {x.shape[0]} images, got shape {keys.shape}")
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    total = n if progress is None else -(-n // length) * length
-    rows, slots, kept = _table(solver, levels, keep_every, max(total, length), dtype)
-    combiner = prepare(denoise, combiner, in_axes)
+    rows = _rows(solver, levels, dtype)
+    told = None if noise_level is None else jnp.asarray(noise_level, dtype)
+    combiner = prepare(network, combiner, in_axes)
     state = jax.vmap(lambda init, x: init(x), in_axes=(solver_axes, 0))(solver.init, jnp.array(x, dtype))
-    way = jnp.zeros((x.shape[0], kept, *x.shape[1:]), dtype) if keep_every else None
-    for first in range(0, len(slots), length):
-        part = jax.tree.map(lambda a, first=first: a[first : first + length], (rows, slots))
-        state, way = _run(
-            denoise, keys, state, way, *part, combiner, solver, low_res,
-            in_axes=in_axes, solver_axes=solver_axes, branch_batch=branch_batch,
-        )  # fmt: skip
+    run = partial(_run, in_axes=in_axes, solver_axes=solver_axes, branch_batch=branch_batch)
+    n, kept = len(levels.t), []
+    for part, done in _chunks(rows, n, keep_every, progress is not None):
+        state = run(network, keys, state, part, combiner, solver.step, low_res, told)
+        if keep_every and (n - done) % keep_every == 0:
+            kept.append(jnp.array(state.x))  # a copy, since the next call takes over the state's memory
         if progress is not None:
             jax.block_until_ready(state)
-            progress(min(first + length, n), n)
-    return Samples(state.x, way)
+            progress(done, n)
+    return Samples(state.x, jnp.stack(kept, axis=1) if keep_every else None)
+
+
+def _rows(solver: Solver, levels: Level, dtype: Any) -> Row:
+    """The solver's rows, checked and cast. Without jumps their columns are None, and no noise is drawn for them."""
+    if len(levels.t) == 0:
+        raise ValueError("levels must have at least one row, got none")
+    rows: Row = solver.table(levels)
+    for name, column in rows._asdict().items():
+        for leaf in jax.tree.leaves(column):
+            if not np.isfinite(leaf).all():
+                i = int(np.argmin(np.isfinite(leaf)))
+                level = one(levels, i)
+                raise ValueError(
+                    f"the solver's {name} must be finite, got {leaf[i]} in row {i}, from signal {level.signal} and "
+                    f"noise {level.noise} to signal {level.signal_to} and noise {level.noise_to}"
+                )
+    if (levels.jump_scale == 1).all() and (levels.jump_noise == 0).all():
+        rows = rows._replace(level=rows.level._replace(jump_scale=None, jump_noise=None))
+    cast = lambda a: np.asarray(a, dtype) if np.issubdtype(a.dtype, np.floating) else np.asarray(a)
+    return jax.tree.map(cast, rows)
+
+
+def _chunks(rows: Row, n: int, keep_every: int, told: bool) -> Iterator[tuple[Row, int]]:
+    """Parts of the table, padded to a few lengths with rows that are not live, and the rows done after each."""
+    if not keep_every and not told:
+        yield _padded(rows, 0, n, next((m for m in LENGTHS if m >= n), n)), n
+        return
+    stops = [i + 1 for i in range(n) if keep_every and (n - 1 - i) % keep_every == 0] or [n]
+    first = 0
+    for stop in stops:
+        while first < stop:
+            last = min(first + CHUNK, stop)
+            yield _padded(rows, first, last, CHUNK), last
+            first = last
+
+
+def _padded(rows: Row, first: int, last: int, length: int) -> Row:
+    index = np.minimum(np.arange(first, first + length), last - 1)
+    part = jax.tree.map(lambda a: a[index], rows)
+    part.level.live[last - first :] = False
+    return part
+
+
+@partial(jax.jit, static_argnames=("in_axes", "solver_axes", "branch_batch"), donate_argnames="state")
+def _run(
+    network: Network, keys: Array, state: State, rows: Row, combiner: Combiner | Callable, advance: Callable,
+    low_res: Array | None, noise_level: float | Array | None, *, in_axes: Axes, solver_axes: int | None,
+    branch_batch: int | None,
+) -> State:  # fmt: skip
+    """The scan: each live row is one step of every image."""
+
+    def image_step(key, state, combiner, advance, low_res, row):
+        key = fold_in(key, row.level.i)
+        denoise = combine.denoiser(network, combiner, low_res, noise_level=noise_level, branch_batch=branch_batch)
+        state, _ = advance(key, state, row, denoise)
+        return jump(key, state, row.level)
+
+    def live_row(state, row):
+        axes = (0, 0, in_axes, solver_axes, None if low_res is None else 0, None)
+        return jax.vmap(image_step, in_axes=axes)(keys, state, combiner, advance, low_res, row)
+
+    def body(state, row):
+        return jax.lax.cond(row.level.live, live_row, lambda state, row: state, state, row), None
+
+    return jax.lax.scan(body, state, rows)[0]
+
+
+def jump(key: Array, state: State, level: Level) -> State:
+    """Returns the state after the level's jump: jump_scale x + jump_noise n. A level without jumps draws nothing."""
+    if level.jump_scale is None:
+        return state
+    n = normal(fold_in(key, START), state.x.shape, state.x.dtype)
+    return state._replace(x=level.jump_scale * state.x + level.jump_noise * n)
 
 
 def denoise_once(
-    denoise: Callable,
+    network: Network | Callable,
     x: Array,
     level: Level,
     *,
     combiner: Combiner | Callable,
-    x0_rule: Callable = step.untouched,
-    predicts: Callable = step.noise,
+    x0_rule: Callable[[Array], Array] = step.untouched,
+    predicts: Callable[[Array, Array, Level], Array] = step.noise,
 ) -> Array:
-    """The clean images [n h w c] that the network sees in x [n h w c] at one `level`, in a single call.
+    """Returns the clean images that the network sees in noisy ones, from a single call.
 
-    >>> from jdiff.types import Prediction
-    >>> level = one(schedule.levels(schedule.cosine(), [250]), 0)
-    >>> silent = lambda x, t, c: Prediction(jnp.zeros_like(x))  # says that there is no noise
-    >>> x = jnp.ones((1, 4, 4, 3))
-    >>> round(float(denoise_once(silent, x, level, combiner=combine.conditional(jnp.zeros((1, 1)))).max()), 3)
-    1.087
+    Args:
+        network: as in `sample`.
+        x: noisy images [n h w c].
+        level: the level that all of them are at.
+        combiner: as in `sample`, shared by all images.
+        x0_rule: as in `step.ddpm`.
+        predicts: as in `step.ddpm`.
 
-    Source: course 1.3; Ho et al. 2020 (DDPM), eq. 15.
+    Returns:
+        Clean images [n h w c].
+
+    Example:
+        >>> from jdiff import schedule
+        >>> from jdiff.types import Prediction
+        >>> level = one(schedule.levels(schedule.cosine(), [250]), 0)
+        >>> silent = lambda x, t, told: Prediction(jnp.zeros_like(x))  # says that there is no noise
+        >>> prompt = combine.conditional(jnp.zeros((1, 1)))
+        >>> round(float(denoise_once(silent, jnp.ones((1, 4, 4, 3)), level, combiner=prompt).max()), 3)
+        1.087
+
+    Reference:
+        The course's 1.3; Ho et al. 2020 (DDPM), eq. 15.
     """
     combiner = combiner if isinstance(combiner, Combiner) else as_partial(combiner)
     level = jax.tree.map(jnp.asarray, level)
-    return _once(*map(as_partial, (denoise, x0_rule, predicts)), x, level, combiner)
+    return _once(as_network(network), *map(as_partial, (x0_rule, predicts)), x, level, combiner)
 
 
 @jax.jit
-def _once(denoise, x0_rule, predicts, x, level, combiner):
-    estimate = combine.denoiser(denoise, combiner)
-    return jax.vmap(lambda x: x0_rule(predicts(estimate(x, level).estimate, x, level)))(x)
+def _once(
+    network: Network, x0_rule: Callable, predicts: Callable, x: Array, level: Level, combiner: Combiner | Callable
+) -> Array:
+    denoise = combine.denoiser(network, combiner)
+    return jax.vmap(lambda x: x0_rule(predicts(denoise(x, level).estimate, x, level)))(x)
 
 
 def iterative_denoise(
-    denoise: Callable, keys: Array, x: Array, levels: Level, *, i_start: int = 0, **settings: Any
+    network: Network | Callable, keys: Array, x: Array, levels: Level, *, i_start: int = 0, **settings: Any
 ) -> Samples:
-    """`sample` from row `i_start` of the table on: x [n h w c] is an image at that row's level.
+    """Returns `sample` from a row of the table on.
 
-    Raises ValueError for an `i_start` that is no row.
+    Args:
+        network: as in `sample`.
+        keys: as in `sample`.
+        x: images [n h w c] at the level of row `i_start`.
+        levels: the whole table.
+        i_start: the row to start from.
+        settings: the other arguments of `sample`.
 
-    >>> from jdiff.types import Prediction
-    >>> levels = schedule.levels(schedule.cosine(), schedule.course())
-    >>> keys, x = image_keys(jax.random.key(0), 1), jnp.ones((1, 4, 4, 3))
-    >>> exact = lambda x, t, c: Prediction(x, x)
-    >>> iterative_denoise(exact, keys, x, levels, i_start=10, combiner=combine.conditional(x[0, 0])).images.shape
-    (1, 4, 4, 3)
+    Raises:
+        ValueError: there is no such row.
 
-    Source: course 1.4 (`iterative_denoise`).
+    Example:
+        >>> from jdiff import schedule
+        >>> from jdiff.keys import image_keys
+        >>> from jdiff.types import Prediction
+        >>> levels = schedule.levels(schedule.cosine(), schedule.course())
+        >>> keys, x = image_keys(jax.random.key(0), 1), jnp.ones((1, 4, 4, 3))
+        >>> exact = lambda x, t, told: Prediction(x, x)
+        >>> iterative_denoise(exact, keys, x, levels, i_start=10, combiner=combine.conditional(x[0, 0])).images.shape
+        (1, 4, 4, 3)
+
+    Reference:
+        The course's 1.4 (`iterative_denoise`).
     """
-    return sample(denoise, keys, x, from_row(levels, i_start), **settings)
+    return sample(network, keys, x, from_row(levels, i_start), **settings)

@@ -1,202 +1,323 @@
-"""Solvers: how an image goes from one level of the table to the next."""
+"""Solvers: how an image goes from one level of the table to the next.
+
+A solver turns a table of levels into constants, outside jit. Its step then is a few products of these constants with
+the image, the estimate of the clean image, and noise.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jdiff.types import Array, Info, Level, Row, Solver, State, as_partial
+from jdiff import checks, keys, schedule
+from jdiff.types import Array, Column, Info, Level, Prediction, Row, Solver, State, as_partial
+
+# How a step gets the prediction for an image: (x [h w c], level) -> Prediction.
+Denoise = Callable[[Array, Level], Prediction]
+
+KNOWN = 2**31 - 2  # folded into a row's key for the noise on what `condition` puts in
+LEAST_VARIANCE = 1e-20  # before a logarithm, as DDPM and diffusers have it
 
 
 class Constants(NamedTuple):
-    """x' = x0 * (clean estimate) + x * (image) + noisy * exp(log variance / 2) * n."""
+    """Constants of a one-step method: x' = x0 * (clean estimate) + x * (image) + exp(log variance / 2) * n."""
 
-    x0: Any
-    x: Any
-    lower: Any  # log variance: the least, of the posterior
-    upper: Any  # log variance: the most, of the forward step
-    noisy: Any  # 0 where the step adds no noise
+    x0: Column
+    x: Column
+    lower: Column  # log variance of the forward process's posterior: the smallest that makes sense
+    upper: Column  # log variance for data of unit variance: the largest
+    noisy: Column  # whether the step adds noise; None if no step of the table does
 
 
 class Multistep(NamedTuple):
-    """x' = x0 * (clean estimate, led on by the last one) + x * (image)."""
+    """Constants of a two-step method: x' = x0 * (clean estimate, extrapolated from the last one) + x * (image)."""
 
-    x0: Any
-    x: Any
-    log_snr: Any  # log(signal / noise)
-    half_step: Any  # half of what it grows by; 0 where the result is clean
+    x0: Column
+    x: Column
+    log_snr: Column  # log(signal / noise)
+    half_step: Column  # half of its growth; 0 makes the step first order
 
 
-KNOWN = 2**31 - 2  # what a row's key is folded with for the noise of what is known
+class Known(NamedTuple):
+    """What `condition` adds to a row: the solver's own constants, and the level after the step."""
+
+    inner: Any  # the constants of another solver
+    signal_to: Column
+    noise_to: Column
+
+
+# --- parametrisations: the clean image that a network's estimate means
 
 
 def noise(estimate: Array, x: Array, level: Level) -> Array:
-    """The clean image that an estimate of the noise means: (x - noise eps) / signal (course 1.3)."""
+    """Returns the clean image, from an estimate of the noise: (x - noise eps) / signal (the course's 1.3)."""
     return (x - level.noise * estimate) / level.signal
 
 
 def clean(estimate: Array, x: Array, level: Level) -> Array:
-    """The clean image that an estimate of the clean image means: itself."""
+    """Returns the clean image, from an estimate of the clean image: itself."""
     del x, level
     return estimate
 
 
 def velocity(estimate: Array, x: Array, level: Level) -> Array:
-    """The clean image that an estimate of (clean image - noise) means (Lipman et al. 2023; course part B)."""
+    """Returns the clean image, from an estimate of x0 - eps (Lipman et al. 2023; the course's part B)."""
     return (x + level.noise * estimate) / (level.signal + level.noise)
 
 
+def v_prediction(estimate: Array, x: Array, level: Level) -> Array:
+    """Returns the clean image, from an estimate of signal eps - noise x0 (Salimans and Ho 2022, appendix D)."""
+    return (level.signal * x - level.noise * estimate) / (level.signal**2 + level.noise**2)
+
+
+# --- what is done to the estimate of the clean image
+
+
 def untouched(x0: Array) -> Array:
-    """The clean estimate [h w c] as it is, as the course has it."""
+    """Returns the clean estimate as it is, as the course does."""
     return x0
 
 
 def clip(least: float, most: float, x0: Array) -> Array:
-    """The clean estimate [h w c] held within [`least`, `most`]; `Partial(clip, -1.0, 1.0)` is a rule."""
+    """Returns the clean estimate clipped to [least, most]; `Partial(clip, -1.0, 1.0)` can be given as `x0_rule`."""
     return jnp.clip(x0, least, most)
 
 
 def threshold(ratio: float = 0.95, maximum: float = 1.5) -> Partial:
-    """Dynamic thresholding: a rule that brings the clean estimate [h w c] into [-1, 1].
+    """Returns dynamic thresholding, which brings the clean estimate [h w c] into [-1, 1].
 
-    s = the `ratio` quantile of |x0| over the image, held within [1, `maximum`]; then clip(x0, -s, s) / s.
+    With s the `ratio` quantile of |x0| over the image, clipped to [1, `maximum`], it is clip(x0, -s, s) / s.
 
-    >>> threshold()(jnp.array([[[0.5], [-3.0]]])).ravel()
-    Array([ 0.33333334, -1.        ], dtype=float32)
+    Args:
+        ratio: quantile, in [0, 1].
+        maximum: largest s. IF has 1.5 in stage 1 and 1 in stage 2.
 
-    Source: Saharia et al. 2022 (Imagen), section 2.3; `maximum` is 1.5 in IF's stage 1 and 1 in stage 2.
+    Raises:
+        ValueError: `ratio` is outside [0, 1], or `maximum` is below 1.
+
+    Example:
+        >>> threshold()(jnp.array([[[0.5], [-3.0]]])).ravel()
+        Array([ 0.33333334, -1.        ], dtype=float32)
+
+    Reference:
+        Saharia et al. 2022 (Imagen), section 2.3.
     """
-    return Partial(_threshold, ratio, maximum)
+    return Partial(_threshold, checks.number("ratio", ratio, 0, 1), checks.number("maximum", maximum, 1))
 
 
-def _threshold(ratio: Any, maximum: Any, x0: Array) -> Array:
+def _threshold(ratio: float, maximum: float, x0: Array) -> Array:
     s = jnp.clip(jnp.quantile(jnp.abs(x0), jnp.asarray(ratio, x0.dtype)), 1, jnp.asarray(maximum, x0.dtype))
     return jnp.clip(x0, -s, s) / s
 
 
+# --- the variance of a step
+
+
 def learned(variance: Array | None, constants: Constants) -> Array:
-    """Log variance between the table's bounds by the network's own -1..1, not clipped (Improved DDPM, eq. 15)."""
+    """Returns the log variance that the network learned, between the table's bounds; not clipped.
+
+    Raises:
+        ValueError: the network predicts no variance.
+
+    Reference:
+        Nichol and Dhariwal 2021 (Improved DDPM), eq. 15.
+    """
     if variance is None:
-        raise ValueError("variance=learned needs a network that predicts it; accepted here are large and small")
+        raise ValueError("variance=learned needs a network that predicts a variance; use step.small or step.large")
     fraction = (variance + 1) / 2
     return fraction * constants.upper + (1 - fraction) * constants.lower
 
 
 def large(variance: Array | None, constants: Constants) -> Array:
-    """Log variance of the forward step, beta (DDPM, section 3.2)."""
+    """Returns the log variance for data of unit variance: beta on variance-preserving tables (DDPM, section 3.2)."""
     del variance
     return constants.upper
 
 
 def small(variance: Array | None, constants: Constants) -> Array:
-    """Log variance of the forward process's posterior, beta tilde (DDPM, section 3.2)."""
+    """Returns the log variance of the forward process's posterior, beta tilde (DDPM, section 3.2)."""
     del variance
     return constants.lower
 
 
+# --- solvers
+
+
 def ddpm(
-    variance: Callable = learned,
+    variance: Callable[[Array | None, Constants], Array] = learned,
     *,
-    x0_rule: Callable = untouched,
-    predicts: Callable = noise,
-    draw: Callable = jax.random.normal,
+    x0_rule: Callable[[Array], Array] = untouched,
+    predicts: Callable[[Array, Array, Level], Array] = noise,
+    draw: Callable[..., Array] = keys.normal,
 ) -> Solver:
-    """Ancestral sampling: the posterior mean of the next level given the clean estimate, plus noise of `variance`.
+    """Returns ancestral sampling: the posterior mean of the next level given the clean estimate, plus noise.
 
-    `variance` is `learned`, `large`, `small` or a function like them; `x0_rule` is applied to the clean estimate
-    (`untouched`, `threshold()`); `predicts` says what the network estimates (`noise`, `clean`, `velocity`); `draw(key,
-    shape, dtype)` makes the noise. A step to a clean image adds none.
+    It is right on variance-preserving, flow and exploding tables; `variance=learned` on variance-preserving ones only.
+    A step to a clean image adds no noise.
 
-    >>> from jdiff import schedule
-    >>> rows = ddpm().table(schedule.levels(schedule.cosine(), range(990, -1, -30)))
-    >>> rows.constants.upper[0].round(5).item(), rows.constants.noisy[-1].item()  # t = 990 and 0
-    (-0.05479, 0.0)
+    Args:
+        variance: `learned`, `large`, `small`, or a function like them.
+        x0_rule: applied to the clean estimate: `untouched`, `threshold()`, or a function like them.
+        predicts: what the network estimates: `noise`, `clean`, `velocity`, `v_prediction`, or a function like them.
+        draw: makes the noise: `(key, shape, dtype) -> array`.
 
-    Source: Ho et al. 2020 (DDPM), eq. 7, with the strided beta; course 1.4.
+    Example:
+        >>> rows = ddpm().table(schedule.levels(schedule.cosine(), range(990, -1, -30)))
+        >>> rows.constants.upper[0].round(5).item(), rows.constants.noisy[-1].item()  # t = 990 and 0
+        (-0.05479, False)
+
+    Reference:
+        Ho et al. 2020 (DDPM), eq. 7, with the beta of a stride; the course's 1.4. The general Gaussian: Kingma et al.
+        2021 (VDM), eq. 25 to 27.
     """
+    table = Partial(_learned_table if variance is learned else _ddpm_table, as_partial(predicts))
     step = Partial(_step, *map(as_partial, (variance, x0_rule, predicts, draw)))
-    return Solver(Partial(_ddpm_table), Partial(State), step)
+    return Solver(table, Partial(State), step)
 
 
 def ddim(
-    eta: float = 0.0, *, x0_rule: Callable = untouched, predicts: Callable = noise, draw: Callable = jax.random.normal
+    eta: float = 0.0,
+    *,
+    x0_rule: Callable[[Array], Array] = untouched,
+    predicts: Callable[[Array, Array, Level], Array] = noise,
+    draw: Callable[..., Array] = keys.normal,
 ) -> Solver:
-    """The clean estimate and the noise that it implies, mixed anew for the next level; no fresh noise at eta 0.
+    """Returns DDIM: the clean estimate and the noise that it implies, mixed anew for the next level.
 
-    eta 1 has DDPM's small variance. On a table with signal = t, noise = 1 - t it is Euler's method for flow models.
-    The noise is taken from the estimate after `x0_rule`, so that the image stays a mixture of the two.
+    The implied noise is computed after `x0_rule`, so the image stays a mixture of the two. On a flow table with eta 0
+    it is Euler's method; on an exploding table too.
 
-    >>> from jdiff import schedule
-    >>> rows = ddim().table(schedule.levels(schedule.cosine(), schedule.leading(10)))
-    >>> rows.constants.x0[-1].item(), rows.constants.x[-1].item()
-    (1.0, 0.0)
+    Args:
+        eta: share of fresh noise, in [0, 1]: 0 draws none, 1 has the small variance of `ddpm`.
+        x0_rule: as in `ddpm`.
+        predicts: as in `ddpm`.
+        draw: as in `ddpm`.
 
-    Source: Song et al. 2021 (DDIM), eq. 12 and 16.
+    Raises:
+        ValueError: `eta` is outside [0, 1].
+
+    Example:
+        >>> rows = ddim().table(schedule.levels(schedule.cosine(), schedule.leading(10)))
+        >>> rows.constants.x0[-1].item(), rows.constants.x[-1].item(), rows.constants.noisy
+        (1.0, 0.0, None)
+
+    Reference:
+        Song et al. 2021 (DDIM), eq. 12 and 16.
     """
+    table = Partial(_ddim_table, checks.number("eta", eta, 0, 1), as_partial(predicts))
     step = Partial(_step, *map(as_partial, (small, x0_rule, predicts, draw)))
-    return Solver(Partial(_ddim_table, eta), Partial(State), step)
+    return Solver(table, Partial(State), step)
 
 
-def dpmpp_2m(*, x0_rule: Callable = untouched, predicts: Callable = noise) -> Solver:
-    """Two-step exponential integrator for clean estimates: second order, no fresh noise.
+def dpmpp_2m(
+    *,
+    x0_rule: Callable[[Array], Array] = untouched,
+    predicts: Callable[[Array, Array, Level], Array] = noise,
+) -> Solver:
+    """Returns DPM-Solver++(2M): a two-step exponential integrator of second order that draws no noise.
 
-    The first row of any slice, the step to a clean image and the first after a jump upwards are of first order.
+    The first row of a table, the step to a clean image, and the first step after a jump are of first order.
 
-    >>> from jdiff import schedule
-    >>> rows = dpmpp_2m().table(schedule.levels(schedule.cosine(), schedule.leading(10)))
-    >>> rows.constants.x0[-1].item(), rows.constants.half_step[-1].item()
-    (1.0, 0.0)
+    Args:
+        x0_rule: as in `ddpm`.
+        predicts: as in `ddpm`.
 
-    Source: Lu et al. 2022 (DPM-Solver++), algorithm 2.
+    Example:
+        >>> rows = dpmpp_2m().table(schedule.levels(schedule.cosine(), schedule.leading(10)))
+        >>> rows.constants.x0[-1].item(), rows.constants.half_step[-1].item()
+        (1.0, 0.0)
+
+    Reference:
+        Lu et al. 2022 (DPM-Solver++), algorithm 2.
     """
-    return Solver(
-        Partial(_multistep_table), Partial(_nothing_yet), Partial(_multistep, as_partial(x0_rule), as_partial(predicts))
-    )
-
-
-class Known(NamedTuple):
-    """What `condition` adds to a row: the row's own constants, and the level that it leads to."""
-
-    inner: Any
-    signal_to: Any
-    noise_to: Any
+    table = Partial(_multistep_table, as_partial(predicts))
+    return Solver(table, Partial(_no_memory), Partial(_multistep, as_partial(x0_rule), as_partial(predicts)))
 
 
 def condition(
-    solver: Solver, reference: Array, component: Callable, *, noised: bool = True, draw: Callable = jax.random.normal
+    solver: Solver,
+    reference: Array,
+    component: Callable[[Array], Array],
+    *,
+    noised: bool = True,
+    draw: Callable[..., Array] = keys.normal,
 ) -> Solver:
-    """`solver`, after each step of which `component` of the image is that of `reference` [h w c] in [-1, 1].
+    """Returns a solver after each step of which one component of the image is that of a reference.
 
-    `component` is a linear map of an image: `views.unmasked(mask)` is inpainting, `views.low_pass()` the inverse
-    hybrid, `views.grayscale()` colourisation. With `noised` the reference is noised to the level that the step led to,
-    anew each time; without, it is put in as it is, at the start too. On a step to a clean image the two are one.
+    `views.unmasked(mask)` as component is inpainting, `views.low_pass()` the inverse hybrid, and `views.grayscale()`
+    colourisation.
 
-    >>> from jdiff import views
-    >>> reference = jnp.ones((4, 4, 3))
-    >>> half = views.unmasked(jnp.zeros((4, 4)).at[:2].set(1))
-    >>> state = condition(ddpm(), reference, half, noised=False).init(jnp.zeros((4, 4, 3)))
-    >>> state.x[:, 0, 0].tolist()
-    [0.0, 0.0, 1.0, 1.0]
+    Args:
+        solver: any solver.
+        reference: image [h w c] in [-1, 1].
+        component: linear map of an image.
+        noised: whether the reference is noised to the level after the step, anew each time. Otherwise it is put in as
+            it is, at the start too. The two agree on a step to a clean image.
+        draw: as in `ddpm`.
 
-    Source: Lugmayr et al. 2022 (RePaint), eq. 8; course 1.7.2; Geng et al. 2024 (Factorized Diffusion), section 3.6;
-    diffusers' IFInpaintingPipeline without `noised`.
+    Example:
+        >>> from jdiff import views
+        >>> half = views.unmasked(jnp.zeros((4, 4)).at[:2].set(1))
+        >>> state = condition(ddpm(), jnp.ones((4, 4, 3)), half, noised=False).init(jnp.zeros((4, 4, 3)))
+        >>> state.x[:, 0, 0].tolist()
+        [0.0, 0.0, 1.0, 1.0]
+
+    Reference:
+        Lugmayr et al. 2022 (RePaint), eq. 8; the course's 1.7.2; Geng et al. 2024 (Factorized Diffusion), section 3.6.
+        Without `noised`: diffusers' IFInpaintingPipeline.
     """
     put_in = Partial(_put_in, as_partial(component), reference)
     if noised:
-        return Solver(
-            Partial(_known_table, solver.table),
-            solver.init,
-            Partial(_noised_step, solver.step, put_in, as_partial(draw)),
-        )
+        step = Partial(_noised_step, solver.step, put_in, as_partial(draw))
+        return Solver(Partial(_known_table, solver.table), solver.init, step)
     return Solver(solver.table, Partial(_known_init, solver.init, put_in), Partial(_known_step, solver.step, put_in))
 
 
-def _put_in(component: Partial, reference: Array, x: Array, signal: Any, fresh: Any) -> Array:
-    """`x` with `component` of signal reference + fresh in the place of its own."""
-    return x - component(x) + component(signal * reference.astype(x.dtype) + fresh)
+# --- tables of constants
+
+
+def _ddpm_table(predicts: Partial, levels: Level) -> Row:
+    _check_parametrisation(predicts, levels)
+    signal, noise, signal_to, noise_to = levels.signal, levels.noise, levels.signal_to, levels.noise_to
+    a, v = schedule.transition(signal, noise, signal_to, noise_to)
+    x0, x = signal_to * v / noise**2, a * noise_to**2 / noise**2
+    least = noise_to**2 * v / noise**2  # data known exactly
+    most = v * (signal_to**2 + noise_to**2) / (signal**2 + noise**2)  # data of unit variance
+    lower, upper = (np.log(np.maximum(variance, LEAST_VARIANCE)) for variance in (least, most))
+    return Row(levels, Constants(x0, x, lower, upper, _where_noisy(least)))
+
+
+def _learned_table(predicts: Partial, levels: Level) -> Row:
+    power = levels.signal**2 + levels.noise**2
+    if not np.allclose(power, 1, rtol=0, atol=1e-6):
+        raise ValueError(
+            "variance=learned needs a variance-preserving table (signal^2 + noise^2 = 1), "
+            f"got a sum of {power[np.abs(power - 1).argmax()]:.6g}; use step.small or step.large"
+        )
+    return _ddpm_table(predicts, levels)
+
+
+def _ddim_table(eta: float, predicts: Partial, levels: Level) -> Row:
+    _check_parametrisation(predicts, levels)
+    _, v = schedule.transition(levels.signal, levels.noise, levels.signal_to, levels.noise_to)
+    fresh = eta**2 * levels.noise_to**2 * v / levels.noise**2
+    kept = np.sqrt(levels.noise_to**2 - fresh) / levels.noise
+    log = np.log(np.maximum(fresh, LEAST_VARIANCE))
+    return Row(levels, Constants(levels.signal_to - kept * levels.signal, kept, log, log, _where_noisy(fresh)))
+
+
+def _multistep_table(predicts: Partial, levels: Level) -> Row:
+    _check_parametrisation(predicts, levels)
+    schedule.transition(levels.signal, levels.noise, levels.signal_to, levels.noise_to)
+    with np.errstate(divide="ignore"):  # pure noise and clean images have an infinite log(signal / noise)
+        here, there = (np.log(s / n) for s, n in ((levels.signal, levels.noise), (levels.signal_to, levels.noise_to)))
+    second_order = np.isfinite(here) & np.isfinite(there)
+    half_step = np.where(second_order, (np.where(second_order, there, 0) - np.where(second_order, here, 0)) / 2, 0.0)
+    x = levels.noise_to / levels.noise
+    log_snr = np.where(np.isfinite(here), here, np.finfo(np.float32).min)
+    return Row(levels, Multistep(levels.signal_to - x * levels.signal, x, log_snr, half_step))
 
 
 def _known_table(table: Partial, levels: Level) -> Row:
@@ -204,10 +325,66 @@ def _known_table(table: Partial, levels: Level) -> Row:
     return Row(rows.level, Known(rows.constants, levels.signal_to, levels.noise_to))
 
 
-def _noised_step(inner: Partial, put_in: Partial, draw: Partial, key, state: State, row: Row, denoise):
+def _where_noisy(variance: np.ndarray) -> np.ndarray | None:
+    """Which steps add noise; None if none does, so that no noise is drawn."""
+    noisy = variance > 0
+    return noisy if noisy.any() else None
+
+
+def _check_parametrisation(predicts: Partial, levels: Level) -> None:
+    if predicts.func is noise and (levels.signal == 0).any():
+        raise ValueError(
+            "predicts=noise needs a table with signal above 0, since no noise estimate says what a picture of pure "
+            f"noise shows; got signal 0 in row {int(np.argmin(levels.signal))}"
+        )
+
+
+# --- steps
+
+
+def _step(
+    variance: Partial, x0_rule: Partial, predicts: Partial, draw: Partial, key: Array, state: State, row: Row,
+    denoise: Denoise,
+) -> tuple[State, Info]:  # fmt: skip
+    level, c = row
+    prediction = denoise(state.x, level)
+    x0 = x0_rule(predicts(prediction.estimate, state.x, level))
+    x = c.x0 * x0 + c.x * state.x
+    if c.noisy is not None:
+        # a learned variance may overflow where no noise is added, and 0 * inf is no 0
+        deviation = jnp.where(c.noisy, jnp.exp(variance(prediction.variance, c) / 2), 0)
+        x = x + deviation * draw(key, state.x.shape, state.x.dtype)
+    return State(x, state.memory), Info(x0, prediction)
+
+
+def _no_memory(x: Array) -> State:
+    return State(x, (jnp.zeros_like(x), jnp.full((), -jnp.inf, x.dtype)))
+
+
+def _multistep(
+    x0_rule: Partial, predicts: Partial, key: Array, state: State, row: Row, denoise: Denoise
+) -> tuple[State, Info]:
+    del key
+    level, c = row
+    prediction = denoise(state.x, level)
+    x0 = x0_rule(predicts(prediction.estimate, state.x, level))
+    x0_before, log_snr_before = state.memory
+    gap = c.log_snr - log_snr_before  # infinite at first, and not positive after a jump
+    x0_ahead = x0 + jnp.where(gap > 0, c.half_step / gap, 0) * (x0 - x0_before)
+    return State(c.x0 * x0_ahead + c.x * state.x, (x0, c.log_snr)), Info(x0, prediction)
+
+
+def _put_in(component: Partial, reference: Array, x: Array, signal: Array | int, fresh: Array | int) -> Array:
+    """`x` with its component replaced by that of signal reference + fresh."""
+    return x - component(x) + component(signal * reference.astype(x.dtype) + fresh)
+
+
+def _noised_step(
+    inner: Partial, put_in: Partial, draw: Partial, key: Array, state: State, row: Row, denoise: Denoise
+) -> tuple[State, Info]:
     c: Known = row.constants
     state, info = inner(key, state, Row(row.level, c.inner), denoise)
-    fresh = c.noise_to * draw(jax.random.fold_in(key, KNOWN), state.x.shape, state.x.dtype)
+    fresh = c.noise_to * draw(keys.fold_in(key, KNOWN), state.x.shape, state.x.dtype)
     return state._replace(x=put_in(state.x, c.signal_to, fresh)), info
 
 
@@ -216,56 +393,8 @@ def _known_init(init: Partial, put_in: Partial, x: Array) -> State:
     return state._replace(x=put_in(state.x, 1, 0))
 
 
-def _known_step(inner: Partial, put_in: Partial, key, state: State, row: Row, denoise):
+def _known_step(
+    inner: Partial, put_in: Partial, key: Array, state: State, row: Row, denoise: Denoise
+) -> tuple[State, Info]:
     state, info = inner(key, state, row, denoise)
     return state._replace(x=put_in(state.x, 1, 0)), info
-
-
-def _ddpm_table(levels: Level) -> Row:
-    abar, abar_to = levels.signal**2, levels.signal_to**2
-    left, left_to = levels.noise**2, levels.noise_to**2
-    alpha = abar / abar_to
-    beta = 1 - alpha
-    x0, x = levels.signal_to * beta / left, np.sqrt(alpha) * left_to / left
-    lower, upper = np.log(np.maximum(beta * left_to / left, 1e-20)), np.log(beta)
-    return Row(levels, Constants(x0, x, lower, upper, (levels.noise_to > 0).astype(np.float64)))
-
-
-def _ddim_table(eta: float, levels: Level) -> Row:
-    beta = 1 - (levels.signal / levels.signal_to) ** 2
-    fresh = eta**2 * (levels.noise_to / levels.noise) ** 2 * beta
-    kept = np.sqrt(levels.noise_to**2 - fresh) / levels.noise
-    log = np.log(np.maximum(fresh, 1e-20))
-    return Row(levels, Constants(levels.signal_to - kept * levels.signal, kept, log, log, (fresh > 0).astype(float)))
-
-
-def _multistep_table(levels: Level) -> Row:
-    with np.errstate(divide="ignore"):
-        here, there = (np.log(s / n) for s, n in ((levels.signal, levels.noise), (levels.signal_to, levels.noise_to)))
-    half_step = np.where(np.isfinite(there), (there - here) / 2, 0.0)
-    x = levels.noise_to / levels.noise
-    return Row(levels, Multistep(levels.signal_to - x * levels.signal, x, here, half_step))
-
-
-def _nothing_yet(x: Array) -> State:
-    return State(x, (jnp.zeros_like(x), jnp.full((), -jnp.inf, x.dtype)))
-
-
-def _multistep(x0_rule, predicts, key, state: State, row: Row, denoise) -> tuple[State, Info]:
-    del key
-    level, c = row
-    prediction = denoise(state.x, level)
-    x0 = x0_rule(predicts(prediction.estimate, state.x, level))
-    x0_before, log_snr_before = state.memory
-    gap = c.log_snr - log_snr_before  # infinite at first; not positive after a jump upwards
-    x0_line = x0 + jnp.where(gap > 0, c.half_step / gap, 0) * (x0 - x0_before)
-    return State(c.x0 * x0_line + c.x * state.x, (x0, c.log_snr)), Info(x0, prediction)
-
-
-def _step(variance, x0_rule, predicts, draw, key, state: State, row: Row, denoise) -> tuple[State, Info]:
-    level, c = row
-    prediction = denoise(state.x, level)
-    x0 = x0_rule(predicts(prediction.estimate, state.x, level))
-    deviation = c.noisy * jnp.exp(variance(prediction.variance, c) / 2)
-    x = c.x0 * x0 + c.x * state.x + deviation * draw(key, state.x.shape, state.x.dtype)
-    return State(x, state.memory), Info(x0, prediction)

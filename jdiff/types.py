@@ -1,90 +1,149 @@
-"""The few types that everything else is written against; each for one image, batched by `vmap`."""
+"""The small types that the rest of the library is written against. Each describes one image; `vmap` makes the batch."""
 
+import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 from jax.tree_util import Partial
 
 Array = jax.Array
+# A column of a table: a NumPy float64 array outside jit, one traced number inside the scan. No one type says both.
+Column = Any
+# A nested dict of arrays, or of their shapes. JAX has no type for it.
+Params = Any
 
 
 class Prediction(NamedTuple):
-    """What the network says of one image."""
+    """What a network predicts for one image."""
 
-    estimate: Any  # [h w c] in the network's own parametrisation: noise, clean image or velocity
-    variance: Any = None  # [h w c] raw learned-range output, -1 the smaller bound and 1 the larger
+    estimate: Array  # [h w c] in the network's own parametrisation: noise, clean image or velocity
+    variance: Array | None = None  # [h w c] learned variance: -1 is the lower bound, 1 the upper bound
 
 
 class Conditioning(NamedTuple):
-    """What the network is told besides the image and its level."""
+    """What a network is told besides the image and the timestep."""
 
-    text: Any  # [l d], or what the network's `prepare` made of it
-    low_res: Any = None  # [h w c] stage 2: the image to enlarge, resized and noised already
-    noise_level: Any = None  # [] stage 2: the timestep to which `low_res` is noised
-    pooled: Any = None  # [l d] text of the pooled path, where it is another one
+    text: Any  # [l d] prompt embedding, or whatever the network's `prepare` makes of it
+    low_res: Array | None = None  # [h w c] stage 2: the resized and noised image to enlarge
+    noise_level: Array | None = None  # [] stage 2: the timestep to which `low_res` is noised
+    pooled: Array | None = None  # [l d] text for the pooled path, if it differs from `text`
 
 
 class Level(NamedTuple):
-    """One row of the table a sampler walks: one network call, from x = signal x0 + noise eps."""
+    """One row of a table of levels, which is one network call. At a level, x = signal x0 + noise eps."""
 
-    i: Any  # number of the row
-    t: Any  # what the network is told
-    signal: Any
-    noise: Any
-    signal_to: Any  # the same after the step; (1, 0) where the result is clean
-    noise_to: Any
-    again: Any  # then x <- sqrt(again) x + sqrt(1 - again) n; 1 is nothing
-    live: Any  # False in rows that only fill the table up
+    i: Column  # row number
+    t: Column  # what the network is told
+    signal: Column
+    noise: Column
+    signal_to: Column  # signal and noise after the step; (1, 0) is a clean image
+    noise_to: Column
+    jump_scale: Column  # then x <- jump_scale x + jump_noise n; (1, 0) changes nothing
+    jump_noise: Column
+    live: Column  # False in rows that only pad the table
 
 
-class Combiner(NamedTuple):
-    """How k estimates of one image become one. A pytree: its arrays are leaves, its structure is static."""
+@partial(jax.tree_util.register_dataclass, data_fields=("spread", "gather"), meta_fields=("k",))
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How k predictions for one image become one. A rule holds no prompt; `Combiner` pairs it with prompts."""
 
-    branches: Conditioning  # [k ...]
-    spread: Partial  # (x, low_res, level) -> [k ...] of each
+    k: int  # network evaluations of one image in one step; static
+    spread: Partial  # (x, low_res, level) -> (x, low_res) of every branch [k ...]
     gather: Partial  # (Prediction [k ...], x, level) -> Prediction
 
 
+class Combiner(NamedTuple):
+    """A rule with the conditioning of its k branches. A pytree: arrays are leaves, the structure is static."""
+
+    rule: Rule
+    conditioning: Conditioning  # [k ...]
+
+
 class View(NamedTuple):
-    """One way of looking at an image, and the way back for what the network says of it. A pytree."""
+    """A way of looking at an image, and the way back for predictions. A pytree."""
 
     apply: Partial  # [h w c] -> [h w c]
-    invert: Partial  # Prediction -> Prediction, which knows what becomes of the variance
+    invert: Partial  # Prediction -> Prediction
 
 
 class State(NamedTuple):
     """What a solver carries from row to row."""
 
-    x: Any  # [h w c]
-    memory: Any = ()  # multistep methods: what they keep of earlier rows
+    x: Array  # [h w c]
+    memory: Any = ()  # a pytree of the solver's own: what a multistep method keeps of earlier rows
 
 
 class Row(NamedTuple):
-    """A level with the constants that a solver made of it."""
+    """A level with the constants that a solver computed for it."""
 
     level: Level
-    constants: Any
+    constants: Any  # a NamedTuple of the solver's own
 
 
 class Info(NamedTuple):
-    """What a step saw and does not carry on."""
+    """What a step computed besides the next state."""
 
-    x0: Any  # [h w c] estimate of the clean image
+    x0: Array  # [h w c] estimate of the clean image
     prediction: Prediction
 
 
 class Solver(NamedTuple):
-    """One way of going from a level to the next. A pytree, like `Combiner`."""
+    """A way of going from one level to the next. A pytree, like `Combiner`."""
 
-    table: Partial  # (levels) -> rows, in float64 numpy
+    table: Partial  # (levels) -> rows, in float64 NumPy
     init: Partial  # (x) -> State
     step: Partial  # (key, State, Row, (x, level) -> Prediction) -> (State, Info)
 
 
-Denoiser = Callable[[Array, Array, Conditioning], Prediction]  # x [n h w c], t [n], Conditioning [n ...]
+def unchanged(params: Params, conditioning: Conditioning) -> Conditioning:
+    """Returns the conditioning as it is: the `prepare` of a network that has nothing to compute once."""
+    del params
+    return conditioning
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("params",), meta_fields=("apply", "prepare"))
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network with its parameters: a pytree whose leaves are the parameters and whose functions are static.
+
+    Attributes:
+        params: nested dict of arrays, or of `jax.ShapeDtypeStruct` where there are no weights yet.
+        apply: `(params, x [n h w c], t [n], Conditioning [n ...]) -> Prediction [n ...]`.
+        prepare: `(params, Conditioning [n ...]) -> Conditioning [n ...]`: what depends on neither x nor t, computed
+            once before sampling. `apply` accepts prepared and unprepared conditionings.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> silent = Network({"scale": jnp.zeros(())}, lambda p, x, t, told: Prediction(p["scale"] * x))
+        >>> silent(jnp.ones((1, 4, 4, 3)), jnp.zeros(1), Conditioning(None)).estimate.shape
+        (1, 4, 4, 3)
+    """
+
+    params: Params
+    apply: Callable[[Params, Array, Array, Conditioning], Prediction]
+    prepare: Callable[[Params, Conditioning], Conditioning] = unchanged
+
+    def __call__(self, x: Array, t: Array, conditioning: Conditioning) -> Prediction:
+        """Predicts for a batch: x [n h w c], t [n], conditioning [n ...]."""
+        return self.apply(self.params, x, t, conditioning)
+
+    def bind(self, params: Params) -> "Network":
+        """Returns the same network with other parameters."""
+        return dataclasses.replace(self, params=params)
 
 
 def as_partial(function: Callable) -> Partial:
-    """`function` as a pytree, so that it can stand in one; a Partial is left as it is."""
+    """Returns `function` as a pytree; a Partial is returned as it is."""
     return function if isinstance(function, Partial) else Partial(function)
+
+
+def as_network(denoise: "Network | Callable") -> Network:
+    """Returns a Network; a plain function `(x, t, conditioning) -> Prediction`, or a Partial of one, is wrapped."""
+    return denoise if isinstance(denoise, Network) else Network(as_partial(denoise), _call)
+
+
+def _call(function: Partial, x: Array, t: Array, conditioning: Conditioning) -> Prediction:
+    return function(x, t, conditioning)

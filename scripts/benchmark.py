@@ -101,10 +101,10 @@ def anagram() -> Iterator[Row]:
     alone = jax.jit(lambda network, x, text: network(x, jnp.full(8, 500.0), Conditioning(jnp.stack([text] * 8))))
 
     def sequential() -> list[Any]:
-        return [alone(model.denoise, x if i < 2 else x[:, ::-1, ::-1], text)
+        return [alone(model.network, x if i < 2 else x[:, ::-1, ::-1], text)
                 for i, text in enumerate((nothing, six, nothing, nine))]  # fmt: skip
 
-    ours, theirs = median(lambda: batched(model.denoise, x), sequential)
+    ours, theirs = median(lambda: batched(model.network, x), sequential)
     yield Row("one guided anagram step of 8 pictures, 4 evaluations each", ours, "4 calls one after another", theirs)
 
 
@@ -165,11 +165,10 @@ def guided_step() -> Iterator[Row]:
 
     module: Any = UNet2DConditionModel(**parity.IF_I_M).eval()
     config = unet.read_config(dict(module.config))
-    apply, abstract = unet.unet(config)
-    params = jax.tree.map(lambda a: jnp.full(a.shape, 0.01, jnp.float32), abstract)  # values do not change the time
+    network = unet.unet(config)  # the values of its parameters do not change the time
+    network = network.bind(jax.tree.map(lambda a: jnp.full(a.shape, 0.01, jnp.float32), network.params))
     x, text = parity.normal(2, 64, 64, 3), parity.normal(2, 77, 4096, seed=2)
     inputs = [torch.as_tensor(a).float() for a in (x, np.full(2, 500.0), text)]
-    network = jax.tree_util.Partial(apply, params)
     levels = schedule.levels(schedule.cosine(), schedule.leading(100))
     solver = step.ddpm(x0_rule=step.threshold())
     row = jax.tree.map(lambda a: jnp.asarray(a[50], jnp.float32), solver.table(levels))
@@ -204,6 +203,7 @@ def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Ite
     import torch
     from parity_mnist import Course
 
+    from jdiff.mesh import over_devices
     from jdiff.mnist import data, objectives
     from jdiff.mnist import unet as course
     from jdiff.mnist.recipes import recipes
@@ -211,14 +211,13 @@ def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Ite
 
     recipe, pixels = recipes()["class", "spec"], np.random.default_rng(0).integers(0, 256, (updates * batch, 28, 28))
     labels = np.arange(len(pixels), dtype=np.int32) % 10
-    apply, _ = recipe.network(width, fitting_conv())
     optimizer = recipe.optimizer(1e-3, updates, 1)
-    levels, target, forward = map(Partial, (recipe.levels, recipe.target, apply.train))
+    levels, target, forward = map(Partial, (recipe.levels, recipe.target, recipe.training(width, fitting_conv())))
     objective = Partial(objectives.regression, levels, target, jnp.float32(recipe.dropout), forward)
     batches = data.on_device(pixels.astype(np.uint8), labels, batch, jax.random.key(0))
     state = train.start(recipe.init(width, jax.random.key(1)), optimizer, jax.random.key(2))
 
-    mesh = train.over_devices() if jax.default_backend() == "cpu" else None  # PyTorch's loop has one accelerator
+    mesh = over_devices() if jax.default_backend() == "cpu" else None  # PyTorch's loop has one accelerator
     many = partial(train.train, objective=objective, data=batches, optimizer=optimizer, mesh=mesh)
 
     def ours() -> Any:
@@ -362,7 +361,7 @@ def memory(layers: int = 2) -> Iterator[Row]:
         shutil.rmtree(source)
         (folder / "model" / "unet").mkdir(parents=True)
         (folder / "model" / "unet" / "config.json").write_text(json.dumps(if_config("M")))
-        _, abstract = unet.unet(unet.read_config(folder / "model" / "unet"))
+        abstract = unet.unet(unet.read_config(folder / "model" / "unet")).params
         weights = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), abstract)
         convert.save(folder / "model" / "unet" / "model.safetensors", weights)
         for which in ("encoder", "network", "both, texts first", "both, network first"):
@@ -379,7 +378,7 @@ def sizes() -> Iterator[Row]:
     found: dict[str, tuple[dict, tuple[str, ...]]]
     found = {"T5 v1.1 XXL, encoder": ({path: leaf.shape for path, leaf in xxl.items()}, (*convert.STORED, "int8"))}
     for name in STAGE1:
-        flat = convert.flatten(unet.unet(unet.read_config(if_config(name)))[1])
+        flat = convert.flatten(unet.unet(unet.read_config(if_config(name))).params)
         found[f"IF-I-{name}"] = ({path: leaf.shape for path, leaf in flat.items()}, convert.STORED)
     for name, (shapes, dtypes) in found.items():
         written = lambda dtype, shapes=shapes: sum(
@@ -415,7 +414,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
         sys.exit(f"unknown: {', '.join(unknown)}; accepted are {', '.join(BENCHMARKS)}")
     sys.path.append(str(Path(__file__).resolve().parent))
     if "mnist" in which:
-        from jdiff.training.loop import use_cores
+        from jdiff.mesh import use_cores
 
         use_cores(BATCH)  # as `jdiff mnist train` does
     device = jax.devices()[0].device_kind

@@ -35,7 +35,7 @@ def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(chances [n 10], features [n 128]) that the judge finds in images [n 28 28] in [0, 1]."""
     apply, _ = judge.network()
     params = judge.load_params()
-    both = jax.jit(lambda p, x: (jax.nn.softmax(apply(p, x)), apply.features(p, x)))
+    both = jax.jit(lambda p, x: (jax.nn.softmax(apply(p, x)), apply.at("features")(p, x)))
     parts = [
         both(params, jnp.asarray(pad32(part), jnp.float32))
         for part in np.array_split(images, max(len(images) // 1000, 1))
@@ -59,7 +59,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 def loss(digits: model.Digits, images: np.ndarray, labels: np.ndarray) -> float:
     """Mean squared error on images uint8 [n 28 28] with labels [n], levels and noise drawn once, weights as kept."""
     recipe = digits.recipe
-    apply, params = digits.denoise.func, digits.denoise.args[0]
+    apply, params = digits.network.apply, digits.network.params
     still = Partial(partial(_evaluate, apply))
     objective = Partial(objectives.regression, *map(Partial, (recipe.levels, recipe.target)))
     parts = np.array_split(np.arange(len(images)), max(len(images) // 250, 1))

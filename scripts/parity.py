@@ -321,7 +321,8 @@ def inputs_of(config: unet.Config, n: int, height: int, width: int, length: int)
 def network(name: str, settings: dict) -> Rung:
     module: Any = randomise(UNet2DConditionModel(**settings).double())
     config = unet.read_config(dict(module.config))
-    apply, abstract = unet.unet(config)
+    made = unet.unet(config)
+    apply, abstract = made.apply, made.params
     params = convert.translate({k: v.numpy() for k, v in module.state_dict().items()}, abstract)
     return Rung(name, module, call_theirs, lambda *a: call_ours(apply, *a), params, inputs_of(config, 2, 16, 24, 7))
 
@@ -419,7 +420,8 @@ def measure_full(folder: Path) -> Errors:
             truth = call_theirs(module.double(), *map(torch.as_tensor, inputs)).numpy()
     del module
     path = convert.convert(folder / "theirs", folder / "ours") / "unet"
-    apply, abstract = unet.unet(unet.read_config(path))
+    made = unet.unet(unet.read_config(path))
+    apply, abstract = made.apply, made.params
     params = jax.tree.map(jnp.asarray, convert.load(path, abstract))
     got = jax.jit(call_ours, static_argnums=0)(apply, params, *(jnp.asarray(x, jnp.float32) for x in inputs))
     return Errors(relative(got, truth), relative(own, truth))

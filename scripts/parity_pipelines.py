@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from jdiff import combine, sample, schedule, step, views
 from jdiff.checkpoints import convert
 from jdiff.networks import unet
-from jdiff.types import Level, Solver
+from jdiff.types import Level, Network, Solver
 
 with warnings.catch_warnings():  # theirs, on import
     warnings.simplefilter("ignore")
@@ -83,11 +83,12 @@ def inputs() -> Inputs:
     )
 
 
-def network(stage: int) -> tuple[Any, unet.Apply, dict]:
-    """(torch's network in float64, ours, its parameters): random weights."""
+def network(stage: int) -> tuple[Any, Network]:
+    """Returns torch's network in float64, and ours, with the same random weights."""
     module: Any = parity.randomise(UNet2DConditionModel(**{1: parity.STAGE1, 2: parity.STAGE2}[stage]).double())
-    apply, abstract = unet.unet(unet.read_config(dict(module.config)))
-    return module, apply, convert.translate({k: v.numpy() for k, v in module.state_dict().items()}, abstract)
+    made = unet.unet(unet.read_config(dict(module.config)))
+    weights = {k: v.numpy() for k, v in module.state_dict().items()}
+    return module, made.bind(convert.translate(weights, made.params))
 
 
 def scheduler(stage: int, dtype: torch.dtype) -> Any:
@@ -140,10 +141,11 @@ def theirs(task: Task, module: Any, given: Inputs, dtype: torch.dtype) -> np.nda
         return parity.nhwc(pipeline(**settings).images).double().numpy()
 
 
-def ours(task: Task, apply: unet.Apply, params: dict, given: Inputs, dtype: str) -> np.ndarray:
+def ours(task: Task, made: Network, given: Inputs, dtype: str) -> np.ndarray:
     """Images [n h w 3] of our own parts with the same noise: the public steps in a loop, driven by `draw`."""
     cast = lambda a: jnp.asarray(a, dtype)
-    network = jax.jit(Partial(apply, jax.tree.map(cast, params)))
+    params = jax.tree.map(cast, made.params)
+    network = Partial(jax.jit(made.apply), params)
     noises = iter([cast(a) for a in given.noises])
     abar = scheduler(task.stage, torch.float32).alphas_cumprod.double().numpy()
     levels = schedule.levels(abar, schedule.leading(task.steps))
@@ -169,8 +171,8 @@ def ours(task: Task, apply: unet.Apply, params: dict, given: Inputs, dtype: str)
         level: Level = row.level
         noise = next(noises) if level.noise_to > 0 else jnp.zeros_like(x)
         for j in range(IMAGES):
-            combiner = combine.cfg(cast(given.text[j]), task.guidance, cast(given.negative[j]), noise_level=told)
-            denoise = combine.denoiser(network, combiner, None if low is None else low[j])
+            combiner = combine.cfg(cast(given.text[j]), task.guidance, cast(given.negative[j]))
+            denoise = combine.denoiser(network, combiner, None if low is None else low[j], noise_level=told)
             draw = lambda key, shape, dtype, j=j, noise=noise: noise[j]
             states[j], _ = solver(cast(given.image[j]), draw).step(None, states[j], row, denoise)
     return np.stack([np.asarray(state.x, np.float64) for state in states])
@@ -179,12 +181,12 @@ def ours(task: Task, apply: unet.Apply, params: dict, given: Inputs, dtype: str)
 def measure(name: str) -> tuple[float, parity.Errors]:
     """(our error in float64, the errors of both in float32), as parts of the largest value of torch's float64."""
     task, given = TASKS[name], inputs()
-    module, apply, params = network(task.stage)
+    module, made = network(task.stage)
     with parity.lifted():
         truth = theirs(task, module, given, torch.float64)
     with jax.enable_x64(True):
-        double = parity.relative(ours(task, apply, params, given, "float64"), truth)
-    single = parity.relative(ours(task, apply, params, given, "float32"), truth)
+        double = parity.relative(ours(task, made, given, "float64"), truth)
+    single = parity.relative(ours(task, made, given, "float32"), truth)
     return double, parity.Errors(single, parity.relative(theirs(task, module, given, torch.float32), truth))
 
 

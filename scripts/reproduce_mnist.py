@@ -26,10 +26,10 @@ from measure_mnist import last_loss
 
 from jdiff import images as pictures
 from jdiff.images import beside
+from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import fit, model, recipes
 from jdiff.mnist.data import mnist
 from jdiff.training import log
-from jdiff.training.loop import over_devices, use_cores
 from jdiff.types import Conditioning
 
 matplotlib.use("Agg")
@@ -88,7 +88,7 @@ def signed(x: Any) -> np.ndarray:
 
 def denoised(digits: model.Digits, z: Any) -> Any:
     nothing = Conditioning(jnp.zeros((len(z), 1, 10)))
-    return jax.jit(lambda d, z: d(z, jnp.zeros(len(z)), nothing).estimate)(digits.denoise, z)
+    return jax.jit(lambda d, z: d(z, jnp.zeros(len(z)), nothing).estimate)(digits.network, z)
 
 
 def noising(kept: dict, test: tuple) -> Iterator[Figure]:

@@ -185,14 +185,14 @@ def denoising(s: Studio) -> Iterator[Figure]:
                  ["noisy", "blurred"], columns, {"kernel": 5, "sigma": 2})  # fmt: skip
 
     alone = combine.conditional(s.text(photo.prompt))
-    once = {t: sample.denoise_once(s.model.denoise, x, at[t], combiner=alone) for t, x in noisy.items()}
+    once = {t: sample.denoise_once(s.model.network, x, at[t], combiner=alone) for t, x in noisy.items()}
     shown = np.concatenate([np.stack(top)[None], rows([noisy[t] for t in NOISY], [once[t] for t in NOISY])])
     yield Figure("1.3", "One-step denoising", f"One network call, prompt {photo.prompt!r}, no guidance.", shown,
                  ["original", "noisy", "one step"], columns, {"prompt": photo.prompt})  # fmt: skip
 
     levels = schedule.levels(s.model.schedule, schedule.course(), float(s.model.schedule[0]))
     solver, how = step.ddpm(), {"combiner": alone, "keep_every": 1, "i_start": 10}
-    made = sample.iterative_denoise(s.model.denoise, keys, noisy[690], levels, solver=solver, **how)
+    made = sample.iterative_denoise(s.model.network, keys, noisy[690], levels, solver=solver, **how)
     assert made.way is not None
     loop = [noisy[690][0], *(made.way[0, i] for i in range(4, 22, 5))]
     yield Figure("1.4", "Iterative denoising", "Every fifth image of the course's loop from i_start = 10, t = 690.",

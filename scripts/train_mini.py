@@ -23,13 +23,14 @@ from jax.tree_util import Partial
 
 from jdiff import schedule
 from jdiff.checkpoints import convert
+from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
 from jdiff.networks import t5, unet
 from jdiff.training import objectives
 from jdiff.training.conv import fitting_conv
 from jdiff.training.log import Log
-from jdiff.training.loop import TrainState, over_devices, start, train, use_cores
+from jdiff.training.loop import TrainState, start, train
 from jdiff.types import Conditioning
 
 UNET = unet.Config(
@@ -177,7 +178,7 @@ def main(
     run.mkdir(parents=True, exist_ok=True)
     images, labels = mnist("train", data_dir)
     world = captions.world(pad32(images), labels)
-    apply, _ = unet.unet(UNET, fitting_conv())
+    apply = unet.unet(UNET, fitting_conv()).apply
     encode, _ = t5.t5(TEXT)
     keys = jax.random.split(jax.random.key(seed), 4)
 

@@ -21,13 +21,14 @@ from train_mini import TEXT, UNET, adam_with_cosine, export, history, logged
 
 from jdiff import model, schedule
 from jdiff.checkpoints import convert
+from jdiff.mesh import use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
 from jdiff.networks import t5, unet
 from jdiff.sample import resized
 from jdiff.training import objectives
 from jdiff.training.conv import fitting_conv
-from jdiff.training.loop import start, use_cores
+from jdiff.training.loop import start
 from jdiff.types import Array, Conditioning
 
 FACTOR = 2
@@ -103,7 +104,7 @@ def main(
     run.mkdir(parents=True, exist_ok=True)
     images, labels = mnist("train", data_dir)
     world = captions.world(pad32(images), labels)
-    apply, _ = unet.unet(UPSCALER, fitting_conv())
+    apply = unet.unet(UPSCALER, fitting_conv()).apply
     encode, abstract = t5.t5(TEXT)
     text = convert.load(model.shipped("mini") / "text_encoder" / "model.safetensors", abstract, dtype=np.float32)
     text = jax.tree.map(jnp.asarray, text)

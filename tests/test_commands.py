@@ -2,7 +2,6 @@
 
 import json
 import os
-import types
 import zlib
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from PIL import Image
 from jdiff import images, sample, schedule, step, views
 from jdiff.cli import commands
 from jdiff.cli import main as cli
-from jdiff.model import Defaults
-from jdiff.types import Prediction
+from jdiff.model import Defaults, Model
+from jdiff.networks import unet
+from jdiff.types import Prediction, as_network
 
 SIDE = 8
 rng = np.random.default_rng(0)
@@ -47,11 +47,13 @@ def model(name, side, channels):
         clean = conditioning.text.reshape(-1, side, side, 3)
         return Prediction((x - jnp.sqrt(level) * clean) / jnp.sqrt(1 - level), jnp.zeros_like(x))
 
-    return types.SimpleNamespace(
-        denoise=jax.tree_util.Partial(denoise),
+    return Model(
+        network=as_network(denoise),
         embed=lambda prompts: jnp.stack([pattern(prompt, side).reshape(side, -1) for prompt in prompts]),
         schedule=abar,
-        config=types.SimpleNamespace(sample_size=side, in_channels=channels, block_out_channels=(4, 8)),
+        config=unet.Config(
+            sample_size=side, block_out_channels=(4, 8), class_embed_type="timestep" if channels == 6 else None
+        ),
         x0_rule=step.untouched,
         defaults=Defaults("ddim", steps=4, guidance=1.0, low_res=SIDE),
         name=name,

@@ -65,7 +65,7 @@ def test_the_network_is_the_same_with_it():
     )  # fmt: skip
     params = jax.tree.map(lambda a: a + 0.1, unet.init(config, jax.random.key(0)))
     x, told = jax.random.normal(jax.random.key(1), (2, 8, 4, 3)), Conditioning(jnp.ones((2, 5, 8)))
-    a, b = (jax.jit(unet.unet(config, *conv)[0])(params, x, jnp.ones(2), told) for conv in ((), (conv_by_patches,)))
+    a, b = (jax.jit(unet.unet(config, *conv).apply)(params, x, jnp.ones(2), told) for conv in ((), (conv_by_patches,)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), a, b)
 
 

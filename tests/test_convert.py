@@ -35,7 +35,7 @@ def one():
 
 
 def abstract_of(path):
-    return unet.unet(unet.read_config(path / "unet"))[1]
+    return unet.unet(unet.read_config(path / "unet")).params
 
 
 def numpy_of(module):
@@ -43,7 +43,7 @@ def numpy_of(module):
 
 
 def assert_same(params, module, dtype=np.float32):
-    apply, abstract = unet.unet(unet.read_config(dict(module.config)))
+    abstract = unet.unet(unet.read_config(dict(module.config))).params
     want = convert.translate(numpy_of(module), abstract)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(dtype), strict=True), params, want)
 
@@ -112,7 +112,7 @@ def test_t5_alone_and_beside_a_unet(one, tmp_path):
 def test_the_table_is_a_bijection(settings):
     with torch.device("meta"):
         net = parity.UNet2DConditionModel(**settings)
-    abstract = unet.unet(unet.read_config(dict(net.config)))[1]
+    abstract = unet.unet(unet.read_config(dict(net.config))).params
     shapes = {name: tuple(p.shape) for name, p in net.state_dict().items()}
     found, bad = convert.match(shapes, abstract)
     assert not bad

@@ -130,7 +130,7 @@ def test_only_the_wanted_variant_is_fetched_and_loads_as_converted(server, sourc
         if n.endswith(".safetensors") and "diffusion" in n and n != Path(weights).name] + ["text_encoder"])  # fmt: skip
     same = jdiff.load(convert.convert(alone, tmp_path / "ours", dtype), dtype=dtype)
     assert same.hash == loaded.hash and same.config == loaded.config
-    for a, b in zip(jax.tree.leaves(same.denoise), jax.tree.leaves(loaded.denoise), strict=True):
+    for a, b in zip(jax.tree.leaves(same.network), jax.tree.leaves(loaded.network), strict=True):
         assert a.dtype == b.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(a, b)
     server.asked.clear()

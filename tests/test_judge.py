@@ -89,7 +89,7 @@ def test_the_network_is_pure_and_features_give_the_logits():
     params = judge.init(jax.random.key(0))
     assert jax.tree.map(lambda a: (a.shape, a.dtype), params) == jax.tree.map(lambda a: (a.shape, a.dtype), abstract)
     strokes = jnp.asarray(pens(4))
-    logits, features = apply(params, strokes), apply.features(params, strokes)
+    logits, features = apply(params, strokes), apply.at("features")(params, strokes)
     assert logits.shape == (4, 10) and features.shape == (4, judge.FEATURES) and features.min() >= 0
     head = params["head"]
     np.testing.assert_allclose(features @ head["kernel"] + head["bias"][None], logits, atol=1e-4)

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 
 from jdiff import combine, sample, scan, schedule, step, views
 from jdiff.networks import unet
-from jdiff.types import Combiner, Conditioning, Level, Prediction
+from jdiff.types import Combiner, Conditioning, Level, Network, Prediction
 
 L, D = 5, 6  # tokens and width of the test's prompt embeddings
 SHAPE = (4, 8, 3)
@@ -40,7 +40,7 @@ COMBINERS = {
     "cfg, scale of the level": lambda: combine.cfg(text(1), interval, text(0)),
     "mixture": lambda: combine.mixture([combine.conditional(text(1)), guided(2)], [1.0, 3.0]),
     "mixture of mixtures": lambda: combine.mixture([guided(1), combine.mixture([guided(2), guided(3)])]),
-    "compose": lambda: combine.compose(guided(1), [combine.conditional(text(4)), guided(5)]),
+    "compose": lambda: combine.compose(guided(1).rule, [combine.conditional(text(4)), guided(5)]),
     "cfg, rescaled": lambda: combine.cfg(text(1), 3.0, text(0), rescale=0.7),
     "cfg between": lambda: combine.cfg(text(1), combine.between(3.0, 100, 800), text(0)),
     "conjunction": lambda: combine.conjunction([text(1), text(2)], [3.0, -1.0], text(0)),
@@ -105,17 +105,17 @@ def walk(combiner, solver, n_images=3, steps=6, **settings):
 def test_agreeing_predictions_pass_through(name):
     """What every branch says alike of what it is shown: variances are moved with it, but have no sign to turn."""
     combiner, one = COMBINERS[name](), Prediction(image(1), jnp.abs(image(2)))
-    shown, variances = (combiner.spread(a, None, LEVEL)[0] for a in one)
-    assert_same(combiner.gather(Prediction(shown, jnp.abs(variances)), image(), LEVEL), one)
+    shown, variances = (combiner.rule.spread(a, None, LEVEL)[0] for a in one)
+    assert_same(combiner.rule.gather(Prediction(shown, jnp.abs(variances)), image(), LEVEL), one)
 
 
 @pytest.mark.parametrize("name", COMBINERS)
 def test_compose_has_conditional_as_identity(name):
     combiner = COMBINERS[name]()
-    outside = combine.compose(combine.conditional(text(9)), [combiner])
+    outside = combine.compose(combine.identity_rule(), [combiner])
     assert_same(estimate(outside, image()), estimate(combiner, image()))
-    leaves = [combine.conditional(t) for t in combiner.branches.text]
-    assert_same(estimate(combine.compose(combiner, leaves), image()), estimate(combiner, image()))
+    leaves = [combine.conditional(t) for t in combiner.conditioning.text]
+    assert_same(estimate(combine.compose(combiner.rule, leaves), image()), estimate(combiner, image()))
 
 
 @pytest.mark.parametrize("name", COMBINERS)
@@ -123,8 +123,10 @@ def test_compose_is_associative(name):
     outer = COMBINERS[name]()
     middle = [guided(10 + i, 1.5 + i) for i in range(combine.size(outer))]
     inner = [combine.mixture([combine.conditional(text(20 + i)), guided(30 + i)]) for i in range(2 * len(middle))]
-    left = combine.compose(combine.compose(outer, middle), inner)
-    right = combine.compose(outer, [combine.compose(m, inner[2 * i : 2 * i + 2]) for i, m in enumerate(middle)])
+    left = combine.compose(combine.compose(outer.rule, middle).rule, inner)
+    right = combine.compose(
+        outer.rule, [combine.compose(m.rule, inner[2 * i : 2 * i + 2]) for i, m in enumerate(middle)]
+    )
     assert combine.size(left) == combine.size(right) == 6 * len(middle)
     assert_same(estimate(left, image()), estimate(right, image()), 1e-5)
 
@@ -190,7 +192,7 @@ def test_guidance_in_an_interval():
 
 def test_a_view_acts_on_the_low_res_image_too():
     low = image(3)
-    shown = combine.view(views.negate(), combine.view(views.flip(), guided(1))).spread(image(), low, LEVEL)
+    shown = combine.view(views.negate(), combine.view(views.flip(), guided(1))).rule.spread(image(), low, LEVEL)
     assert_same(shown, (jnp.stack([-image()[::-1]] * 2), jnp.stack([-low[::-1]] * 2)), 0)
 
 
@@ -232,15 +234,15 @@ def test_a_plain_function_may_take_gradients_through_the_network():
 
 
 def test_compose_and_mixture_refuse_the_wrong_number():
-    with pytest.raises(ValueError, match="inners has 1 combiners, accepted is one for each of 2"):
-        combine.compose(guided(1), [guided(2)])
-    with pytest.raises(ValueError, match=r"weights has shape \(3,\)"):
+    with pytest.raises(ValueError, match="combiners must have one for each of the rule's 2 branches, got 1"):
+        combine.compose(guided(1).rule, [guided(2)])
+    with pytest.raises(ValueError, match=r"weights must have one number for each of 2, got shape \(3,\)"):
         combine.mixture([guided(1), guided(2)], [1.0, 2.0, 3.0])
 
 
 def test_a_pooled_text_beside_silent_ones_is_their_text():
     styled = combine.conditional(text(1), pooled=text(2))
-    both = combine.mixture([styled, combine.conditional(text(3))]).branches
+    both = combine.mixture([styled, combine.conditional(text(3))]).conditioning
     assert_same(both.pooled, jnp.stack([text(2), text(3)]))
 
 
@@ -279,7 +281,7 @@ def test_progress_and_what_is_kept_change_nothing():
     plain = walk(guided(1), step.ddpm())
     told = walk(guided(1), step.ddpm(), progress=lambda done, total: seen.append((done, total)), keep_every=2)
     assert_same(plain.images, told.images, 1e-6)
-    assert seen == [(4, 6), (6, 6)] and plain.way is None
+    assert seen == [(2, 6), (4, 6), (6, 6)] and plain.way is None
     assert told.way.shape == (3, 3, *SHAPE)
     assert_same(told.way[:, -1], told.images, 0)
     assert_same(walk(guided(1), step.ddpm(), keep_every=2).way, told.way, 1e-6)
@@ -298,7 +300,7 @@ def test_iterative_denoise_is_the_rest_of_the_table():
     keys = sample.image_keys(jax.random.key(3), 3)
     rest = sample.iterative_denoise(denoise(), keys, iter_to_row(4), levels, i_start=4, combiner=guided(1))
     assert_same(rest.images, walk(guided(1), step.ddpm()).images, 1e-6)
-    with pytest.raises(ValueError, match="i_start is 6, accepted is a row of the table, 0 to 5"):
+    with pytest.raises(ValueError, match="i_start must be a whole number between 0 and 5, got 6"):
         sample.iterative_denoise(denoise(), keys, iter_to_row(4), levels, i_start=6, combiner=guided(1))
 
 
@@ -331,18 +333,25 @@ def tiny_unet():
         down_block_types=(unet.PLAIN_DOWN, unet.CROSS_DOWN), up_block_types=(unet.CROSS_UP, unet.PLAIN_UP),
         cross_attention_dim=32, encoder_hid_dim=52, addition_embed_type_num_heads=4,
     )  # fmt: skip
-    apply, _ = unet.unet(config)
-    return Partial(apply, unet.init(config, jax.random.key(0)))
+    return unet.unet(config).bind(unet.init(config, jax.random.key(0)))
 
 
 def test_another_text_may_feed_the_pooled_path_alone():
     """A style in the pooled text: the network's pooled vector is the style's, its attention is the prompt's."""
     network, (prompt, style) = tiny_unet(), jax.random.normal(jax.random.key(2), (2, 1, 7, 52))
-    ready = lambda **told: network.func.prepare(network.args[0], Conditioning(**told)).text
+    ready = lambda **told: network.prepare(network.params, Conditioning(**told)).text
     styled = ready(text=prompt, pooled=style)
     assert_same(styled.pooled, ready(text=style).pooled, 0)
     assert_same(styled.layers, ready(text=prompt).layers, 0)
     assert np.abs(styled.pooled - ready(text=prompt).pooled).max() > 1e-3
+
+
+def program(network, keys, x, levels, solver, combiner, in_axes=None):
+    """The compiled scan of `sample`, without the preparation of prompts before it."""
+    rows = scan._padded(scan._rows(solver, levels, jnp.float32), 0, len(levels.t), 64)
+    state = jax.vmap(solver.init)(x)
+    how = {"in_axes": in_axes, "solver_axes": None, "branch_batch": None}
+    return scan._run(network, keys, state, rows, combiner, solver.step, None, None, **how)
 
 
 def loop_shapes(jaxpr, inside=False):
@@ -360,24 +369,9 @@ def test_nothing_of_the_texts_width_is_left_in_the_loop():
     combiner = combine.cfg(jnp.ones((7, 52)), 2.0, jnp.zeros((7, 52)))
 
     def widths(combiner):
-        rows, slots, _ = scan._table(step.ddpm(), levels, 0, 64, jnp.float32)
         x = sample.start(keys, (8, 8, 3))
-        state = jax.vmap(step.ddpm().init)(x)
-        run = lambda state: scan._run(
-            network,
-            keys,
-            state,
-            None,
-            rows,
-            slots,
-            combiner,
-            step.ddpm(),
-            None,
-            in_axes=None,
-            solver_axes=None,
-            branch_batch=None,
-        )
-        return {side for shape in loop_shapes(jax.make_jaxpr(run)(state).jaxpr) for side in shape}
+        run = lambda x: program(network, keys, x, levels, step.ddpm(), combiner)
+        return {side for shape in loop_shapes(jax.make_jaxpr(run)(x).jaxpr) for side in shape}
 
     assert 52 in widths(combiner)
     assert 52 not in widths(sample.prepare(network, combiner))
@@ -385,13 +379,13 @@ def test_nothing_of_the_texts_width_is_left_in_the_loop():
 
 def test_prepared_text_gives_the_same_images():
     network, keys = tiny_unet(), sample.image_keys(jax.random.key(0), 2)
-    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(1), a.shape), network.args[0])
-    network = Partial(network.func, params)
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(1), a.shape), network.params)
+    network = network.bind(params)
     levels = schedule.levels(schedule.cosine(), schedule.leading(3))
     texts = jax.random.normal(jax.random.key(2), (2, 7, 52))
     each = jax.vmap(lambda t: combine.cfg(t, 2.0, jnp.zeros((7, 52))))(texts)
     x = sample.start(keys, (8, 8, 3))
-    plain = Partial(lambda params, *args: network.func(params, *args), params)  # has no `prepare`
+    plain = Network(params, network.apply)  # has no `prepare`
     got, want = (
         sample.sample(f, keys, x, levels, combiner=each, in_axes=0, solver=step.ddim()).images for f in (network, plain)
     )
@@ -412,18 +406,16 @@ def test_sharded_over_eight_devices_without_a_collective():
     images = sample.sample(network, keys, x, levels, combiner=each, in_axes=0).images
     assert images.sharding.is_equivalent_to(rows, 4)
     assert np.linalg.norm(images - alone) < 1e-5 * np.linalg.norm(alone)
-    table, slots, _ = scan._table(step.ddpm(), levels, 0, 64, jnp.float32)
-    state = jax.vmap(step.ddpm().init)(x)
     ready = sample.prepare(network, each, 0)
-    arguments = (network, keys, state, None, table, slots, ready, step.ddpm(), None)
-    program = scan._run.lower(*arguments, in_axes=0, solver_axes=None, branch_batch=None).compile().as_text()
-    assert not any(word in program for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
+    run = jax.jit(lambda *args: program(*args[:3], levels, step.ddpm(), args[3], in_axes=0))
+    program_text = run.lower(network, keys, x, ready).compile().as_text()
+    assert not any(word in program_text for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
 
 
 def test_keys_must_be_one_an_image():
     levels = schedule.levels(schedule.cosine(), [500])
     keys = sample.image_keys(jax.random.key(0), 2)
-    with pytest.raises(ValueError, match=r"keys has shape \(2,\), accepted is one key for each of 3 images"):
+    with pytest.raises(ValueError, match=r"keys must have one for each of 3 images, got shape \(2,\)"):
         sample.sample(denoise(), keys, jnp.zeros((3, *SHAPE)), levels, combiner=guided(1))
 
 
@@ -489,7 +481,7 @@ def test_the_order_of_a_solver_is_read_off_its_errors(x64):
         angle = np.linspace(1.2, 0.3, n + 1)  # signal = cos, noise = sin
         blank = np.zeros(n)
         levels = Level(np.arange(n), blank, np.cos(angle[:-1]), np.sin(angle[:-1]), np.cos(angle[1:]),
-                       np.sin(angle[1:]), blank + 1, blank == 0)  # fmt: skip
+                       np.sin(angle[1:]), blank + 1, blank, blank == 0)  # fmt: skip
         rows, state = solver.table(levels), solver.init(jnp.ones(()))
         for i in range(n):
             row = jax.tree.map(lambda a, i=i: jnp.asarray(a[i], jnp.float64), rows)

@@ -103,7 +103,7 @@ def _objective(recipe, width, train=None):
 
 def test_cores_become_devices_that_divide_the_batch_unless_told():
     imports = "import jax; from jdiff import train; from jdiff.mnist import recipes; "
-    code = imports + "recipes.recipes(); train.use_cores({}); print(jax.device_count())"  # recipes leave JAX as it is
+    code = imports + "recipes.recipes(); mesh.use_cores({}); print(jax.device_count())"  # recipes leave JAX as it is
     bare = {name: value for name, value in os.environ.items() if name not in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")}
     bare |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1])}
 
@@ -160,7 +160,7 @@ def test_it_keeps_weights_after_epochs_and_writes_what_it_was(tmp_path):
     assert (facts["updates"], facts["epochs_done"], facts["finished"], facts["width"]) == (6, 2.0, True, 2)
     state.ema["statistics"]["first"][0]["norm"]["var"] = jnp.full(2, 1e5)  # more than half precision has
     fit.export(tmp_path / "model", run, state, done, tmp_path, len(IMAGES))
-    kept = model.load(tmp_path / "model").denoise.args[0]["statistics"]["first"][0]["norm"]["var"]
+    kept = model.load(tmp_path / "model").network.params["statistics"]["first"][0]["norm"]["var"]
     np.testing.assert_allclose(kept, 1e5)
     with pytest.raises(ValueError, match="holds a run of other settings .width 4, was 2."):
         fit.fit(recipe, run._replace(width=4), IMAGES, LABELS, tmp_path, quiet=True)

@@ -88,7 +88,7 @@ def test_the_exact_network_of_gaussian_data_gives_its_variance(kind, name):
     steps = 300 if recipe.steps == 300 else 200
     digits = model.Digits(Partial(exact), recipe._replace(unscale=recipes.as_it_is), {})
     made = sample.sample(
-        digits.denoise, keys := sample.image_keys(jax.random.key(0), 6), sample.start(keys, (28, 28, 1)),
+        digits.network, keys := sample.image_keys(jax.random.key(0), 6), sample.start(keys, (28, 28, 1)),
         recipe.table(steps), combiner=sample.combine.conditional(one_hot(jnp.array([-1]))[0]), solver=recipe.solver(),
     ).images  # fmt: skip
     assert abs(float(made.var()) - s2) < 0.04

@@ -45,7 +45,7 @@ def test_the_parts_of_a_model(mini):
     assert mini.schedule.dtype == np.float64 and mini.schedule.shape == (1000,)
     assert mini.config.sample_size == 32 and mini.defaults.steps == 20
     x = jnp.zeros((2, 32, 32, 3))
-    prediction = mini.denoise(x, jnp.full(2, 500.0), jdiff.Conditioning(mini.embed(PROMPTS)))
+    prediction = mini.network(x, jnp.full(2, 500.0), jdiff.Conditioning(mini.embed(PROMPTS)))
     assert prediction.estimate.shape == prediction.variance.shape == x.shape
 
 
@@ -57,9 +57,9 @@ def test_shipped_weights_are_small():
 @pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 0.1), ("float16", 0.02)])
 def test_half_precision_is_close(mini, dtype, most):
     half = jdiff.load("mini", dtype=dtype)
-    assert {a.dtype for a in jax.tree.leaves(half.denoise)} == {jnp.dtype(dtype)}
+    assert {a.dtype for a in jax.tree.leaves(half.network)} == {jnp.dtype(dtype)}
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))
-    a, b = (m.denoise(x, jnp.full(2, 500.0), jdiff.Conditioning(mini.embed(PROMPTS))).estimate for m in (mini, half))
+    a, b = (m.network(x, jnp.full(2, 500.0), jdiff.Conditioning(mini.embed(PROMPTS))).estimate for m in (mini, half))
     assert b.dtype == jnp.float32
     assert np.linalg.norm(a - b) < most * np.linalg.norm(a)
 
@@ -67,7 +67,7 @@ def test_half_precision_is_close(mini, dtype, most):
 def test_two_trainings_have_two_hashes(folder, mini):
     path = folder / "unet" / "model.safetensors"
     _, metadata = convert.read_header(path)
-    params = jax.tree.map(np.asarray, mini.denoise.args[0])
+    params = jax.tree.map(np.asarray, mini.network.params)
     convert.save(path, params, metadata | {"sha256": "another"})
     assert jdiff.load(folder).hash != mini.hash
 

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.tree_util import Partial
 
 from jdiff import combine, model, sample, schedule, step, views
 from jdiff.networks import unet
-from jdiff.types import Conditioning, Level, Prediction
+from jdiff.types import Conditioning, Level, Network, Prediction
 
 L, D = 5, 32
 traces = []
@@ -37,11 +36,17 @@ def embed(prompts):
 
 
 def make(stage=1, seed=0):
-    config = unet.Config(sample_size=16 * stage, in_channels=3 * stage, block_out_channels=(8, 16), encoder_hid_dim=D)
+    config = unet.Config(
+        sample_size=16 * stage,
+        in_channels=3 * stage,
+        class_embed_type="timestep" if stage == 2 else None,
+        block_out_channels=(8, 16),
+        encoder_hid_dim=D,
+    )
     weights = jax.random.normal(jax.random.key(seed), (D, 3))
     defaults = model.Defaults(steps=8, guidance=2.0)
     return model.Model(
-        Partial(NETWORKS[stage], weights), embed, schedule.cosine(), config, step.threshold(), defaults, "small", ""
+        Network(weights, NETWORKS[stage]), embed, schedule.cosine(), config, step.threshold(), defaults, "small", ""
     )
 
 
@@ -132,7 +137,7 @@ def test_upscaling_shows_the_network_the_resized_and_noised_picture():
                            told.noise_level)  # fmt: skip
         return Prediction(x, x)
 
-    m = make(2)._replace(denoise=Partial(look, jnp.zeros(1)))
+    m = make(2)._replace(network=Network(jnp.zeros(1), look))
     sample.upscale(m, SMALL, PROMPTS[:1], KEY, noise_level=0, steps=2).images.block_until_ready()
     low, level = seen[0]
     assert level.tolist() == [0.0, 0.0]
@@ -150,7 +155,7 @@ def test_a_view_turns_what_stage_2_enlarges_too():
         jax.debug.callback(lambda x, low: seen.append((np.asarray(x), np.asarray(low))), x, told.low_res)
         return Prediction(x, x)
 
-    m = make(2)._replace(denoise=Partial(look, jnp.zeros(1)))
+    m = make(2)._replace(network=Network(jnp.zeros(1), look))
     sample.upscale(m, SMALL, anagram("a dog", views.rotate_cw()), KEY, steps=1).images.block_until_ready()
     for shown in seen[0]:  # the branches: with and without the prompt, upright and turned
         np.testing.assert_array_equal(shown[0], shown[1])
@@ -205,7 +210,7 @@ def test_conditioning_on_a_component_gives_it_and_leaves_the_rest():
     for part in (views.low_pass(), views.grayscale()):
         solver = step.condition(step.ddpm(), IMAGE, part)
         x = sample.start(keys, (16, 16, 3))
-        made = sample.sample(make().denoise, keys, x, levels, combiner=text, solver=solver).images
+        made = sample.sample(make().network, keys, x, levels, combiner=text, solver=solver).images
         rest = made - jax.vmap(part)(made)
         again = made - rest
         if part.func is views.grayscale().func:  # a projection: to be kept exactly
@@ -239,10 +244,10 @@ def test_repaints_table_is_the_papers(n, jump, times):
     if n == 250:
         assert len(rows) == 2410
     # after each row the image is at the next row's level: the step and the jump together
-    signal, power = table.signal_to * np.sqrt(table.again), table.again * table.noise_to**2 + 1 - table.again
+    signal, power = table.signal_to * table.jump_scale, (table.jump_scale * table.noise_to) ** 2 + table.jump_noise**2
     np.testing.assert_allclose(signal[:-1], table.signal[1:], rtol=1e-12)
     np.testing.assert_allclose(power[:-1], table.noise[1:] ** 2, rtol=1e-9)
-    assert table.signal_to[-1] == 1 and table.again[-1] == 1
+    assert table.signal_to[-1] == 1 and (table.jump_scale[-1], table.jump_noise[-1]) == (1, 0)
     np.testing.assert_array_equal(table.i, np.arange(len(rows)))
 
 
@@ -252,11 +257,11 @@ def test_the_courses_loop_written_out():
     abar, times = schedule.cosine(), list(range(990, -1, -30))
     noises = np.random.default_rng(0).normal(size=(34, 16, 16, 3))
     with jax.enable_x64(True):
-        params = jnp.asarray(m.denoise.args[0], jnp.float64)
+        params = jnp.asarray(m.network.params, jnp.float64)
 
         def ask(x, t, embedding):
             told = Conditioning(jnp.asarray(embedding)[None])
-            p = m.denoise.func(params, jnp.asarray(x)[None], jnp.full(1, float(t)), told)
+            p = m.network.apply(params, jnp.asarray(x)[None], jnp.full(1, float(t)), told)
             return np.asarray(p.estimate[0]), np.asarray(p.variance[0])
 
         x = noises[0]
@@ -270,11 +275,11 @@ def test_the_courses_loop_written_out():
             x = mean + np.exp((f * np.log(beta) + (1 - f) * np.log(tilde)) / 2) * noises[i + 1]
 
         how = sample.SAMPLERS["course"]
-        levels = schedule.levels(abar, how.timesteps(33), how.end(abar))
+        levels = how.table(abar, 33)
         draws = iter(noises[1:])
-        rows = how.solver(step.untouched).table(levels)
+        rows = how.solver(step.untouched, step.noise).table(levels)
         state = step.ddpm().init(jnp.asarray(noises[0]))
-        denoise = combine.denoiser(Partial(m.denoise.func, params), combine.cfg(text[1], 7.0, text[0]))
+        denoise = combine.denoiser(m.network.bind(params), combine.cfg(text[1], 7.0, text[0]))
         for i in range(33):
             row = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), rows)
             solver = step.ddpm(draw=lambda key, shape, dtype: jnp.asarray(next(draws)))
@@ -290,22 +295,46 @@ def test_ranking_puts_the_best_first():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, strength=0.0), "strength is 0.0, accepted is from 0.125"),
-        (lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, strength=1.2), "strength is 1.2"),
-        (lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, i_start=8), "i_start is 8, accepted is a row of the table"),
-        (lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, i_start=1, strength=0.5), "accepted is one of the two"),
+        (
+            lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, strength=0.0),
+            r"strength must be between 0.125 \(one of 8 steps\) and 1, got 0.0",
+        ),
+        (lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, strength=1.2), "strength must be .* got 1.2"),
+        (
+            lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, i_start=8),
+            "i_start must be a whole number between 0 and 7, got 8",
+        ),
+        (
+            lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, i_start=1, strength=0.5),
+            "give strength or i_start, not both; got 0.5 and 1",
+        ),
         (
             lambda: sample.edit(make(), IMAGE[None, :1], PROMPTS, KEY),
-            r"image has shape \(1, 1, 16, 3\), accepted is \[h",
+            r"image must have shape .* got \[1, 1, 16, 3\]",
         ),
-        (lambda: sample.inpaint(make(), IMAGE, HALF[:4], PROMPTS, KEY), r"mask has shape \(4, 16\), accepted is"),
-        (lambda: sample.inpaint(make(), IMAGE, 2 * HALF, PROMPTS, KEY), "mask has values from 0.0 to 2.0, accepted"),
-        (lambda: sample.edit(make(), IMAGE[:15], PROMPTS, KEY), "size is 15 x 16, accepted are multiples of 2"),
-        (lambda: sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, jump_length=0, resamplings=2), "jump_length is 0"),
-        (lambda: sample.generate(make(2), PROMPTS, KEY), "low_res is None, accepted for a stage-2 model is a picture"),
-        (lambda: sample.upscale(make(1), SMALL, PROMPTS, KEY), "low_res is a picture, accepted for a stage-1 model"),
-        (lambda: sample.upscale(make(2), SMALL, PROMPTS, KEY, noise_level=1000), "noise_level is 1000, accepted is"),
-        (lambda: sample.generate(make(), PROMPTS, KEY, size=(16, 15)), "size is 16 x 15, accepted are multiples of 2"),
+        (
+            lambda: sample.inpaint(make(), IMAGE, HALF[:4], PROMPTS, KEY),
+            r"mask must have the image's shape \[16, 16\], .* got \[4, 16\]",
+        ),
+        (
+            lambda: sample.inpaint(make(), IMAGE, 2 * HALF, PROMPTS, KEY),
+            "mask must have values from 0 .* got 0.0 to 2.0",
+        ),
+        (
+            lambda: sample.edit(make(), IMAGE[:15], PROMPTS, KEY),
+            r"size must be \(height, width\), multiples of 2, got \(15, 16\)",
+        ),
+        (
+            lambda: sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, jump_length=0, resamplings=2),
+            "jump_length must be a whole number of at least 1, got 0",
+        ),
+        (lambda: sample.generate(make(2), PROMPTS, KEY), "is a model of stage 2, which needs a low_res picture"),
+        (lambda: sample.upscale(make(1), SMALL, PROMPTS, KEY), "is a model of stage 1, which takes no low_res picture"),
+        (
+            lambda: sample.upscale(make(2), SMALL, PROMPTS, KEY, noise_level=1000),
+            "noise_level must be a whole number between 0 and 999, got 1000",
+        ),
+        (lambda: sample.generate(make(), PROMPTS, KEY, size=(16, 15)), r"size must be .* got \(16, 15\)"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -319,7 +348,7 @@ def test_a_slice_of_a_multistep_table_starts_at_first_order():
     keys, x = sample.image_keys(KEY, 1), IMAGE[None]
     told = {"combiner": combine.conditional(embed(["a dog"])[0])}
     two, one = (
-        sample.sample(make().denoise, keys, x, part, solver=s, **told).images for s in (step.dpmpp_2m(), step.ddim())
+        sample.sample(make().network, keys, x, part, solver=s, **told).images for s in (step.dpmpp_2m(), step.ddim())
     )
     np.testing.assert_allclose(two, one, atol=1e-5)
     assert isinstance(part, Level)

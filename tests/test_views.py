@@ -7,6 +7,7 @@ import pytest
 
 from jdiff import views
 from jdiff.types import Prediction
+from jdiff.views import jigsaws
 
 SIZES = (16, 32, 64, 256)
 
@@ -47,6 +48,7 @@ def test_each_view_is_what_its_name_says():
     x = image(6, 6, 3)
     wanted = {
         "flip": x[::-1],
+        "mirror": x[:, ::-1],
         "rotate_180": x[::-1, ::-1],
         "rotate_cw": np.rot90(x, -1),
         "rotate_ccw": np.rot90(x),
@@ -77,10 +79,10 @@ def test_permutations_are_the_same_at_both_stages_and_drawn_from_their_seed(name
 @pytest.mark.parametrize("seed", range(4))
 def test_a_jigsaw_lays_whole_pieces(seed):
     size = 64
-    piece = jnp.asarray(views._pieces(size), jnp.float32)[..., None]
+    piece = jnp.asarray(jigsaws.pieces(size), jnp.float32)[..., None]
     laid = np.asarray(views.jigsaw(seed).apply(piece))[..., 0]
     for place in range(16):
-        (source,) = np.unique(laid[views._pieces(size) == place])  # what lies in a place is one piece, knobs and all
+        (source,) = np.unique(laid[jigsaws.pieces(size) == place])  # what lies in a place is one piece, knobs and all
         corner, edge = ({0, 3, 12, 15}, {1, 2, 4, 7, 8, 11, 13, 14})
         kinds = [corner, edge, set(range(16)) - corner - edge]
         assert [place in k for k in kinds] == [source in k for k in kinds]
@@ -96,12 +98,12 @@ def test_a_new_seed_is_no_new_program():
 
 @pytest.mark.parametrize("name", ["rotate_cw", "rotate_ccw", "jigsaw"])
 def test_a_view_that_turns_needs_a_square(name):
-    with pytest.raises(ValueError, match="the image is 32 x 64, accepted for a .* is a square"):
+    with pytest.raises(ValueError, match="the image must be a square .* got 32 x 64"):
         views.VIEWS[name]().apply(image(32, 64, 3))
 
 
 def test_patches_must_divide():
-    with pytest.raises(ValueError, match="the image is 32 x 32, accepted are sizes that its 64 x 64 patches divide"):
+    with pytest.raises(ValueError, match="the image's sides must be multiples of the 64 x 64 patches, got 32 x 32"):
         views.pixel_permute().apply(image(32, 32, 3))
 
 

@@ -77,7 +77,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "unet": Kind("unet", "diffusion_pytorch_model", RULES, (), lambda c: unet.unet(unet.read_config(c))[1]),
+    "unet": Kind("unet", "diffusion_pytorch_model", RULES, (), lambda c: unet.unet(unet.read_config(c)).params),
     "t5": Kind("text_encoder", "model", T5_RULES, T5_DROPPED, lambda c: t5.t5(t5.read_config(c))[1]),
 }
 DTYPES = {

@@ -232,7 +232,7 @@ class Generate(Prompted):
         known = accepted(lambda: dict(zip(texts, np.asarray(model.embed(texts)), strict=True)))
         second = accepted(lambda: load(name, dtype=self.dtype, known=known), "--stage2: ")
         given = f"--stage2 is {name}, a stage-1 model, accepted is the name or folder of a stage-2 model"
-        demand(second.config.in_channels > 3, given)
+        demand(second.config.upscales, given)
         return second
 
     def hash(self, model: Any, fitted: Any) -> str:
@@ -241,26 +241,14 @@ class Generate(Prompted):
         return hashlib.sha256(f"{model.hash} {fitted.hash}".encode()).hexdigest()
 
     def draw(self, model: Any, fitted: Any, key: Any, **how: Any) -> Any:
-        import jax
-
         from jdiff.sample import generate
 
         if fitted is None:
             return generate(model, self.prompts, key, **how)
-        from jdiff.sample import upscale
+        from jdiff.sample import cascade
 
-        progress, calls, all_calls = how["progress"], how["steps"], how["steps"] + fitted.defaults.steps
-        how["progress"] = lambda done, _: progress(done, all_calls)
-        first = generate(model, self.prompts, key, **how)
-        small = np.stack([[_reduced(image, fitted) for image in row] for row in np.asarray(first.images)])
-        key = jax.random.fold_in(key, 2)  # else both stages would start from the same noise
-        how = {
-            "n": how["n"],
-            "side": _enlarged(small[0, 0], fitted),
-            "negative": how["negative"],
-            "progress": lambda n, _: progress(calls + n, all_calls),
-        }
-        return upscale(fitted, small, self.prompts, key, **how)._replace(way=first.way)
+        first, second = cascade(model, fitted, self.prompts, key, **how)
+        return second._replace(way=first.way)
 
 
 @dataclasses.dataclass
@@ -384,13 +372,10 @@ class Anagram(Prompted):
         return fitted
 
     def draw(self, model: Any, fitted: Any, key: Any, **how: Any) -> Any:
-        import jax.numpy as jnp
-
         from jdiff import combine
         from jdiff.sample import generate
 
-        nothing, *texts = model.embed([how["negative"], *self.prompts])
-        guided = [combine.cfg(text, jnp.float32(how["guidance"]), nothing) for text in texts]
+        guided = model.guided(self.prompts, how.pop("guidance"), how.pop("negative"))
         views = [view for view, *_ in fitted]
         return generate(model, combine.mean([*map(combine.view, views, guided)]), key, **how)
 
@@ -446,13 +431,10 @@ class Hybrid(Drawing):
         _side(self, model)
 
     def draw(self, model: Any, fitted: Any, key: Any, **how: Any) -> Any:
-        import jax.numpy as jnp
-
         from jdiff import combine, views
         from jdiff.sample import generate
 
-        nothing, *texts = model.embed([how["negative"], *self.texts()])
-        guided = [combine.cfg(text, jnp.float32(how["guidance"]), nothing) for text in texts]
+        guided = model.guided(self.texts(), how.pop("guidance"), how.pop("negative"))
         parts = zip(views.low_and_high(self.sigma), guided, strict=True)
         return generate(model, combine.components(list(parts)), key, **how)
 
@@ -548,7 +530,7 @@ def _read(command: Drawing, name: str) -> File:
 
 def _side(command: Drawing, model: Any, stage: int = 1) -> int:
     """The model's size; raises BadInput where it is of another stage."""
-    given = 2 if model.config.in_channels > 3 else 1
+    given = 1 + model.config.upscales
     wanted = f"accepted for jdiff {command.name} is the name or folder of a stage-{stage} model"
     demand(given == stage, f"--model is {command.model}, a stage-{given} model, {wanted}")
     return model.config.sample_size

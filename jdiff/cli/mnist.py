@@ -89,9 +89,9 @@ class Train:
 
         import jax
 
+        from jdiff.mesh import over_devices, use_cores
         from jdiff.mnist import fit
         from jdiff.mnist.data import mnist
-        from jdiff.training.loop import over_devices, use_cores
 
         images, labels = accepted(lambda: mnist("train", self.data_dir))
         images, labels = images[: self.first], labels[: self.first]

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file
 
 from jdiff.mnist.captions import BACKGROUNDS, COLOURS
 from jdiff.model import shipped
-from jdiff.types import Array
+from jdiff.networks.pure import Apply, pure
+from jdiff.types import Array, Params
 
 SIZE = 32
 CHANNELS = (16, 32, 64, 64)  # of the convolutions, at 32, 16, 8 and 8 pixels a side
@@ -53,7 +54,7 @@ class Judge(nnx.Module):
         self.head = nnx.Linear(FEATURES, 10, rngs=rngs)
 
     def features(self, strokes: Array) -> Array:
-        x = strokes[..., None] - 0.1  # the mean of MNIST at 32 pixels
+        x = _checked(strokes)[..., None] - 0.1  # the mean of MNIST at 32 pixels
         x = halve(nnx.relu(self.conv_1(x)))
         x = halve(nnx.relu(self.conv_2(x)))
         x = nnx.relu(self.conv_3(x))
@@ -64,27 +65,6 @@ class Judge(nnx.Module):
         return self.head(self.features(strokes))
 
 
-class Apply:
-    """`apply(params, strokes) -> logits`, pure; equal convolutions are one function to `jit`."""
-
-    def __init__(self, conv: Callable, graphdef: Any):
-        self.conv, self.graphdef = conv, graphdef
-
-    def __call__(self, params: Any, strokes: Array) -> Array:
-        """Logits [n 10] of the digits for strokes [n 32 32] in [0, 1]."""
-        return nnx.merge(self.graphdef, params)(_checked(strokes))
-
-    def features(self, params: Any, strokes: Array) -> Array:
-        """What the logits are read from, [n 128] and at least 0, for strokes [n 32 32] in [0, 1]."""
-        return nnx.merge(self.graphdef, params).features(_checked(strokes))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Apply) and self.conv == other.conv
-
-    def __hash__(self) -> int:
-        return hash(self.conv)
-
-
 def _checked(strokes: Array) -> Array:
     if strokes.ndim != 3 or strokes.shape[1:] != (SIZE, SIZE):
         raise ValueError(f"strokes have shape {strokes.shape}, accepted is [n {SIZE} {SIZE}]")
@@ -92,17 +72,21 @@ def _checked(strokes: Array) -> Array:
 
 
 @cache
-def network(conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, dict]:
-    """(apply, abstract): the pure network, and the shapes of its parameters as a nested dict.
+def network(conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, Params]:
+    """Returns the judge as a pure function, and the shapes of its parameters.
 
-    `conv` is what convolves, such as `jdiff.training.conv.conv_by_patches` for training on CPUs.
+    The function is `(params, strokes [n 32 32] in [0, 1]) -> logits [n 10]`. Its `at("features")` returns what the
+    logits are read from, [n 128] and at least 0.
 
-    >>> apply, abstract = network()
-    >>> sum(a.size for a in jax.tree.leaves(abstract))
-    192714
+    Args:
+        conv: the convolution, such as `jdiff.training.conv.conv_by_patches` for training on CPUs.
+
+    Example:
+        >>> apply, shapes = network()
+        >>> sum(a.size for a in jax.tree.leaves(shapes))
+        192714
     """
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Judge(conv, rngs=nnx.Rngs(0))))
-    return Apply(conv, graphdef), nnx.to_pure_dict(state)
+    return pure(lambda: Judge(conv, rngs=nnx.Rngs(0)), (Judge, conv))
 
 
 def init(key: Array) -> dict:

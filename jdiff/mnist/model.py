@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from jdiff import combine, sample
 from jdiff.checkpoints import convert
@@ -16,7 +15,7 @@ from jdiff.mnist.objectives import one_hot
 from jdiff.mnist.recipes import Recipe, recipes
 from jdiff.mnist.unet import SIDE
 from jdiff.model import shipped
-from jdiff.types import Array, Combiner
+from jdiff.types import Array, Combiner, Network
 
 TOGETHER = 250  # pictures in one call of the scan: 2 x 250 of the course's network are about 2 GB on their way
 
@@ -24,7 +23,7 @@ TOGETHER = 250  # pictures in one call of the scan: 2 x 250 of the course's netw
 class Digits(NamedTuple):
     """A network of part B that is ready to sample."""
 
-    denoise: Partial  # (x [n 28 28 1], t [n], Conditioning [n ...]) -> Prediction
+    network: Network  # predicts for x [n 28 28 1], t [n] and Conditioning [n ...]
     recipe: Recipe
     facts: dict[str, Any]  # training.json: kind, recipe, how long and on what it was trained
 
@@ -64,19 +63,20 @@ def load(folder: str | Path = "class-best", weights: str | Path | None = None) -
         raise ValueError(
             f"model is {str(given)!r}, accepted are {names} where they ship, and folders that `jdiff mnist train` wrote"
         ) from error
-    apply, abstract = recipe.network(width, jax.lax.conv_general_dilated)
-    params = convert.load(folder / "model.safetensors" if weights is None else weights, abstract, dtype=np.float32)
-    return Digits(Partial(apply, jax.tree.map(jnp.asarray, params)), recipe, facts)
+    network = recipe.network(width, jax.lax.conv_general_dilated)
+    path = folder / "model.safetensors" if weights is None else weights
+    params = convert.load(path, network.params, dtype=np.float32)
+    return Digits(network.bind(jax.tree.map(jnp.asarray, params)), recipe, facts)
 
 
 def guided(classes: Array, guidance: Any) -> Combiner:
     """Combiners [n ...] that guide each image to its class of [n]; -1 is none, and needs no guidance.
 
-    >>> combine.size(guided(jnp.array([3]), 5.0)) # [n] is where k would be
-    1
+    >>> combine.size(guided(jnp.array([3]), 5.0))
+    2
     """
     nothing = one_hot(jnp.array([-1]))[0]
-    return jax.vmap(lambda text: combine.cfg(text, jnp.float32(guidance), nothing))(one_hot(classes))
+    return jax.vmap(lambda text: combine.cfg(text, guidance, nothing))(one_hot(classes))
 
 
 def draw(
@@ -110,7 +110,7 @@ def draw(
         some = classes[first : first + TOGETHER]
         any_digit = bool((some < 0).all())
         made = sample.sample(
-            model.denoise,
+            model.network,
             keys[first : first + len(some)],
             sample.start(keys[first : first + len(some)], (SIDE, SIDE, 1)),
             levels,

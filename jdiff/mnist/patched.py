@@ -1,13 +1,13 @@
 """The best recipe's network: IF's UNet, which sees a digit as 14 x 14 squares of 2 x 2 pixels."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax import lax
 
 from jdiff.networks import unet as if_unet
-from jdiff.types import Array, Conditioning, Prediction
+from jdiff.types import Array, Conditioning, Network, Params, Prediction
 
 SQUARE = 2
 
@@ -56,35 +56,33 @@ def unfold(x: Array) -> Array:
     )  # fmt: skip
 
 
-class Apply:
-    """`apply(params, x, t, conditioning) -> Prediction`, pure; equal networks inside are one function to `jit`."""
+@dataclasses.dataclass(frozen=True)
+class _Folded:
+    """A network's `apply` on folded images."""
 
-    def __init__(self, inner: if_unet.Apply):
-        self.inner = inner
+    inner: Callable[..., Prediction]
 
-    def __call__(self, params: Any, x: Array, t: Array, conditioning: Conditioning) -> Prediction:
-        """Prediction [n 28 28 1] of x [n 28 28 1], t [n] in 0..1000, and text [n 1 10]: the class, or zeros."""
+    def __call__(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> Prediction:
         return jax.tree.map(unfold, self.inner(params, fold(x), t, conditioning))
 
-    def train(self, params: Any, x: Array, t: Array, conditioning: Conditioning) -> tuple[Prediction, float]:
-        """(prediction, nothing to add to the loss)."""
-        return self(params, x, t, conditioning), 0.0
 
-    def prepare(self, params: Any, conditioning: Conditioning) -> Conditioning:
-        """`conditioning` with its text replaced by what the network makes of it at every step alike."""
-        return self.inner.prepare(params, conditioning)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Apply) and self.inner == other.inner
-
-    def __hash__(self) -> int:
-        return hash(self.inner)
+def unet(width: int, conv: Callable = lax.conv_general_dilated) -> Network:
+    """Returns the network for digits [n 28 28 1], with the shapes of its parameters in the place of weights."""
+    inner = if_unet.unet(config(width), conv)
+    return Network(inner.params, _Folded(inner.apply), inner.prepare)
 
 
-def unet(width: int, conv: Callable = lax.conv_general_dilated) -> tuple[Apply, dict]:
-    """(apply, abstract): the pure network, and the shapes of its parameters as a nested dict."""
-    inner, abstract = if_unet.unet(config(width), conv)
-    return Apply(inner), abstract
+def training(width: int, conv: Callable = lax.conv_general_dilated) -> Callable[..., tuple[Prediction, float]]:
+    """Returns the network as it is trained: `(params, x, t, conditioning) -> (Prediction, 0)`."""
+    return _NoTerm(unet(width, conv).apply)
+
+
+@dataclasses.dataclass(frozen=True)
+class _NoTerm:
+    apply: Callable[..., Prediction]
+
+    def __call__(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> tuple[Prediction, float]:
+        return self.apply(params, x, t, conditioning), 0.0
 
 
 def init(width: int, key: Array) -> dict:

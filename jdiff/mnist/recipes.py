@@ -8,10 +8,10 @@ import numpy as np
 import optax
 from jax.tree_util import Partial
 
-from jdiff import schedule, step
+from jdiff import checks, schedule, step
 from jdiff.mnist import objectives, patched, unet
 from jdiff.mnist.data import to_floats, to_signed
-from jdiff.types import Array, Level, Solver
+from jdiff.types import Array, Level, Network, Solver
 
 T = 300  # timesteps of the course's DDPM
 CLASS_DROPOUT = 0.1
@@ -20,7 +20,8 @@ CLASS_DROPOUT = 0.1
 class Recipe(NamedTuple):
     """All of one training and its sampling but the pictures."""
 
-    network: Callable[[int, Callable], tuple[Any, dict]]  # width, conv -> apply, abstract
+    network: Callable[[int, Callable], Network]  # width, conv -> network with the shapes of its parameters
+    training: Callable[[int, Callable], Callable]  # width, conv -> the network as it is trained
     init: Callable[[int, Array], dict]  # width, key -> parameters
     scale: Callable[[Array], Array]  # uint8 pictures [n 28 28] -> what the network sees [n 28 28 1]
     unscale: Callable[[Array], Array]  # the way back, to [0, 1]
@@ -41,14 +42,14 @@ class Recipe(NamedTuple):
 
 def ddpm_table(steps: int) -> Level:
     """The course's 300 timesteps, or fewer of them evenly spread; the network is told t/T."""
-    schedule.check_count("steps", steps, T)
+    checks.whole("steps", steps, 1, T)
     levels = schedule.levels(schedule.linear(T), np.linspace(T - 1, 0, steps).round().astype(int))
     return levels._replace(t=(levels.t + 1) / T)
 
 
 def flow_table(steps: int) -> Level:
     """Even steps from noise to image; the network is told t."""
-    schedule.check_count("steps", steps, 1000)
+    checks.whole("steps", steps, 1, 1000)
     return schedule.flow(np.linspace(0, 1, steps + 1))
 
 
@@ -60,9 +61,8 @@ def best_table(steps: int) -> Level:
 
 def one_step(noise: float, steps: int) -> Level:
     """The one row of the denoiser: an image with `noise` on it becomes clean."""
-    schedule.check_count("steps", steps, 1)
-    one = np.ones(1)
-    return Level(np.arange(1), 0 * one, one, noise * one, one, 0 * one, one, one > 0)
+    checks.whole("steps", steps, 1, 1)
+    return schedule.exploding([noise, 0.0])._replace(t=np.zeros(1))
 
 
 def adam(schedule: Callable | float) -> optax.GradientTransformation:
@@ -89,8 +89,12 @@ def cosine(rate: float, updates: int, epochs: int) -> optax.GradientTransformati
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates, b2=0.99))
 
 
-def _network(config: unet.Config, width: int, conv: Callable) -> tuple[Any, dict]:
+def _network(config: unet.Config, width: int, conv: Callable) -> Network:
     return unet.unet(_wide(config, width), conv)
+
+
+def _training(config: unet.Config, width: int, conv: Callable) -> Callable:
+    return unet.training(_wide(config, width), conv)
 
 
 def _init(config: unet.Config, width: int, key: Array) -> dict:
@@ -111,9 +115,10 @@ def from_signed(x: Array) -> Array:
 
 def _courses(config: unet.Config, **how: Any) -> Recipe:
     dropout = CLASS_DROPOUT if config.classes else 1.0
-    network, init = partial(_network, config), partial(_init, config)
+    network, training, init = (partial(f, config) for f in (_network, _training, _init))
     return Recipe(
-        network=network, init=init, scale=to_floats, unscale=as_it_is, dropout=dropout, decay=0.0, **how
+        network=network, training=training, init=init, scale=to_floats, unscale=as_it_is, dropout=dropout, decay=0.0,
+        **how,
     )  # fmt: skip
 
 
@@ -136,7 +141,7 @@ def _flow(config: unet.Config, steps: int) -> Recipe:
 def _best(dropout: float) -> Recipe:
     """A flow, which ends in nothing but noise, by IF's UNet; second-order steps; the running mean of the weights."""
     return Recipe(
-        network=patched.unet, init=patched.init, scale=to_signed, unscale=from_signed,
+        network=patched.unet, training=patched.training, init=patched.init, scale=to_signed, unscale=from_signed,
         levels=objectives.logit_normal_flow, target=objectives.of_velocity, dropout=dropout, optimizer=cosine, width=48,
         batch=64, epochs=10, rate=1e-3, decay=0.999, table=best_table,
         solver=partial(step.dpmpp_2m, predicts=step.velocity), steps=25, guidance=2.0,

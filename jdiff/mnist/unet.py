@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from jdiff.networks.pure import Apply, pure
 from jdiff.networks.unet import gelu
-from jdiff.types import Array, Conditioning, Prediction
+from jdiff.types import Array, Conditioning, Network, Prediction
 
 SIDE, CLASSES = 28, 10
 EPS = 1e-5
@@ -117,6 +118,8 @@ class UNet(nnx.Module):
         self.class_1, self.class_2 = (Dense(CLASSES, w, rngs) if config.classes else None for w in (2 * d, d))
 
     def __call__(self, x: Array, t: Array, conditioning: Conditioning, pulls: list | None = None) -> Prediction:
+        x = _checked(x)
+
         def through(layers: Any, x: Array) -> Array:
             for layer in layers:
                 x = layer(x, pulls)
@@ -139,60 +142,53 @@ class UNet(nnx.Module):
         u = through(self.up_2, jnp.concatenate([u, at_14], -1))
         return Prediction(self.out(through(self.last, jnp.concatenate([u, at_28], -1)), pulls))
 
+    def in_training(self, x: Array, t: Array, conditioning: Conditioning) -> tuple[Prediction, Array]:
+        """Predicts by the statistics of the batch, and returns a term for the loss that teaches the running ones.
 
-class Apply:
-    """`apply(params, x, t, conditioning) -> Prediction`, pure; equal configs are one function to `jit`."""
-
-    def __init__(self, config: Config, conv: Callable, graphdef: Any):
-        self.config, self.conv, self.graphdef = config, conv, graphdef
-
-    def __call__(self, params: Any, x: Array, t: Array, conditioning: Conditioning) -> Prediction:
-        """Prediction [n 28 28 1] of x [n 28 28 1], t [n] in [0, 1], and text [n 1 10]: the class, or zeros for none."""
-        return nnx.merge(self.graphdef, params["params"], params["statistics"])(_checked(x), t, conditioning)
-
-    def train(self, params: Any, x: Array, t: Array, conditioning: Conditioning) -> tuple[Prediction, Array]:
-        """(prediction by the batch's statistics, a term for the loss by whose gradient the running ones learn).
-
-        Half the squared distance of the running statistics to the batch's: plain gradient descent on it, at a rate of
-        0.1, is PyTorch's BatchNorm.
+        The term is half the squared distance of the running statistics to the batch's. Plain gradient descent on it,
+        at a rate of 0.1, is PyTorch's BatchNorm.
         """
         pulls: list = []
-        unet = nnx.merge(self.graphdef, params["params"], params["statistics"])
-        prediction = unet(_checked(x), t, conditioning, pulls)
+        prediction = self(x, t, conditioning, pulls)
         return prediction, jnp.stack(pulls).sum()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Apply) and (self.config, self.conv) == (other.config, other.conv)
-
-    def __hash__(self) -> int:
-        return hash((self.config, self.conv))
 
 
 def _checked(x: Array) -> Array:
     if x.ndim != 4 or x.shape[1:] != (SIDE, SIDE, 1):
-        raise ValueError(f"x has shape {x.shape}, accepted is [n {SIDE} {SIDE} 1]")
+        raise ValueError(f"x must have shape [n {SIDE} {SIDE} 1], got {x.shape}")
     return x
 
 
-def _dicts(state: tuple) -> dict:
-    return {name: nnx.to_pure_dict(part) for name, part in zip(("params", "statistics"), state, strict=True)}
+KINDS = (("params", nnx.Param), ("statistics", nnx.BatchStat))
 
 
-def unet(config: Config, conv: Callable = lax.conv_general_dilated) -> tuple[Apply, dict]:
-    """(apply, abstract): the pure network, and the shapes of its `params` and `statistics` as a nested dict.
+def unet(config: Config, conv: Callable = lax.conv_general_dilated) -> Network:
+    """Returns the network of a config, with the shapes of its `params` and `statistics` in the place of weights.
 
-    >>> apply, abstract = unet(Config())
-    >>> sum(a.size for a in jax.tree.leaves(abstract["params"]))
-    2019201
+    It predicts for x [n 28 28 1], t [n] in [0, 1], and as text [n 1 10] the class, or zeros for none.
 
-    Source: course part B, figure 2 (the denoiser) and sections 2.1 and 2.4 (time and class).
+    Args:
+        config: sizes of the network, and what it is told.
+        conv: the convolution.
+
+    Example:
+        >>> sum(a.size for a in jax.tree.leaves(unet(Config()).params["params"]))
+        2019201
+
+    Reference:
+        The course's part B, figure 2 (the denoiser) and sections 2.1 and 2.4 (time and class).
     """
-    made = nnx.eval_shape(lambda: UNet(config, conv, rngs=nnx.Rngs(0)))
-    graphdef, *state = nnx.split(made, nnx.Param, nnx.BatchStat)
-    return Apply(config, conv, graphdef), _dicts(tuple(state))
+    apply, shapes = pure(lambda: UNet(config, conv, rngs=nnx.Rngs(0)), (UNet, config, conv), KINDS)
+    return Network(shapes, apply)
+
+
+def training(config: Config, conv: Callable = lax.conv_general_dilated) -> Apply:
+    """Returns the network as it is trained: `(params, x, t, conditioning) -> (Prediction, term for the loss)`."""
+    return pure(lambda: UNet(config, conv, rngs=nnx.Rngs(0)), (UNet, config, conv), KINDS)[0].at("in_training")
 
 
 def init(config: Config, key: Array) -> dict:
     """Fresh parameters, float32, drawn as PyTorch's layers are by default."""
     model = UNet(config, lax.conv_general_dilated, rngs=nnx.Rngs(key))
-    return _dicts(nnx.split(model, nnx.Param, nnx.BatchStat)[1:])
+    states = nnx.split(model, *(kind for _, kind in KINDS))[1:]
+    return {name: nnx.to_pure_dict(state) for (name, _), state in zip(KINDS, states, strict=True)}

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from jdiff.networks import config as config_json
-from jdiff.types import Array
+from jdiff.networks.pure import Apply, pure
+from jdiff.types import Array, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,32 +134,18 @@ class Encoder(nnx.Module):
         return self.final_layer_norm(x)
 
 
-class Apply:
-    """`apply(params, tokens, mask) -> states`, pure; equal configs are one function to `jit`."""
+def t5(config: Config) -> tuple[Apply, Params]:
+    """Returns the encoder as a pure function, and the shapes of its parameters.
 
-    def __init__(self, config: Config, graphdef: Any):
-        self.config, self.graphdef = config, graphdef
+    The function is `(params, tokens [n l], mask [n l]) -> states [n l d_model]`. Tokens whose mask is 0 are not
+    attended to.
 
-    def __call__(self, params: Any, tokens: Array, mask: Array) -> Array:
-        """States [n l d_model] of tokens [n l]; keys where the mask [n l] is 0 are not attended."""
-        return nnx.merge(self.graphdef, params)(tokens, mask)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Apply) and self.config == other.config
-
-    def __hash__(self) -> int:
-        return hash(self.config)
-
-
-def t5(config: Config) -> tuple[Apply, dict]:
-    """(apply, abstract): the pure encoder, and the shapes of its parameters as a nested dict.
-
-    >>> apply, abstract = t5(Config())
-    >>> sum(a.size for a in jax.tree.leaves(abstract))
-    4762310656
+    Example:
+        >>> apply, shapes = t5(Config())
+        >>> sum(a.size for a in jax.tree.leaves(shapes))
+        4762310656
     """
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: Encoder(config, rngs=nnx.Rngs(0))))
-    return Apply(config, graphdef), nnx.to_pure_dict(state)
+    return pure(lambda: Encoder(config, rngs=nnx.Rngs(0)), (Encoder, config))
 
 
 def layers(config: Config) -> tuple[Callable, Callable]:

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from jdiff.networks import config as config_json
-from jdiff.types import Array, Conditioning, Prediction
+from jdiff.networks.pure import pure
+from jdiff.types import Array, Conditioning, Network, Prediction
 
 PLAIN_DOWN, CROSS_DOWN = "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
 PLAIN_UP, CROSS_UP = "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"
@@ -45,6 +46,16 @@ class Config:
     resnet_skip_time_act: bool = False
     resnet_out_scale_factor: float = 1.0
     mid_block_scale_factor: float = 1.0
+
+    @property
+    def upscales(self) -> bool:
+        """Whether this is a network of stage 2, which enlarges a low-res image."""
+        return self.class_embed_type == "timestep"
+
+    @property
+    def divisor(self) -> int:
+        """What the height and width of an image must be multiples of."""
+        return 2 ** (len(self.block_out_channels) - 1)
 
     @property
     def time_width(self) -> int:
@@ -349,8 +360,7 @@ class UNet(nnx.Module):
         self.config = config
         self.conv_in = convolution(config.in_channels, c[0], 3, conv, rngs)
         self.time_embedding = TimestepEmbedding(c[0], config.time_width, rngs)
-        stage2 = config.class_embed_type == "timestep"
-        self.class_embedding = TimestepEmbedding(c[0], config.time_width, rngs) if stage2 else None
+        self.class_embedding = TimestepEmbedding(c[0], config.time_width, rngs) if config.upscales else None
         self.add_embedding = TextTimeEmbedding(
             config.encoder_hid_dim, config.time_width, config.addition_embed_type_num_heads, rngs
         )
@@ -374,7 +384,10 @@ class UNet(nnx.Module):
         self.conv_norm_out = group_norm(config.norm_num_groups, c[0], config.norm_eps, rngs)
         self.conv_out = convolution(c[0], config.out_channels, 3, conv, rngs)
 
-    def prepare(self, conditioning: Conditioning) -> Prepared:
+    def prepare(self, conditioning: Conditioning) -> Conditioning:
+        return conditioning._replace(text=self.prepared(conditioning), pooled=None)
+
+    def prepared(self, conditioning: Conditioning) -> Prepared:
         text, pooled = conditioning.text, conditioning.pooled
         dtype = self.conv_in.kernel.dtype
         text = text.astype(dtype)
@@ -386,7 +399,7 @@ class UNet(nnx.Module):
 
     def __call__(self, x: Array, t: Array, conditioning: Conditioning) -> Prediction:
         outer, dtype, channels = x.dtype, self.conv_in.kernel.dtype, x.shape[-1]
-        text = conditioning.text if isinstance(conditioning.text, Prepared) else self.prepare(conditioning)
+        text = conditioning.text if isinstance(conditioning.text, Prepared) else self.prepared(conditioning)
         if conditioning.low_res is not None:
             x = jnp.concatenate([x, conditioning.low_res.astype(x.dtype)], axis=-1)
         x = x.astype(dtype)
@@ -418,39 +431,23 @@ class UNet(nnx.Module):
         return Prediction(estimate, variance if variance.shape[-1] else None)
 
 
-class Apply:
-    """`apply(params, x, t, conditioning) -> Prediction`, pure; equal configs are one function to `jit`."""
+def unet(config: Config, conv: Callable = jax.lax.conv_general_dilated) -> Network:
+    """Returns the network of a config, with the shapes of its parameters in the place of weights.
 
-    def __init__(self, config: Config, conv: Callable, graphdef: Any):
-        self.config, self.conv, self.graphdef = config, conv, graphdef
+    The network predicts for x [n h w c], t [n] in 0..999 and a conditioning [n ...], in the dtype of x. Its `prepare`
+    computes what depends on the prompt alone.
 
-    def __call__(self, params: Any, x: Array, t: Array, conditioning: Conditioning) -> Prediction:
-        """Prediction [n h w 3] for x [n h w c], t [n] in 0..999 and conditioning [n ...], in the dtype of x."""
-        return nnx.merge(self.graphdef, params)(x, t, conditioning)
+    Args:
+        config: sizes of the network.
+        conv: the convolution, such as `jdiff.training.conv.conv_by_patches` for training on CPUs.
 
-    def prepare(self, params: Any, conditioning: Conditioning) -> Conditioning:
-        """`conditioning` with its text replaced by what the network makes of it at every step alike."""
-        text = nnx.merge(self.graphdef, params).prepare(conditioning)
-        return conditioning._replace(text=text, pooled=None)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Apply) and (self.config, self.conv) == (other.config, other.conv)
-
-    def __hash__(self) -> int:
-        return hash((self.config, self.conv))
-
-
-def unet(config: Config, conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, dict]:
-    """(apply, abstract): the pure network, and the shapes of its parameters as a nested dict.
-
-    `conv` is what convolves, such as `jdiff.training.conv.conv_by_patches` for training on CPUs.
-
-    >>> apply, abstract = unet(Config())
-    >>> sum(a.size for a in jax.tree.leaves(abstract))
-    371605830
+    Example:
+        >>> network = unet(Config())
+        >>> sum(a.size for a in jax.tree.leaves(network.params))
+        371605830
     """
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: UNet(config, conv, rngs=nnx.Rngs(0))))
-    return Apply(config, conv, graphdef), nnx.to_pure_dict(state)
+    apply, shapes = pure(lambda: UNet(config, conv, rngs=nnx.Rngs(0)), (UNet, config, conv))
+    return Network(shapes, apply, apply.at("prepare"))
 
 
 def init(config: Config, key: Array) -> dict:

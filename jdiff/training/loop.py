@@ -1,10 +1,8 @@
 """The library's one training loop: state, EMA, checkpoints, resume, mesh. Objectives and data are passed in."""
 
 import math
-import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from jdiff.types import Array, as_partial
@@ -74,26 +72,6 @@ def _updates(state, objective, batch, ahead, *, optimizer, decay, mesh, n):
 def _made_by_key(data: Partial, key: Array, ahead: Any, i: Array) -> Any:
     del ahead, i
     return data(key)
-
-
-def use_cores(batch: int) -> None:
-    """Makes devices of up to four of a CPU's cores, each for a share of the batch, where JAX has no device yet.
-
-    On one device XLA computes convolutions to few channels on one core. At most four: a block of
-    `jdiff.training.conv` has four images of 28 x 28, one for each.
-    Where their number is set already, as by JAX_NUM_CPU_DEVICES, it stays.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    told = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if jax.config.values["jax_num_cpu_devices"] < 1 and not told:
-        with suppress(RuntimeError):  # JAX has its devices
-            jax.config.update("jax_num_cpu_devices", max(n for n in (1, 2, 4) if n <= cores and batch % n == 0))
-
-
-def over_devices() -> Mesh | None:
-    """The mesh of all devices along "data" for `train`, or None where there is one."""
-    n = jax.device_count()
-    return jax.make_mesh((n,), ("data",), axis_types=(AxisType.Auto,)) if n > 1 else None
 
 
 def train(

@@ -1,0 +1,64 @@
+"""Checks of numbers that users give. Each raises one ValueError that says what is wrong, the value, and what to do."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+    """Returns a whole number as an int.
+
+    Args:
+        name: what the error calls it.
+        value: any value, since refusing the wrong ones is the purpose.
+        least: the smallest one accepted.
+        most: the largest one accepted.
+
+    Raises:
+        ValueError: the value is no whole number, or out of range.
+
+    Example:
+        >>> whole("steps", np.int64(20), 1, 1000)
+        20
+        >>> whole("n", 2.5)
+        Traceback (most recent call last):
+        ...
+        ValueError: n must be a whole number of at least 1, got 2.5
+    """
+    good = isinstance(value, int | np.integer) and not isinstance(value, bool) and least <= value <= most
+    if not good:
+        limits = f"of at least {least}" if math.isinf(most) else f"between {least} and {most}"
+        raise ValueError(f"{name} must be a whole number {limits}, got {value!r}")
+    return int(value)
+
+
+def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """Returns a finite number as a float; 0-d arrays are numbers too.
+
+    Args:
+        name: what the error calls it.
+        value: any value, since refusing the wrong ones is the purpose.
+        least: the smallest one accepted.
+        most: the largest one accepted.
+
+    Raises:
+        ValueError: the value is no finite number, or out of range.
+
+    Example:
+        >>> number("strength", 0.7, 0, 1)
+        0.7
+        >>> number("guidance", "7")
+        Traceback (most recent call last):
+        ...
+        ValueError: guidance must be a finite number, got '7'
+    """
+    numeric = isinstance(value, int | float | np.number | np.ndarray) or hasattr(value, "dtype")
+    try:
+        found = float(value) if numeric and not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError):
+        found = math.nan
+    if not (math.isfinite(found) and least <= found <= most):
+        limits = "" if math.isinf(least) and math.isinf(most) else f" between {least} and {most}"
+        raise ValueError(f"{name} must be a finite number{limits}, got {value!r}")
+    return found

@@ -1,0 +1,111 @@
+"""Random keys and noise: one key an image, and the same bits for an image alone, in any batch and on any mesh."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jdiff.types import Array
+
+# Keys whose bits `vmap` leaves alone. Of other implementations (rbg, unsafe_rbg), bits are drawn image by image.
+BATCHED = ("threefry2x32",)
+RAW = {2: "threefry2x32", 4: "rbg"}  # length of raw key data -> implementation
+
+
+def as_key(key: Any, name: str = "key") -> Array:
+    """Returns typed keys; raw key data, as `jax.random.PRNGKey` makes it, is wrapped.
+
+    Args:
+        key: one key or an array of keys. Any value is taken, since refusing the wrong ones is the purpose.
+        name: what the error calls it.
+
+    Raises:
+        ValueError: `key` is neither.
+
+    Example:
+        >>> as_key(jax.random.PRNGKey(0)) == jax.random.key(0)
+        Array(True, dtype=bool)
+        >>> as_key(0)
+        Traceback (most recent call last):
+        ...
+        ValueError: key must be a random key such as jax.random.key(0), got 0
+    """
+    if isinstance(key, Array):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+            return key
+        if key.dtype == jnp.uint32 and key.ndim and key.shape[-1] in RAW:
+            return jax.random.wrap_key_data(key, impl=RAW[key.shape[-1]])
+    raise ValueError(f"{name} must be a random key such as jax.random.key(0), got {key!r}")
+
+
+def image_keys(key: Array, n: int) -> Array:
+    """Returns n keys, one an image. Key i does not depend on n, so image i can be made again alone.
+
+    Args:
+        key: one key.
+        n: how many.
+
+    Returns:
+        Keys [n].
+
+    Example:
+        >>> bool((image_keys(jax.random.key(0), 8)[:2] == image_keys(jax.random.key(0), 2)).all())
+        True
+    """
+    return fold_in_each(as_key(key), jnp.arange(n))
+
+
+def fold_in_each(key: Array, numbers: Array) -> Array:
+    """Returns the keys [n] that fold each of `numbers` [n] into one key."""
+    return jax.vmap(partial(fold_in, key))(numbers)
+
+
+def fold_in(key: Array, number: Any) -> Array:
+    """`jax.random.fold_in`, with the same result alone and under `vmap`, whatever the key's implementation."""
+    if _batched(key):
+        return jax.random.fold_in(key, number)
+    data, number = jax.random.key_data(key), jnp.asarray(number, jnp.uint32)
+    impl = jax.random.key_impl(key)
+    make = lambda data, number: jax.random.key_data(
+        jax.random.fold_in(jax.random.wrap_key_data(data, impl=impl), number)
+    )
+    return jax.random.wrap_key_data(_one_by_one(make)(data, number), impl=impl)
+
+
+def normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """`jax.random.normal`, with the same numbers alone and under `vmap`, whatever the key's implementation.
+
+    Args:
+        key: one key.
+        shape: of the result.
+        dtype: of the result, as JAX takes it.
+
+    Example:
+        >>> keys = jax.random.split(jax.random.key(0, impl="rbg"), 3)
+        >>> together, alone = jax.vmap(lambda key: normal(key, (2,)))(keys)[1], normal(keys[1], (2,))
+        >>> bool((together == alone).all())
+        True
+    """
+    if _batched(key):
+        return jax.random.normal(key, shape, dtype)
+    impl = jax.random.key_impl(key)
+    make = lambda data: jax.random.normal(jax.random.wrap_key_data(data, impl=impl), shape, dtype)
+    return _one_by_one(make)(jax.random.key_data(key))
+
+
+def _batched(key: Array) -> bool:
+    return str(jax.random.key_impl(key)) in BATCHED
+
+
+def _one_by_one(function: Callable[..., Array]) -> Callable[..., Array]:
+    """`function`, which `vmap` calls once for each element of the batch, in turn."""
+    call = jax.custom_batching.custom_vmap(function)
+
+    @call.def_vmap
+    def rule(size: int, batched: list[bool], *args: Array) -> tuple[Array, bool]:
+        args = tuple(a if b else jnp.broadcast_to(a, (size, *a.shape)) for a, b in zip(args, batched, strict=True))
+        return jax.lax.map(lambda row: call(*row), args), True
+
+    return call

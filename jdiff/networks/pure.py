@@ -1,0 +1,54 @@
+"""Flax modules as pure functions of their parameters."""
+
+import dataclasses
+from collections.abc import Callable, Hashable
+from typing import Any
+
+from flax import nnx
+
+from jdiff.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Apply:
+    """A method of a Flax module as a pure function `(params, *inputs)`.
+
+    Attributes:
+        made_of: what the module was made of, such as its class and config. Equal ones are one function to `jax.jit`.
+        method: name of the method.
+        states: keys of `params` that are merged one by one; empty where `params` is the whole state.
+        graphdef: the module without its parameters, from `nnx.split`.
+    """
+
+    made_of: Hashable
+    graphdef: nnx.GraphDef = dataclasses.field(compare=False, repr=False)
+    method: str = "__call__"
+    states: tuple[str, ...] = ()
+
+    def __call__(self, params: Params, *inputs: Any) -> Any:
+        """Calls the method. Inputs and result are the module's own, so their types are its."""
+        states = [params[name] for name in self.states] if self.states else [params]
+        return getattr(nnx.merge(self.graphdef, *states), self.method)(*inputs)
+
+    def at(self, method: str) -> "Apply":
+        """Returns another method of the same module."""
+        return dataclasses.replace(self, method=method)
+
+
+def pure(
+    make: Callable[[], nnx.Module], made_of: Hashable, kinds: tuple[tuple[str, type], ...] = ()
+) -> tuple[Apply, Params]:
+    """Splits a Flax module into a pure function and the shapes of its parameters.
+
+    Args:
+        make: makes the module; it is only traced, so no memory is used.
+        made_of: as in `Apply`.
+        kinds: (name, type of variable) pairs into which the parameters are sorted; none leaves them together.
+
+    Returns:
+        (apply, shapes): the module's `__call__`, and a nested dict of `jax.ShapeDtypeStruct`.
+    """
+    graphdef, *states = nnx.split(nnx.eval_shape(make), *(kind for _, kind in kinds))
+    names = tuple(name for name, _ in kinds)
+    dicts = [nnx.to_pure_dict(state) for state in states]
+    return Apply(made_of, graphdef, states=names), dict(zip(names, dicts, strict=True)) if names else dicts[0]

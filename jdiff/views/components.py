@@ -1,0 +1,178 @@
+"""Components: linear maps of an image. Those of one factorisation add up to the image."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jdiff import checks
+from jdiff.types import Array
+
+
+def low_pass(sigma: float | Array = 2.0, kernel: int = 33) -> Partial:
+    """Returns the Gaussian blur with mirrored borders.
+
+    Args:
+        sigma: standard deviation in pixels, for an image of 64 pixels a side.
+        kernel: pixels that the blur is cut to, for an image of 64 pixels a side.
+
+    Raises:
+        ValueError: `sigma` is not above 0.
+
+    Example:
+        >>> low_pass()(jnp.ones((32, 32, 3))).std().round(5).item()
+        0.0
+
+    Reference:
+        The course's 1.9; equals torchvision's gaussian_blur with a kernel of 33 (133 at 256 pixels).
+    """
+    if not isinstance(sigma, Array):
+        checks.number("sigma", sigma, least=1e-6)
+    return Partial(_Blur(checks.whole("kernel", kernel)), jnp.asarray(sigma, float))
+
+
+def high_pass(sigma: float | Array = 2.0, kernel: int = 33) -> Partial:
+    """Returns what `low_pass` leaves of the image (the course's 1.9)."""
+    return rest(low_pass(sigma, kernel))
+
+
+def low_and_high(sigma: float = 2.0) -> tuple[Partial, Partial]:
+    """Returns (low_pass, high_pass), cut to eight standard deviations on either side.
+
+    Args:
+        sigma: standard deviation in pixels, for an image of 64 pixels a side.
+
+    Example:
+        >>> x = jax.random.normal(jax.random.key(0), (32, 32, 3))
+        >>> bool(jnp.allclose(sum(part(x) for part in low_and_high(3.0)), x, atol=1e-5))
+        True
+    """
+    kernel = 16 * math.ceil(sigma) + 1
+    return low_pass(sigma, kernel), high_pass(sigma, kernel)
+
+
+def bands(fine: float = 1.0, coarse: float = 2.0, kernel: int = 33) -> tuple[Partial, Partial, Partial]:
+    """Returns three bands of frequencies, from low to high.
+
+    Args:
+        fine: standard deviation of the blur below the high band, for 64 pixels a side.
+        coarse: standard deviation of the blur between the low and the medium band.
+        kernel: pixels that the blurs are cut to, for 64 pixels a side.
+
+    Example:
+        >>> x = jax.random.normal(jax.random.key(0), (64, 64, 3))
+        >>> bool(jnp.allclose(sum(part(x) for part in bands()), x, atol=1e-5))
+        True
+
+    Reference:
+        Geng et al. 2024 (Factorized Diffusion), triple hybrids.
+    """
+    blur = low_pass(fine, kernel)
+    low, medium = (Partial(_in_turn, blur, part(coarse, kernel)) for part in (low_pass, high_pass))
+    return low, medium, rest(blur)
+
+
+def grayscale() -> Partial:
+    """Returns the mean of the channels, repeated in each (Factorized Diffusion, colour hybrids)."""
+    return Partial(_gray)
+
+
+def color() -> Partial:
+    """Returns what `grayscale` leaves of the image."""
+    return rest(grayscale())
+
+
+def motion(length: int = 9) -> Partial:
+    """Returns the mean along a falling diagonal, with mirrored borders (Factorized Diffusion).
+
+    Args:
+        length: pixels of the diagonal, for an image of 64 pixels a side.
+    """
+    return Partial(_Diagonal(checks.whole("length", length)))
+
+
+def motion_res(length: int = 9) -> Partial:
+    """Returns what `motion` leaves of the image."""
+    return rest(motion(length))
+
+
+def scale(share: float = 0.5) -> Partial:
+    """Returns `share` of the image itself. Factorised into shares, a hybrid is a weighted mean."""
+    return Partial(jnp.multiply, jnp.asarray(share, float))
+
+
+def unmasked(mask: Array) -> Partial:
+    """Returns the part of the image that a mask keeps.
+
+    Args:
+        mask: [h w] or [h w 1] in [0, 1]: 0 (black) is kept, 1 (white) is made new.
+    """
+    mask = jnp.asarray(mask)
+    return Partial(_outside, mask if mask.ndim == 3 else mask[..., None])
+
+
+def rest(part: Partial) -> Partial:
+    """Returns what a component leaves of the image."""
+    return Partial(_rest, part)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blur:
+    kernel: int  # static: it decides how far the blur reaches
+
+    def __call__(self, sigma: Array, x: Array) -> Array:
+        h, w, _ = x.shape
+        factor = min(h, w) / 64
+        reach = int(self.kernel / 2 * factor)
+        rows, columns = (_blur_matrix(sigma * factor, reach, n).astype(x.dtype) for n in (h, w))
+        return jnp.einsum("ij,jkc,lk->ilc", rows, x, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def _blur_matrix(sigma: Array, reach: int, n: int) -> Array:
+    """[n n] the blur of n pixels: each tap, and its mirror image at either border."""
+    _check_reach(reach, n)
+    i, j = np.arange(n)[:, None], np.arange(n)[None]
+    weigh = lambda d: jnp.where(np.abs(d) <= reach, jnp.exp(-0.5 * (d / sigma) ** 2), 0)
+    matrix = weigh(j - i) + jnp.where(j > 0, weigh(j + i), 0) + jnp.where(j < n - 1, weigh(2 * (n - 1) - j - i), 0)
+    return matrix / weigh(np.arange(-reach, reach + 1)).sum()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Diagonal:
+    length: int  # static: it decides how far the mean reaches
+
+    def __call__(self, x: Array) -> Array:
+        h, w, _ = x.shape
+        reach = max(1, int(self.length / 2 * min(h, w) / 64))
+        return x[_mirrored(h, reach)[:, None], _mirrored(w, reach)[None]].mean(axis=2)
+
+
+def _mirrored(n: int, reach: int) -> np.ndarray:
+    """[n 2 reach + 1] the pixels around each of n, mirrored at the borders."""
+    _check_reach(reach, n)
+    places = np.abs(np.arange(n)[:, None] + np.arange(-reach, reach + 1))
+    return n - 1 - np.abs(n - 1 - places)
+
+
+def _check_reach(reach: int, n: int) -> None:
+    if reach >= n:
+        raise ValueError(f"the kernel must reach fewer pixels than the image's {n}, got {reach}")
+
+
+def _in_turn(first: Partial, second: Partial, x: Array) -> Array:
+    return second(first(x))
+
+
+def _rest(part: Partial, x: Array) -> Array:
+    return x - part(x)
+
+
+def _gray(x: Array) -> Array:
+    return jnp.broadcast_to(x.mean(axis=-1, keepdims=True), x.shape)
+
+
+def _outside(mask: Array, x: Array) -> Array:
+    return (1 - mask.astype(x.dtype)) * x

@@ -1,0 +1,51 @@
+"""Views that fail on purpose: they change the noise into something that the network was not trained on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jdiff.types import Array, Prediction, View
+from jdiff.views.components import low_pass
+
+
+def white_balance(gains: tuple[float, float, float] = (1.4, 1.0, 0.7)) -> View:
+    """Returns the view that multiplies each channel by its gain, which changes its variance."""
+    g = jnp.asarray(gains)
+    return View(Partial(_gain, g), Partial(_ungain, g))
+
+
+def blurred(sigma: float = 1.0) -> View:
+    """Returns the view that blurs the image, which removes the high frequencies of the noise for good."""
+    return View(low_pass(sigma, kernel=9), Partial(_unchanged))
+
+
+def inner_circle_bilinear(degrees: float = 45.0) -> View:
+    """Returns the view that turns the inner disc between pixels: each is a mean of four, with less variance."""
+    turn = jnp.float32(np.deg2rad(degrees))
+    return View(Partial(_turn_disc, turn), Partial(_unturn_disc, turn))
+
+
+def _gain(gains: Array, x: Array) -> Array:
+    return x * gains.astype(x.dtype)[None, None]
+
+
+def _ungain(gains: Array, prediction: Prediction) -> Prediction:
+    return prediction._replace(estimate=_gain(1 / gains, prediction.estimate))
+
+
+def _unchanged(prediction: Prediction) -> Prediction:
+    return prediction
+
+
+def _turn_disc(turn: Array, x: Array) -> Array:
+    h, w, _ = x.shape
+    v, u = jnp.mgrid[:h, :w]
+    v, u = v - (h - 1) / 2, u - (w - 1) / 2
+    places = [u * jnp.sin(turn) + v * jnp.cos(turn) + (h - 1) / 2, u * jnp.cos(turn) - v * jnp.sin(turn) + (w - 1) / 2]
+    turned = jax.vmap(lambda a: jax.scipy.ndimage.map_coordinates(a, places, order=1), -1, -1)(x)
+    return jnp.where((u**2 + v**2 < (3 / 8 * min(h, w)) ** 2)[..., None], turned, x)
+
+
+def _unturn_disc(turn: Array, prediction: Prediction) -> Prediction:
+    return jax.tree.map(lambda a: _turn_disc(-turn, a), prediction)
