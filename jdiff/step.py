@@ -303,7 +303,7 @@ def _ddim_table(eta: float, predicts: Partial, levels: Level) -> Row:
     _check_parametrisation(predicts, levels)
     _, v = schedule.transition(levels.signal, levels.noise, levels.signal_to, levels.noise_to)
     fresh = eta**2 * levels.noise_to**2 * v / levels.noise**2
-    kept = np.sqrt(levels.noise_to**2 - fresh) / levels.noise
+    kept = np.sqrt(np.maximum(levels.noise_to**2 - fresh, 0)) / levels.noise  # below 0 by rounding alone
     log = np.log(np.maximum(fresh, LEAST_VARIANCE))
     return Row(levels, Constants(levels.signal_to - kept * levels.signal, kept, log, log, _where_noisy(fresh)))
 
