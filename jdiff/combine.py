@@ -5,7 +5,6 @@ a rule with the prompts of its branches. `compose` nests rules, so an anagram of
 is one value, and the network is still called once a step.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,14 +13,25 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jdiff import checks
-from jdiff.types import Array, Combiner, Conditioning, Level, Network, Prediction, Rule, View, as_network, as_partial
+from jdiff.types import (
+    Array,
+    Combiner,
+    Conditioning,
+    Level,
+    Network,
+    Prediction,
+    Rule,
+    Shown,
+    View,
+    as_network,
+    as_partial,
+    same_image,
+)  # fmt: skip
 
 # A number, or a 0-d array of it, which may be traced.
 Number = float | int | Array
 # A guidance scale: a number, or a function of the level.
 Scale = Number | Callable[[Level], Number]
-# What the branches of a rule see: images, and low-res images or None, both [k h w c].
-Shown = tuple[Array, Array | None]
 
 
 def size(combiner: Combiner) -> int:
@@ -112,7 +122,7 @@ def conjunction(texts: Sequence[Array], scales: Sequence[Number] | Array, negati
     Reference:
         Liu et al. 2022 (Composable Diffusion), eq. 11; deep-floyd/IF, `style_transfer`.
     """
-    rule = Rule(len(texts) + 1, _same(len(texts) + 1), Partial(_conjoin, _numbers("scales", scales, len(texts))))
+    rule = Rule(len(texts) + 1, _numbers("scales", scales, len(texts)), _conjoin)
     return compose(rule, [conditional(text) for text in (negative, *texts)])
 
 
@@ -164,8 +174,7 @@ def alternate(combiners: Sequence[Combiner]) -> Combiner:
     Reference:
         Tancik 2023 (Illusion Diffusion), which Visual Anagrams compares with the mean.
     """
-    k = len(combiners)
-    return compose(Rule(_at_least_one(k), _same(k), Partial(_take_turns)), combiners)
+    return compose(Rule(_at_least_one(len(combiners)), None, _take_turns), combiners)
 
 
 def view(view: View, combiner: Combiner) -> Combiner:
@@ -184,7 +193,7 @@ def view(view: View, combiner: Combiner) -> Combiner:
     Reference:
         Geng et al. 2024 (Visual Anagrams), section 3.2.
     """
-    return compose(Rule(1, Partial(_look, view.apply), Partial(_turn_back, view.invert)), [combiner])
+    return compose(Rule(1, view, _turn_back, _look), [combiner])
 
 
 def components(parts: Mapping[Callable, Combiner] | Sequence[tuple[Callable, Combiner]]) -> Combiner:
@@ -209,29 +218,28 @@ def components(parts: Mapping[Callable, Combiner] | Sequence[tuple[Callable, Com
         Geng et al. 2024 (Factorized Diffusion), eq. 5; the course's 1.9.
     """
     pairs = list(parts.items() if isinstance(parts, Mapping) else parts)
-    k = _at_least_one(len(pairs))
-    gather = Partial(_add_up, tuple(as_partial(part) for part, _ in pairs))
-    return compose(Rule(k, _same(k), gather), [combiner for _, combiner in pairs])
+    rule = Rule(_at_least_one(len(pairs)), tuple(as_partial(part) for part, _ in pairs), _add_up)
+    return compose(rule, [combiner for _, combiner in pairs])
 
 
 def identity_rule() -> Rule:
     """Returns the rule of one branch whose prediction is used as it is; the identity of `compose`."""
-    return Rule(1, _same(1), Partial(_only))
+    return Rule(1, None, _only)
 
 
 def guidance_rule(scale: Scale, *, rescale: Number | None = None) -> Rule:
     """Returns the rule of `cfg`: branch 0 is the negative prompt, branch 1 the text."""
-    gather = Partial(_guide, as_partial(scale) if callable(scale) else _number("scale", scale))
-    if rescale is not None:
-        gather = Partial(_rescale, _number("rescale", rescale), gather)
-    return Rule(2, _same(2), gather)
+    parts = as_partial(scale) if callable(scale) else _number("scale", scale)
+    if rescale is None:
+        return Rule(2, parts, _guide)
+    return Rule(2, (parts, _number("rescale", rescale)), _guide_and_rescale)
 
 
 def mean_rule(k: int, weights: Sequence[Number] | Array | None = None) -> Rule:
     """Returns the rule of `mixture`: the weighted mean of k branches that see the same image."""
     k = _at_least_one(k)
     numbers = jnp.ones(k) if weights is None else _numbers("weights", weights, k)
-    return Rule(k, _same(k), Partial(_mean, numbers))
+    return Rule(k, numbers, _mean)
 
 
 def compose(rule: Rule, combiners: Sequence[Combiner]) -> Combiner:
@@ -267,8 +275,7 @@ def compose(rule: Rule, combiners: Sequence[Combiner]) -> Combiner:
     if _is_identity(rule):
         return combiners[0]
     k = sum(inner.k for inner in rules)
-    nested = Rule(k, Partial(_spread_inside, rule, rules), Partial(_gather_inside, rule, rules))
-    return Combiner(nested, conditioning)
+    return Combiner(Rule(k, (rule, rules), _gather_inside, _spread_inside), conditioning)
 
 
 def denoiser(
@@ -365,92 +372,85 @@ def _concatenate(conditionings: Sequence[Conditioning]) -> Conditioning:
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *conditionings)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Same:
-    """A spread whose k branches see the same image. k is static, so equal ones are one function to `jit`."""
-
-    k: int
-
-    def __call__(self, x: Array, low_res: Array | None, level: Level) -> Shown:
-        del level
-        return jax.tree.map(lambda a: jnp.broadcast_to(a, (self.k, *a.shape)), (x, low_res))
-
-
-def _same(k: int) -> Partial:
-    return Partial(_Same(k))
-
-
 def _is_identity(rule: Rule) -> bool:
-    return isinstance(rule.spread.func, _Same) and rule.gather.func is _only
+    return rule.join is _only and rule.show is same_image
 
 
-def _only(prediction: Prediction, x: Array, level: Level) -> Prediction:
-    del x, level
+def _only(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
+    del rule, x, level
     return jax.tree.map(lambda a: a[0], prediction)
 
 
-def _guide(scale: Array | Partial, prediction: Prediction, x: Array, level: Level) -> Prediction:
+def _guide(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
     del x
+    return _guided(rule.parts, prediction, level)
+
+
+def _guide_and_rescale(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
+    del x
+    scale, share = rule.parts
+    guided, text = _guided(scale, prediction, level), prediction.estimate[1]
+    factor = share * text.std() / guided.estimate.std() + 1 - share
+    return guided._replace(estimate=factor.astype(text.dtype) * guided.estimate)
+
+
+def _guided(scale: Array | Partial, prediction: Prediction, level: Level) -> Prediction:
     s = scale(level) if callable(scale) else scale
     negative, text = prediction.estimate
     variance = None if prediction.variance is None else prediction.variance[1]
     return Prediction(negative + jnp.asarray(s, text.dtype) * (text - negative), variance)
 
 
-def _rescale(share: Array, guide: Partial, prediction: Prediction, x: Array, level: Level) -> Prediction:
-    guided, text = guide(prediction, x, level), prediction.estimate[1]
-    factor = share * text.std() / guided.estimate.std() + 1 - share
-    return guided._replace(estimate=factor.astype(text.dtype) * guided.estimate)
-
-
 def _between(scale: Array, low: Array, high: Array, level: Level) -> Array:
     return jnp.where((level.t >= low) & (level.t <= high), scale, 1.0)
 
 
-def _conjoin(scales: Array, prediction: Prediction, x: Array, level: Level) -> Prediction:
+def _conjoin(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
     del x, level
     negative, texts = prediction.estimate[0], prediction.estimate[1:]
     variance = None if prediction.variance is None else prediction.variance[1]
-    return Prediction(negative + _weigh(scales, texts - negative[None]), variance)
+    return Prediction(negative + _weigh(rule.parts, texts - negative[None]), variance)
 
 
-def _take_turns(prediction: Prediction, x: Array, level: Level) -> Prediction:
+def _take_turns(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
     del x
-    return jax.tree.map(lambda a: jnp.take(a, jnp.asarray(level.i) % a.shape[0], axis=0), prediction)
+    return jax.tree.map(lambda a: jnp.take(a, jnp.asarray(level.i) % rule.k, axis=0), prediction)
 
 
-def _look(apply: Partial, x: Array, low_res: Array | None, level: Level) -> Shown:
+def _look(rule: Rule, x: Array, low_res: Array | None, level: Level) -> Shown:
     del level
-    return jax.tree.map(lambda a: apply(a)[None], (x, low_res))
+    return jax.tree.map(lambda a: rule.parts.apply(a)[None], (x, low_res))
 
 
-def _turn_back(invert: Partial, prediction: Prediction, x: Array, level: Level) -> Prediction:
-    return invert(_only(prediction, x, level))
+def _turn_back(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
+    return rule.parts.invert(_only(rule, prediction, x, level))
 
 
-def _add_up(parts: tuple[Partial, ...], prediction: Prediction, x: Array, level: Level) -> Prediction:
+def _add_up(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
     del x, level
-    estimate = functools.reduce(jnp.add, [part(prediction.estimate[i]) for i, part in enumerate(parts)])
+    estimate = functools.reduce(jnp.add, [part(prediction.estimate[i]) for i, part in enumerate(rule.parts)])
     variance = None if prediction.variance is None else prediction.variance.mean(axis=0)
     return Prediction(estimate, variance)
 
 
-def _mean(weights: Array, prediction: Prediction, x: Array, level: Level) -> Prediction:
+def _mean(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
     del x, level
-    return jax.tree.map(lambda a: _weigh(weights / weights.sum(), a), prediction)
+    return jax.tree.map(lambda a: _weigh(rule.parts / rule.parts.sum(), a), prediction)
 
 
 def _weigh(weights: Array, images: Array) -> Array:
     return jnp.tensordot(weights.astype(images.dtype), images, 1, precision=jax.lax.Precision.HIGHEST)
 
 
-def _spread_inside(outer: Rule, inners: tuple[Rule, ...], x: Array, low_res: Array | None, level: Level) -> Shown:
+def _spread_inside(rule: Rule, x: Array, low_res: Array | None, level: Level) -> Shown:
+    outer, inners = rule.parts
     outside = outer.spread(x, low_res, level)
     inside = [inner.spread(*jax.tree.map(lambda a, i=i: a[i], outside), level) for i, inner in enumerate(inners)]
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *inside)
 
 
-def _gather_inside(outer: Rule, inners: tuple[Rule, ...], prediction: Prediction, x: Array, level: Level) -> Prediction:
+def _gather_inside(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
+    outer, inners = rule.parts
     xs, _ = outer.spread(x, None, level)
     gathered, start = [], 0
     for i, inner in enumerate(inners):

@@ -16,7 +16,7 @@ from jdiff import checks, images, schedule, step, views
 from jdiff import mesh as meshes
 from jdiff.keys import as_key, fold_in, fold_in_each, image_keys
 from jdiff.scan import Samples, denoise_once, forward, from_row, iterative_denoise, one, prepare, sample, start
-from jdiff.types import Array, Combiner, Level, Network, Solver, as_network, unchanged
+from jdiff.types import Array, Combiner, Level, Network, Solver, as_network, as_partial, unchanged
 
 if TYPE_CHECKING:
     from jdiff.model import Model
@@ -448,7 +448,7 @@ def _plan(
         given = [prompts] if isinstance(prompts, Combiner) else list(prompts)
         combiner, p = _stacked(given), len(given)
     elif callable(prompts):
-        combiner, p = prompts, 1
+        combiner, p = as_partial(prompts), 1
     else:
         raise ValueError(
             "prompts must be a list of one prompt or more, such as ['a red three'], or Combiners, or a function "

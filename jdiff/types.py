@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
 Array = jax.Array
@@ -45,14 +46,47 @@ class Level(NamedTuple):
     live: Column  # False in rows that only pad the table
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("spread", "gather"), meta_fields=("k",))
+# What the branches of a rule see: images, and low-res images or None, both [k h w c].
+Shown = tuple[Array, Array | None]
+
+
+def same_image(rule: "Rule", x: Array, low_res: Array | None, level: Level) -> Shown:
+    """Shows every branch the image as it is: the usual `show` of a rule."""
+    del level
+    return jax.tree.map(lambda a: jnp.broadcast_to(a, (rule.k, *a.shape)), (x, low_res))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("parts",), meta_fields=("k", "join", "show"))
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How k predictions for one image become one. A rule holds no prompt; `Combiner` pairs it with prompts."""
+    """How k predictions for one image become one. A rule holds no prompt; `Combiner` pairs it with prompts.
 
-    k: int  # network evaluations of one image in one step; static
-    spread: Partial  # (x, low_res, level) -> (x, low_res) of every branch [k ...]
-    gather: Partial  # (Prediction [k ...], x, level) -> Prediction
+    A pytree: the numbers and arrays in `parts` are leaves, the rest is static.
+
+    Attributes:
+        k: network evaluations of one image in one step.
+        parts: what the two functions below use, such as a scale, a view, or inner rules.
+        join: `(rule, Prediction [k ...], x, level) -> Prediction`.
+        show: `(rule, x, low_res, level) -> (x, low_res)` of every branch [k ...].
+
+    Example:
+        >>> first = Rule(2, None, lambda rule, prediction, x, level: jax.tree.map(lambda a: a[0], prediction))
+        >>> first.gather(Prediction(jnp.array([5.0, 7.0])), None, None).estimate.item()
+        5.0
+    """
+
+    k: int
+    parts: Any  # any pytree: each rule has its own
+    join: Callable[["Rule", Prediction, Array, Level], Prediction]
+    show: Callable[["Rule", Array, Array | None, Level], Shown] = same_image
+
+    def spread(self, x: Array, low_res: Array | None, level: Level) -> Shown:
+        """Returns what each branch sees [k ...] of an image [h w c] and of its low-res image, if any."""
+        return self.show(self, x, low_res, level)
+
+    def gather(self, prediction: Prediction, x: Array, level: Level) -> Prediction:
+        """Returns one prediction of the k predictions [k ...] for an image x [h w c]."""
+        return self.join(self, prediction, x, level)
 
 
 class Combiner(NamedTuple):

@@ -233,6 +233,104 @@ def test_a_plain_function_may_take_gradients_through_the_network():
     assert np.abs(led - goal[None]).mean() < 0.9 * np.abs(free - goal[None]).mean()
 
 
+def test_a_functions_arrays_may_be_per_image():
+    def guide(texts, one, x, level):
+        u, c = (one(x, level.t, Conditioning(t)) for t in (text(0), texts))
+        return Prediction(u.estimate + 3 * (c.estimate - u.estimate), c.variance)
+
+    texts = jnp.stack([text(1), text(2), text(3)])
+    each = walk(Partial(guide, texts), step.ddpm(), in_axes=0).images
+    for i in range(3):
+        assert_same(each[i], walk(guided(i + 1), step.ddpm()).images[i], 1e-5)
+
+
+def low_res_network(weights, x, t, told):
+    found = network(weights, x, t, told)
+    shift = 0.3 * told.low_res + 0.001 * told.noise_level[:, None, None, None]
+    return found._replace(estimate=found.estimate + shift)
+
+
+@pytest.mark.parametrize("solver", [step.ddpm(), step.ddim()])
+def test_a_function_is_shown_the_low_res_image_like_any_combiner(solver):
+    def plain(one, x, level):
+        return one(x, level.t, Conditioning(text(1)))
+
+    keys, levels = sample.image_keys(jax.random.key(3), 2), schedule.levels(schedule.cosine(), schedule.leading(4))
+    low = jax.random.normal(jax.random.key(4), (2, *SHAPE))
+    network = Partial(low_res_network, denoise().args[0])
+    how = {"solver": solver, "low_res": low, "noise_level": 250}
+    x = sample.start(keys, SHAPE)
+    a, b, dry = (
+        sample.sample(network, keys, x, levels, combiner=c, **(how | settings)).images
+        for c, settings in ((plain, {}), (combine.conditional(text(1)), {}), (plain, {"low_res": -low}))
+    )
+    assert_same(a, b, 1e-5)
+    assert np.abs(a - dry).max() > 1e-3
+
+
+def test_a_function_refuses_branch_batch():
+    with pytest.raises(ValueError, match="branch_batch must be None with a function as combiner, got 2"):
+        walk(lambda one, x, level: one(x, level.t, Conditioning(text(1))), step.ddpm(), branch_batch=2)
+
+
+def primitives(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for sub in jaxprs_in_params(equation.params):
+            yield from primitives(sub)
+
+
+def equations(combiner, solver, levels, shape=(16, 16, 3)):
+    """All operations of the compiled scan."""
+    keys, weights = sample.image_keys(jax.random.key(0), 2), denoise().args[0]
+    x = sample.start(keys, shape)
+    run = lambda keys, x: program(Network(weights, network), keys, x, levels, solver, combiner)
+    return list(primitives(jax.make_jaxpr(run)(keys, x).jaxpr))
+
+
+COSINE = schedule.levels(schedule.cosine(), schedule.leading(6))
+
+
+@pytest.mark.parametrize(
+    ("solver", "levels", "draws"),
+    [
+        (step.ddim(), COSINE, False),
+        (step.dpmpp_2m(), COSINE, False),
+        (step.ddim(predicts=step.velocity), schedule.flow(np.linspace(0, 1, 7)), False),
+        (step.ddim(0.5), COSINE, True),
+        (step.ddpm(), COSINE, True),
+        (step.ddim(), schedule.resample(COSINE, 2, 2), True),
+    ],
+)
+def test_noise_is_drawn_only_where_it_is_used(solver, levels, draws):
+    names = {equation.primitive.name for equation in equations(guided(1), solver, levels)}
+    assert ("random_bits" in names) == draws
+
+
+EXPENSIVE = {
+    **{f"view {name}": lambda view=view: combine.view(view(), guided(1)) for name, view in views.VIEWS.items()},
+    **{
+        f"components {name}": lambda parts=parts: combine.components([(part, guided(1)) for part in parts()])
+        for name, parts in views.FACTORISATIONS.items()
+    },
+}
+
+
+@pytest.mark.parametrize("name", [name for name in EXPENSIVE if "pixel_permute" not in name])
+def test_views_and_components_scatter_and_sort_nothing_in_the_loop(name):
+    found = {equation.primitive.name for equation in equations(EXPENSIVE[name](), step.ddim(), COSINE)}
+    assert not [primitive for primitive in found if "scatter" in primitive or primitive == "sort"]
+
+
+@pytest.mark.parametrize("name", ["components low and high", "components three bands"])
+def test_products_outside_the_network_have_the_highest_precision(name):
+    combiner = combine.mixture([EXPENSIVE[name](), combine.conjunction([text(1)], [2.0], text(0))])
+    products = [e for e in equations(combiner, step.ddim(), COSINE) if e.primitive.name == "dot_general"]
+    ours = [e for e in products if D not in e.invars[0].aval.shape]  # the network's own has the text's width
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    assert len(ours) >= 4 and all(e.params["precision"] == highest for e in ours)
+
+
 def test_compose_and_mixture_refuse_the_wrong_number():
     with pytest.raises(ValueError, match="combiners must have one for each of the rule's 2 branches, got 1"):
         combine.compose(guided(1).rule, [guided(2)])
@@ -304,20 +402,74 @@ def test_iterative_denoise_is_the_rest_of_the_table():
         sample.iterative_denoise(denoise(), keys, iter_to_row(4), levels, i_start=6, combiner=guided(1))
 
 
-def test_nothing_is_traced_again_for_new_values():
-    guide = lambda seed, scale: combine.cfg(text(seed), jnp.float32(scale), text(0))
-    levels = lambda n: schedule.levels(schedule.cosine(), schedule.leading(n))
-
-    def run(seed, scale, steps, network_seed):
-        keys = sample.image_keys(jax.random.key(seed), 2)
-        args = denoise(network_seed), keys, sample.start(keys, (8, 4, 3)), levels(steps)
-        return sample.sample(*args, combiner=guide(seed, scale), solver=step.ddpm(x0_rule=step.threshold())).images
-
-    first = run(1, 3.0, 10, 1)
+def traced(run, *settings):
+    """How often the network is traced for each of `settings`, after the first; and the images of all."""
+    images = [run(**settings[0])]
     traces.clear()
-    others = [run(2, 3.0, 10, 1), run(1, 4.0, 10, 1), run(1, 3.0, 20, 1), run(1, 3.0, 64, 1), run(1, 3.0, 10, 2)]
-    assert not traces
+    images += [run(**other) for other in settings[1:]]
+    return len(traces), images
+
+
+def run(seed=1, scale=3.0, steps=10, network_seed=1, keep_every=0, progress=None):
+    keys = sample.image_keys(jax.random.key(seed), 2)
+    levels = schedule.levels(schedule.cosine(), schedule.leading(steps))
+    how = {"combiner": combine.cfg(text(seed), scale, text(0)), "solver": step.ddpm(x0_rule=step.threshold())}
+    how |= {"keep_every": keep_every, "progress": progress}
+    return sample.sample(denoise(network_seed), keys, sample.start(keys, (8, 4, 3)), levels, **how).images
+
+
+def test_nothing_is_traced_again_for_new_values():
+    settings = [{}, {"seed": 2}, {"scale": 4.0}, {"steps": 20}, {"steps": 64}, {"network_seed": 2}]
+    again, (first, *others) = traced(run, *settings)
+    assert again == 0
     assert all(np.abs(first - other).max() > 1e-3 for other in others)
+
+
+@pytest.mark.parametrize("number", [3, np.int64(3), np.float32(3), np.float64(3), jnp.float32(3), jnp.int32(3)])
+def test_a_number_is_one_program_whatever_its_type(number):
+    again, (first, other) = traced(run, {"scale": 3.0}, {"scale": number})
+    assert again == 0
+    np.testing.assert_array_equal(first, other)
+
+
+NUMBERS = {
+    "cfg": lambda n: combine.cfg(text(1), n, text(0)),
+    "cfg, rescaled": lambda n: combine.cfg(text(1), n, text(0), rescale=n),
+    "cfg between": lambda n: combine.cfg(text(1), combine.between(n, n, n), text(0)),
+    "conjunction": lambda n: combine.conjunction([text(1), text(2)], [n, n], text(0)),
+    "mixture": lambda n: combine.mixture([guided(1), guided(2)], [n, n]),
+    "low_pass": lambda n: combine.components({views.low_pass(n): guided(1), views.high_pass(n): guided(2)}),
+    "scale": lambda n: combine.components({views.scale(n): guided(1), views.scale(n): guided(2)}),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_constructors_give_numbers_a_strong_type(name):
+    """Weak and strong types, and other dtypes, are other programs: all leaves of a combiner have one."""
+    types = {
+        tuple((leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(NUMBERS[name](n)))
+        for n in (3, 3.0, np.float64(3), np.int64(3), jnp.float32(3))
+    }
+    assert len(types) == 1 and not any(weak for _, weak in next(iter(types)))
+
+
+@pytest.mark.parametrize("settings", [{"keep_every": 1}, {"keep_every": 5}, {"progress": lambda done, n: None}])
+def test_kept_images_and_progress_are_one_program_for_all_numbers_of_steps(settings):
+    others = [{"steps": steps, "keep_every": keep} for steps in (10, 20, 33) for keep in (1, 2, 7)]
+    again, images = traced(run, settings, *others)
+    assert again == 0 and len(images) == 10
+
+
+def test_a_nested_combiner_holds_its_branches_and_nothing_else():
+    """The leaves of an anagram of hybrids at T5-XXL's size: each prompt once a branch, and small numbers."""
+    prompt = lambda seed: jnp.full((77, 4096), seed, jnp.float32)
+    guide = lambda seed: combine.cfg(prompt(seed), 7.0, prompt(0))
+    hybrid = lambda a, b: combine.components([(views.low_pass(), guide(a)), (views.high_pass(), guide(b))])
+    anagram = combine.mean([hybrid(1, 2), combine.view(views.patch_permute(), hybrid(3, 4))])
+    leaves = sorted(leaf.nbytes for leaf in jax.tree.leaves(anagram))
+    assert leaves[-1] == combine.size(anagram) * 77 * 4096 * 4 == anagram.conditioning.text.nbytes
+    assert sum(leaves[:-1]) < 600  # the two orders of the view's 64 patches, and small numbers
+    assert len(leaves) == 1 + 4 + 1 + 4 + 4  # text; scales; the mean's weights; sigmas; the view's orders and signs
 
 
 def test_the_network_is_called_once_a_step_whatever_the_nesting():
@@ -511,7 +663,7 @@ def test_every_parametrisation_means_the_same_clean_image(predicts):
 
 
 def test_learned_needs_a_variance():
-    with pytest.raises(ValueError, match="variance=learned needs a network that predicts it"):
+    with pytest.raises(ValueError, match="variance=learned needs a network that predicts a variance"):
         step.learned(None, step.Constants(0, 0, 0, 0, 0))
 
 

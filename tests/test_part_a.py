@@ -78,7 +78,7 @@ def test_prompts_from_a_file_take_the_place_of_its_own(tmp_path):
         ('{"neutral": ["a"]}', r'has neutral \["a"\], accepted is in the form of "a red three"'),
         ('{"hybrids": [["a", "b"]]}', r'has hybrids \[\["a", "b"\]\], accepted is in the form of \[\["a '),
         ('{"sampling": ["a", "b", 3]}', r'has sampling \["a", "b", 3\]'),
-        (json.dumps({"anagrams": [["mirror", "a", "b"]] * 3}), "has the views mirror, accepted are identity, flip"),
+        (json.dumps({"anagrams": [["mirrored", "a", "b"]] * 3}), "has the views mirrored, accepted are identity, flip"),
     ],
 )
 def test_prompts_that_do_not_fit_are_named(text, message, tmp_path):

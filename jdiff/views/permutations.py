@@ -35,7 +35,8 @@ def permutation(index: Index, sign: float = 1.0, inverse: Index | None = None) -
     index = index if isinstance(index, Partial) else Partial(index)
     back = Partial(_inverse, index) if inverse is None else inverse
     back = back if isinstance(back, Partial) else Partial(back)
-    return View(Partial(_permute, index, sign), Partial(_unpermute, back, sign))
+    factor = jnp.asarray(sign, float)
+    return View(Partial(_permute, index, factor), Partial(_unpermute, back, factor))
 
 
 def identity() -> View:
@@ -75,7 +76,8 @@ def negate() -> View:
 
 def skew(slope: float = 1.5) -> View:
     """Returns the view that rolls column j down by `slope` j pixels."""
-    return permutation(Partial(_skewed, jnp.float32(slope), 1), inverse=Partial(_skewed, jnp.float32(slope), -1))
+    there, back = (Partial(roll, jnp.asarray(slope, float)) for roll in (_rolled_down, _rolled_up))
+    return permutation(there, inverse=back)
 
 
 def inner_circle() -> View:
@@ -123,11 +125,11 @@ def jigsaw(seed: int = 0) -> View:
     return permutation(there, inverse=back)
 
 
-def _permute(index: Partial, sign: float, x: Array) -> Array:
-    return jnp.asarray(sign, x.dtype) * _gather(x, index)
+def _permute(index: Partial, sign: Array, x: Array) -> Array:
+    return sign.astype(x.dtype) * _gather(x, index)
 
 
-def _unpermute(back: Partial, sign: float, prediction: Prediction) -> Prediction:
+def _unpermute(back: Partial, sign: Array, prediction: Prediction) -> Prediction:
     estimate = _permute(back, sign, prediction.estimate)
     return Prediction(estimate, None if prediction.variance is None else _gather(prediction.variance, back))
 
@@ -187,9 +189,14 @@ def _hinged(grid: np.ndarray) -> np.ndarray:
     return moved
 
 
-def _skewed(slope: Array, direction: int, h: int, w: int) -> Array:
+def _rolled_down(slope: Array, h: int, w: int) -> Array:
     y, x = jnp.mgrid[:h, :w]
-    return ((y - direction * (slope * x).astype(int)) % h * w + x).ravel()
+    return ((y - (slope * x).astype(int)) % h * w + x).ravel()
+
+
+def _rolled_up(slope: Array, h: int, w: int) -> Array:
+    y, x = jnp.mgrid[:h, :w]
+    return ((y + (slope * x).astype(int)) % h * w + x).ravel()
 
 
 def _patches(order: Array, h: int, w: int) -> Array:
