@@ -394,7 +394,13 @@ def cascade(
     rows = [steps or _steps(stage1, sampler), given.get("steps") or _steps(stage2, given.get("sampler"))]
     calls = -(-n * len(guided) // (images_at_once or n * len(guided)))
     total = calls * sum(rows)
-    told = lambda before: None if progress is None else lambda done, _: progress(before + done, total)
+
+    def told(before: int) -> Progress | None:
+        if progress is None:
+            return None
+        show = progress
+        return lambda done, _: show(before + done, total)
+
     first = generate(
         stage1, prompts, key, steps=steps, guidance=guidance, negative=negative, sampler=sampler, keep=keep,
         progress=told(0), **how,
@@ -439,28 +445,33 @@ def _plan(
     sampler_found = find_sampler(model.defaults.sampler if sampler is None else sampler)
     steps = _steps(model, sampler) if steps is None else checks.whole("steps", steps)
     levels = sampler_found.table(model.schedule, steps)
-    if isinstance(prompts, np.ndarray) and prompts.ndim == 1:
-        prompts = prompts.tolist()
-    many = isinstance(prompts, Sequence) and not isinstance(prompts, str | Combiner) and len(prompts) > 0
-    if many and all(isinstance(prompt, str) for prompt in prompts):
-        combiner, p = _stacked(model.guided(prompts, guidance, negative)), len(prompts)
-    elif isinstance(prompts, Combiner) or (many and all(isinstance(prompt, Combiner) for prompt in prompts)):
-        given = [prompts] if isinstance(prompts, Combiner) else list(prompts)
-        combiner, p = _stacked(given), len(given)
-    elif callable(prompts):
-        combiner, p = as_partial(prompts), 1
-    else:
-        raise ValueError(
-            "prompts must be a list of one prompt or more, such as ['a red three'], or Combiners, or a function "
-            f"(denoise, x, level) -> Prediction, got {prompts!r}"
-        )
-    if not (many and isinstance(prompts[0], str)) and (guidance is not None or negative):
-        name, value = ("guidance", guidance) if guidance is not None else ("negative", negative)
-        raise ValueError(f"{name} must not be given with a combiner, which has its own, got {value!r}")
+    combiner, p = _combining(model, prompts, guidance, negative)
     keys = fold_in_each(key, jnp.arange(p))
     keys = jnp.concatenate([image_keys(k, n) for k in keys])
     solver = sampler_found.solver(model.x0_rule, model.predicts)
     return _Plan(combiner, p, n, keys, levels, solver)
+
+
+def _combining(model: "Model", prompts: Prompts, guidance: float | None, negative: str) -> tuple[Combining, int]:
+    """The combiner of prompts, or what stands in their place; and how many there are."""
+    many = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str | Combiner) else []
+    if isinstance(prompts, np.ndarray) and prompts.ndim == 1:
+        many = prompts.tolist()
+    texts = [prompt for prompt in many if isinstance(prompt, str)]
+    if texts and len(texts) == len(many):
+        return _stacked(model.guided(texts, guidance, negative)), len(texts)
+    if guidance is not None or negative:
+        name, value = ("guidance", guidance) if guidance is not None else ("negative", negative)
+        raise ValueError(f"{name} must not be given with a combiner, which has its own, got {value!r}")
+    given = [prompts] if isinstance(prompts, Combiner) else [one for one in many if isinstance(one, Combiner)]
+    if given and len(given) == max(len(many), 1):
+        return _stacked(given), len(given)
+    if callable(prompts):
+        return as_partial(prompts), 1
+    raise ValueError(
+        "prompts must be a list of one prompt or more, such as ['a red three'], or Combiners, or a function "
+        f"(denoise, x, level) -> Prediction, got {prompts!r}"
+    )
 
 
 def _steps(model: "Model", sampler: str | Sampler | None) -> int:

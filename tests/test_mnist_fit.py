@@ -95,8 +95,8 @@ def test_the_objective_is_the_courses(name):
 
 
 def _objective(recipe, width, train=None):
-    apply, _ = recipe.network(width, fitting_conv())
-    functions = map(jax.tree_util.Partial, (recipe.levels, recipe.target, train or apply.train))
+    train = train or recipe.training(width, fitting_conv())
+    functions = map(jax.tree_util.Partial, (recipe.levels, recipe.target, train))
     levels, target, train = functions
     return jax.tree_util.Partial(objectives.regression, levels, target, jnp.float32(recipe.dropout), train)
 

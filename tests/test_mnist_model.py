@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from jdiff import sample, step
+from jdiff import combine, sample, step
 from jdiff.cli import main as cli
 from jdiff.images import read_settings
 from jdiff.mnist import model, recipes
@@ -36,7 +36,7 @@ def _walk(recipe, x, noises, c, scale):
     solver = step.ddpm(step.large, draw=lambda key, shape, dtype: next(left)) if noises else recipe.solver()
     rows = solver.table(recipe.table(len(noises) or 7))
     combiner = jax.tree.map(lambda a: a[0], model.guided(jnp.array([c]), scale))
-    estimate = sample.combine.denoiser(_network, combiner)
+    estimate = combine.denoiser(_network, combiner)
     state = solver.init(x)
     for i in range(len(rows.level.t)):
         row = jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), rows)
@@ -89,7 +89,7 @@ def test_the_exact_network_of_gaussian_data_gives_its_variance(kind, name):
     digits = model.Digits(Partial(exact), recipe._replace(unscale=recipes.as_it_is), {})
     made = sample.sample(
         digits.network, keys := sample.image_keys(jax.random.key(0), 6), sample.start(keys, (28, 28, 1)),
-        recipe.table(steps), combiner=sample.combine.conditional(one_hot(jnp.array([-1]))[0]), solver=recipe.solver(),
+        recipe.table(steps), combiner=combine.conditional(one_hot(jnp.array([-1]))[0]), solver=recipe.solver(),
     ).images  # fmt: skip
     assert abs(float(made.var()) - s2) < 0.04
 
@@ -168,7 +168,10 @@ BAD = [
     (("sample", "denoise", "-o", "a.png"), "KIND is denoise"),
     (("sample", "class", "-o", "a.gif"), "-o is a.gif"),
     (("sample", "class", "-o", "a.png", "--steps", "0"), "--steps is 0"),
-    (("sample", "class", "-o", "a.png", "--recipe", "spec", "--steps", "500"), "steps is 500"),
+    (
+        ("sample", "class", "-o", "a.png", "--recipe", "spec", "--steps", "500"),
+        "between 1 and 300, got 500",
+    ),
     (("train", "class", "--epochs", "2", "--keep-epochs", "3"), "--keep-epochs is 3"),
     (("sample", "class", "-o", "a.png", "--model", "none"), "model is 'none'"),
     (("sample", "flow-class", "-o", "a.png", "--recipe", "best"), "model is 'flow-class-best'"),

@@ -33,14 +33,14 @@ CONFIGS = {
     ],
 )  # fmt: skip
 def test_the_counts_are_the_courses(width, kind, parameters):
-    _, abstract = recipes()[kind, "spec"].network(width, lax.conv_general_dilated)
+    abstract = recipes()[kind, "spec"].network(width, lax.conv_general_dilated).params
     assert sum(a.size for a in jax.tree.leaves(abstract["params"])) == parameters
 
 
 def test_what_is_initialised_is_what_is_abstract():
     for (kind, name), recipe in recipes().items():
         width = 16 if name == "best" else 2
-        shapes = jax.tree.map(lambda a: (a.shape, a.dtype.name), recipe.network(width, lax.conv_general_dilated)[1])
+        shapes = jax.tree.map(lambda a: (a.shape, a.dtype.name), recipe.network(width, lax.conv_general_dilated).params)
         made = jax.eval_shape(lambda key, recipe=recipe, width=width: recipe.init(width, key), jax.random.key(0))
         assert jax.tree.map(lambda a: (a.shape, a.dtype.name), made) == shapes, kind
 
@@ -103,7 +103,7 @@ def test_it_is_the_courses_network(kind, conv, x64):
     config = unet.Config(3, *[getattr(CONFIGS[kind], name) for name in ("time", "classes", "multiply")])
     torch, oracle = _oracle(config)
     params = _copied(torch, oracle, unet.init(config, jax.random.key(0)))
-    apply = unet.training(config, conv)
+    apply, train = unet.unet(config, conv).apply, unet.training(config, conv)
     x, t, told = _inputs()
     theirs = (torch.tensor(np.array(a)) for a in (x.transpose(0, 3, 1, 2), t, told.text[:, 0]))
     theirs = list(theirs)
@@ -116,7 +116,7 @@ def test_it_is_the_courses_network(kind, conv, x64):
     (want**2).mean().backward()
 
     def loss(params):
-        prediction, pull = apply(params, x, t, told)
+        prediction, pull = train(params, x, t, told)
         return (prediction.estimate**2).mean() + pull, prediction.estimate
 
     gradient, seen = jax.jit(jax.grad(loss, has_aux=True))(params)
@@ -143,7 +143,7 @@ def test_another_size_is_refused():
     made = unet.unet(unet.Config(2))
     apply, abstract = made.apply, made.params
     params = jax.tree.map(lambda a: jnp.zeros(a.shape), abstract)
-    with pytest.raises(ValueError, match=r"x has shape \(1, 32, 32, 1\), accepted is \[n 28 28 1\]"):
+    with pytest.raises(ValueError, match=r"x must have shape \[n 28 28 1\], got \(1, 32, 32, 1\)"):
         apply(params, jnp.zeros((1, 32, 32, 1)), jnp.zeros(1), Conditioning(jnp.zeros((1, 1, 10))))
 
 

@@ -115,7 +115,7 @@ def from_signed(x: Array) -> Array:
 
 def _courses(config: unet.Config, **how: Any) -> Recipe:
     dropout = CLASS_DROPOUT if config.classes else 1.0
-    network, training, init = (partial(f, config) for f in (_network, _training, _init))
+    network, training, init = partial(_network, config), partial(_training, config), partial(_init, config)
     return Recipe(
         network=network, training=training, init=init, scale=to_floats, unscale=as_it_is, dropout=dropout, decay=0.0,
         **how,

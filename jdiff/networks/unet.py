@@ -406,6 +406,8 @@ class UNet(nnx.Module):
         width = self.config.block_out_channels[0]
         time = self.time_embedding(sinusoid(t, width).astype(dtype))
         if self.class_embedding is not None:
+            if conditioning.noise_level is None:
+                raise ValueError("a network of stage 2 needs a noise_level in its conditioning, got None")
             time = time + self.class_embedding(sinusoid(conditioning.noise_level, width).astype(dtype))
         time = time + text.pooled
         if self.config.time_embedding_act_fn is not None:

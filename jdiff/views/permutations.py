@@ -136,7 +136,7 @@ def _unpermute(back: Partial, sign: Array, prediction: Prediction) -> Prediction
 
 def _gather(x: Array, index: Partial) -> Array:
     h, w, c = x.shape
-    pixels = x.reshape(h * w, c).at[index(h, w)].get(mode="promise_in_bounds", unique_indices=True)
+    pixels = jnp.asarray(x).reshape(h * w, c).at[index(h, w)].get(mode="promise_in_bounds", unique_indices=True)
     return pixels.reshape(h, w, c)
 
 
