@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -65,13 +66,30 @@ def over_devices() -> Mesh | None:
 
 def split_rows(mesh: Mesh, tree: Tree) -> Tree:
     """Returns arrays [n ...] whose rows are split over the mesh's data axis."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(DATA)))
+    return place(tree, NamedSharding(mesh, PartitionSpec(DATA)))
 
 
 def replicate(mesh: Mesh, tree: Tree) -> Tree:
     """Returns arrays that every device has whole. Arrays that are laid out over this mesh already stay as they are."""
     whole = NamedSharding(mesh, PartitionSpec())
-    put = lambda a: a if getattr(getattr(a, "sharding", None), "mesh", None) == mesh else jax.device_put(a, whole)
+    on_mesh = lambda a: getattr(getattr(a, "sharding", None), "mesh", None) == mesh
+    return jax.tree.map(lambda a: a if on_mesh(a) else place(a, whole), tree)
+
+
+def place(tree: Tree, sharding: NamedSharding) -> Tree:
+    """Returns arrays in a layout over devices of one or several processes.
+
+    With several processes, each has to pass the same arrays.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def put(a: Any) -> jax.Array:  # a NumPy array, or one of JAX's, keys included
+        if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(a)), impl=jax.random.key_impl(a))
+        values = np.asarray(a)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
     return jax.tree.map(put, tree)
 
 

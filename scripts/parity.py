@@ -27,7 +27,6 @@ from flax import nnx
 
 from jdiff.checkpoints import convert, int8
 from jdiff.networks import t5, unet
-from jdiff.networks.pure import Apply
 from jdiff.networks.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP
 from jdiff.types import Conditioning
 
@@ -302,7 +301,7 @@ def call_theirs(module: Any, x: torch.Tensor, t: torch.Tensor, text: torch.Tenso
     return nhwc(module(nchw(x), t, text, **labels).sample)
 
 
-def call_ours(apply: Apply, params: dict, x: jax.Array, t: jax.Array, text: jax.Array, *low: jax.Array):
+def call_ours(apply: Callable, params: dict, x: jax.Array, t: jax.Array, text: jax.Array, *low: jax.Array):
     return jnp.concatenate(apply(params, x, t, Conditioning(text, *low)), axis=-1)
 
 

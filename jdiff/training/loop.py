@@ -1,187 +1,234 @@
-"""The library's one training loop: state, EMA, checkpoints, resume, mesh. Objectives and data are passed in."""
+"""The library's one training loop: state, EMA, checkpoints, resume, several devices and processes.
 
-import math
-import shutil
-from collections.abc import Callable
+Objectives and data are passed in. Everything depends on the run's key and the number of the update alone, so a run that
+is stopped or killed and then resumed ends with the same bits as one that is not.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from jdiff.types import Array, as_partial
+from jdiff import mesh as meshes
+from jdiff.keys import as_key
+from jdiff.mesh import DATA
+from jdiff.training.checkpoints import Checkpoints, fingerprint
+from jdiff.types import Array, Params, as_partial
+
+# A batch, and what batches are cut from: pytrees of arrays of the caller's own.
+Batch = Any
+# `(params, key, batch) -> (loss, metrics)`, both in the compiled loop.
+Objective = Callable[[Params, Array, Batch], tuple[Array, dict[str, Array]]]
 
 
 class Batches(NamedTuple):
-    """Where training's batches come from, if a key alone does not make them."""
+    """Data that a key alone does not make: an order of rows, or rows that the host reads.
 
-    ahead: Callable  # (first, n) -> what updates first to first + n - 1 are cut from, on the host: arrays
-    batch: Callable  # (key, ahead, i) -> batch of update first + i, in the compiled loop; may be a Partial
+    Attributes:
+        ahead: `(first, n) -> arrays` on the host, from which updates `first` to `first + n - 1` cut their batches. It
+            is called for the next updates while the device computes.
+        batch: `(key, ahead, i) -> batch` of update `first + i`, in the compiled loop. It may be a Partial.
+        per_process: whether `ahead` returns this process's share of each batch, [n rows ...]. Otherwise every process
+            must return the same arrays, which is checked once.
+    """
+
+    ahead: Callable[[int, int], Any]
+    batch: Callable[[Array, Any, Array], Batch]
+    per_process: bool = False
 
 
 class TrainState(NamedTuple):
     """All that training carries, and all that a checkpoint holds."""
 
-    step: Array  # [] how many updates were made
+    step: Array  # [] number of updates made
     key: Array  # the run's key data; update i draws from fold_in(key, i)
-    params: Any
-    optimizer: Any
-    ema: Any  # running mean of params: what is shipped
+    params: Params
+    optimizer: Any  # optax's state
+    ema: Params  # exponential moving average of the parameters, in float32 or better: what is shipped
 
 
-def start(params: Any, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """The state before the first update.
+def start(params: Params, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    """Returns the state before the first update.
 
-    >>> int(start({"w": jnp.ones(3)}, optax.sgd(1.0), jax.random.key(0)).step)
-    0
+    Args:
+        params: initial parameters, which are copied.
+        optimizer: from optax.
+        key: the run's random key.
+
+    Example:
+        >>> int(start({"w": jnp.ones(3)}, optax.sgd(1.0), jax.random.key(0)).step)
+        0
     """
-    copy = jax.tree.map(jnp.array, params)
-    return TrainState(jnp.zeros((), jnp.int32), jax.random.key_data(key), params, optimizer.init(params), copy)
+    params = jax.tree.map(jnp.array, params)
+    ema = jax.tree.map(lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32)), params)
+    return TrainState(jnp.zeros((), jnp.int32), jax.random.key_data(as_key(key)), params, optimizer.init(params), ema)
 
 
 def update(
-    state: TrainState, objective: Callable, data: Callable, optimizer: Any, decay: float, mesh: Mesh | None
+    state: TrainState,
+    objective: Objective,
+    data: Callable[[Array], Batch],
+    optimizer: optax.GradientTransformation,
+    decay: float,
+    mesh: Mesh | None,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One update: a batch from `data(key)`, the gradient of `objective`, the optimizer, the running mean."""
-    data_key, loss_key = jax.random.split(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step))
+    """Makes one update: a batch from `data(key)`, the gradient of `objective`, the optimizer, the EMA.
+
+    Returns:
+        The next state, and the metrics: loss, gradient_norm, and those of the objective.
+
+    Reference:
+        The EMA's warm-up, (1 + step) / (10 + step), is TensorFlow's `ExponentialMovingAverage` with `num_updates`.
+    """
+    data_key, loss_key = jax.random.split(jax.random.fold_in(as_key(state.key), state.step))
     batch = data(data_key)
     if mesh is not None:
-        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec("data")))
+        batch = jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(DATA)))
     (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.params, loss_key, batch)
     change, moments = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, change)
-    d = jnp.minimum(decay, (1 + state.step) / (10 + state.step))  # early on a mean of few
-    ema = jax.tree.map(lambda mean, new: d * mean + (1 - d) * new, state.ema, params)
-    norm = jnp.sqrt(jax.tree.reduce(lambda total, g: total + jnp.sum(g**2), gradient, jnp.zeros(())))
-    metrics = {"loss": loss, "gradient_norm": norm, **metrics}
+    kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))  # early on, an average of few
+    wide = jax.tree.map(lambda p, mean: p.astype(mean.dtype), params, state.ema)
+    ema = optax.incremental_update(wide, state.ema, 1 - kept)
+    metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **metrics}
     return TrainState(state.step + 1, state.key, params, moments, ema), metrics
 
 
 @partial(jax.jit, static_argnames=("optimizer", "decay", "mesh", "n"), donate_argnames="state")
-def _updates(state, objective, batch, ahead, *, optimizer, decay, mesh, n):
-    def body(state, i):
+def _updates(
+    state: TrainState, objective: Objective, batch: Partial, ahead: Any, *, optimizer: optax.GradientTransformation,
+    decay: float, mesh: Mesh | None, n: int,
+) -> tuple[TrainState, dict[str, Array]]:  # fmt: skip
+    def body(state: TrainState, i: Array) -> tuple[TrainState, dict[str, Array]]:
         return update(state, objective, lambda key: batch(key, ahead, i), optimizer, decay, mesh)
 
     return jax.lax.scan(body, state, jnp.arange(n))
 
 
-def _made_by_key(data: Partial, key: Array, ahead: Any, i: Array) -> Any:
-    del ahead, i
-    return data(key)
-
-
 def train(
     state: TrainState,
-    objective: Callable,
-    data: Callable | Batches,
+    objective: Objective,
+    data: Callable[[Array], Batch] | Batches,
     optimizer: optax.GradientTransformation,
     *,
     steps: int,
     decay: float = 0.999,
     every: int = 50,
-    report: Callable[[int, dict], Any] = lambda step, metrics: None,
+    report: Callable[[int, dict[str, np.ndarray]], bool | None] = lambda step, metrics: None,
     checkpoints: str | Path | None = None,
     save_every: int = 500,
+    settings: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """The state after `steps` updates in all, resumed from the newest checkpoint in `checkpoints`, if any.
+    """Trains up to a number of updates, from the newest checkpoint if there is one.
 
-    `objective` is `(params, key, batch) -> (loss, metrics)`, `data` is `(key) -> batch [n ...]`, or `Batches` where an
-    order is to be kept or the host reads; functions may be `jax.tree_util.Partial`s over arrays, which then stay
-    arguments of the compiled loop. `report` is called every `every` updates, and before each checkpoint, with the
-    number of the last and the metrics [up to `every`] of all since; where it returns True, training ends there.
-    Checkpoints are made every `save_every` updates and at the end. A run that is stopped or killed and then resumed
-    ends bit-equal to one that is not. With a mesh, batches are cut along its axis "data".
+    The caller's arrays stay as they are.
 
-    Raises FloatingPointError, naming the update, at the first loss that is not finite, and OSError where a checkpoint
-    cannot be written; what was saved before stays. Raises ValueError for checkpoints of another network.
+    Args:
+        state: from `start`. It says what a checkpoint must hold.
+        objective: `(params, key, batch) -> (loss, metrics)`. It may be a Partial, whose arrays are then arguments of
+            the compiled loop.
+        data: `(key) -> batch [n ...]`, or `Batches`.
+        optimizer: from optax.
+        steps: updates in all, those of the checkpoint included.
+        decay: of the EMA of the parameters; 0 keeps the last ones.
+        every: updates between reports.
+        report: called with the number of the last update and the metrics of all since the last report, on the first
+            process only. Where it returns True, training ends.
+        checkpoints: folder for checkpoints. Each is complete or not there.
+        save_every: updates between checkpoints; there is one at the end too.
+        settings: what else makes this run what it is, as JSON: a checkpoint of other settings is refused.
+        mesh: devices, of one or several processes, over whose axis "data" each batch is split.
 
-    >>> objective = lambda params, key, batch: (jnp.sum((params - batch) ** 2), {})
-    >>> optimizer = optax.sgd(0.1)
-    >>> state = start(jnp.zeros(2), optimizer, jax.random.key(0))
-    >>> train(state, objective, lambda key: jnp.ones(2), optimizer, steps=100, every=10).params.round(3).tolist()
-    [1.0, 1.0]
+    Returns:
+        The state after the last update.
+
+    Raises:
+        FloatingPointError: a loss is not finite; the message names the update. Checkpoints stay.
+        OSError: a checkpoint cannot be written. Earlier ones stay.
+        ValueError: the folder holds checkpoints of another run.
+
+    Example:
+        >>> objective = lambda params, key, batch: (jnp.sum((params - batch) ** 2), {})
+        >>> optimizer = optax.sgd(0.1)
+        >>> state = start(jnp.zeros(2), optimizer, jax.random.key(0))
+        >>> train(state, objective, lambda key: jnp.ones(2), optimizer, steps=100, every=10).params.round(3).tolist()
+        [1.0, 1.0]
     """
     objective = as_partial(objective)
     data = data if isinstance(data, Batches) else Batches(_nothing_ahead, Partial(_made_by_key, as_partial(data)))
     batch = as_partial(data.batch)
-    saved = _Checkpoints(checkpoints) if checkpoints is not None else None
-    if saved is not None:
-        state = saved.newest(state)
-    if mesh is not None:
-        state, objective, batch = jax.device_put((state, objective, batch), NamedSharding(mesh, PartitionSpec()))
-    done = int(state.step)
-    while done < steps:
-        since = done % save_every  # reports are counted from checkpoints, so that there are few lengths to compile
-        n = min(every - since % every, save_every - since, steps - done)
-        ahead = data.ahead(done, n)
-        state, metrics = _updates(state, objective, batch, ahead, optimizer=optimizer, decay=decay, mesh=mesh, n=n)
-        metrics = jax.device_get(metrics)
-        if not all(map(math.isfinite, metrics["loss"])):
-            first = next(i for i, loss in enumerate(metrics["loss"]) if not math.isfinite(loss))
-            raise FloatingPointError(f"the loss of update {done + first} is {metrics['loss'][first]}")
-        done += n
-        enough = report(done, metrics) is True
-        if saved is not None and (done % save_every == 0 or done == steps or enough):
-            saved.save(done, state)
-        if enough:
-            break
+    whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    place = (lambda tree: tree) if whole is None else lambda tree: meshes.place(tree, whole)
+    with ExitStack() as stack:
+        saved = None
+        if checkpoints is not None:
+            run = fingerprint(state, objective, decay, settings)
+            saved = stack.enter_context(Checkpoints(checkpoints, run))
+        found = None if saved is None else saved.newest(state, whole)
+        state = place(jax.tree.map(jnp.array, state)) if found is None else found  # a copy: the loop takes it over
+        objective, batch = place(objective), place(batch)
+        done = int(state.step)
+        ahead = None
+        while done < steps:
+            n = _updates_until(done, steps, every, save_every)
+            ahead = _ahead(data, mesh, done, n) if ahead is None else ahead
+            state, metrics = _updates(state, objective, batch, ahead, optimizer=optimizer, decay=decay, mesh=mesh, n=n)
+            following = _updates_until(done + n, steps, every, save_every)
+            ahead = _ahead(data, mesh, done + n, following) if following else None  # while the device computes
+            metrics = jax.device_get(metrics)
+            if not np.isfinite(metrics["loss"]).all():
+                first = int(np.argmin(np.isfinite(metrics["loss"])))
+                raise FloatingPointError(f"the loss of update {done + first} is {metrics['loss'][first]}")
+            done += n
+            enough = _agreed(jax.process_index() == 0 and report(done, metrics) is True)
+            if saved is not None and (done % save_every == 0 or done == steps or enough):
+                saved.save(done, state)
+            if enough:
+                break
     return state
+
+
+def _updates_until(done: int, steps: int, every: int, save_every: int) -> int:
+    """Updates up to the next report, checkpoint or the end."""
+    since = done % save_every  # reports are counted from checkpoints, so that there are few lengths to compile
+    return min(every - since % every, save_every - since, steps - done)
+
+
+def _ahead(data: Batches, mesh: Mesh | None, first: int, n: int) -> Any:
+    """What the next updates cut their batches from, as arrays of all processes."""
+    ahead = data.ahead(first, n)
+    if jax.process_count() == 1 or ahead is None:
+        return ahead
+    if mesh is None:
+        raise ValueError("mesh must be given with several processes; jdiff.mesh.make() has all devices")
+    if data.per_process:
+        rows = NamedSharding(mesh, PartitionSpec(None, DATA))
+        return jax.tree.map(lambda a: jax.make_array_from_process_local_data(rows, np.asarray(a)), ahead)
+    multihost_utils.assert_equal(ahead, "Batches.ahead must return the same on every process, or set per_process")
+    return meshes.replicate(mesh, ahead)
+
+
+def _agreed(enough: bool) -> bool:
+    """The first process's decision, on every process."""
+    if jax.process_count() == 1:
+        return enough
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(enough)))
 
 
 def _nothing_ahead(first: int, n: int) -> None:
     del first, n
 
 
-class _Checkpoints:
-    """The two newest states in a folder, each complete or not there: Orbax writes beside and renames."""
-
-    def __init__(self, folder: str | Path):
-        import orbax.checkpoint as ocp
-
-        self.folder = Path(folder).absolute()
-        self.orbax: Any = ocp
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, cleanup_tmp_directories=True, enable_async_checkpointing=False
-        )
-        self.manager = ocp.CheckpointManager(self.folder, options=options)
-
-    def newest(self, state: TrainState) -> TrainState:
-        """The newest state saved, or `state`, which says what is accepted."""
-        step = self.manager.latest_step()
-        if step is None:
-            return state
-        kept = self.orbax.StandardCheckpointer().metadata(self.folder / str(step) / "default").item_metadata.tree
-        there, wanted = (_shapes(tree) for tree in (kept["params"], state.params))
-        if other := sorted(name for name in there.keys() | wanted.keys() if there.get(name) != wanted.get(name)):
-            name = other[0]
-            raise ValueError(
-                f"checkpoints is {self.folder}, which holds another network's state: {name} is {there.get(name)}, "
-                f"accepted is {wanted.get(name)}"
-            )
-        found: Any = self.manager.restore(step, args=self.orbax.args.StandardRestore(state))
-        return found
-
-    def save(self, step: int, state: TrainState) -> None:
-        before = self.manager.latest_step()
-        wanted, free = sum(a.nbytes for a in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
-        try:
-            if free < wanted:  # said beforehand: Orbax leaves pages of traces behind it
-                raise OSError(f"it takes {wanted:,} bytes, and {free:,} are free")
-            self.manager.save(step, args=self.orbax.args.StandardSave(state), force=True)
-        except (OSError, ValueError) as error:  # Orbax has tensorstore's ValueError for a disk that is full
-            kept = "nothing was kept before" if before is None else f"that of update {before} is kept"
-            why = str(error).splitlines()[0]
-            raise OSError(
-                f"the checkpoint of update {step} cannot be written to {self.folder}, {kept}: {why}"
-            ) from error
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """{path: shape}; Orbax has numbers among the keys of a dict as text."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path).replace("'", ""): tuple(leaf.shape) for path, leaf in leaves}
+def _made_by_key(data: Partial, key: Array, ahead: None, i: Array) -> Batch:
+    del ahead, i
+    return data(key)

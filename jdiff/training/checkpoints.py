@@ -1,0 +1,174 @@
+"""Checkpoints of training: Orbax's, with a fingerprint of the run that they belong to."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+from jax.tree_util import Partial
+
+from jdiff.images import beside
+
+# Arrays of more bytes count in a fingerprint by shape and dtype alone.
+DIGESTED = 2**20
+FINGERPRINT = "fingerprint.json"
+
+
+def fingerprint(state: Any, objective: Partial, decay: float, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns what makes a run what it is, as JSON.
+
+    Args:
+        state: a `TrainState`, whose shapes, dtypes and key count.
+        objective: its functions count by name, and its arrays by content.
+        decay: of the EMA.
+        settings: the caller's own.
+
+    Raises:
+        ValueError: the settings are no JSON.
+    """
+    try:
+        own = json.loads(json.dumps(dict(settings or {})))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"settings must be JSON: {error}") from error
+    shapes = {name: f"{np.dtype(leaf.dtype).name} {list(np.shape(leaf))}" for name, leaf in _named(state).items()}
+    return {
+        "key": np.asarray(state.key).tolist(),
+        "decay": float(decay),
+        "objective": _names(objective),
+        "objective's arrays": _digest(objective),
+        "settings": own,
+        "state": shapes,
+    }
+
+
+class Checkpoints:
+    """The two newest states in a folder, each complete or not there. A context, which closes Orbax's manager.
+
+    Raises:
+        ValueError: on entry, where the folder holds checkpoints of another run.
+    """
+
+    def __init__(self, folder: str | Path, run: dict[str, Any]):
+        import orbax.checkpoint as ocp
+
+        self.folder = Path(folder).absolute()
+        self.run = run
+        self.orbax = ocp
+
+    def __enter__(self) -> "Checkpoints":
+        options = self.orbax.CheckpointManagerOptions(
+            max_to_keep=2, cleanup_tmp_directories=True, enable_async_checkpointing=False
+        )
+        self.manager = self.orbax.CheckpointManager(self.folder, options=options)
+        try:
+            self._agree()
+        except BaseException:
+            self.manager.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.manager.close()
+
+    def _agree(self) -> None:
+        """Writes the fingerprint, or refuses a folder with another one."""
+        path = self.folder / FINGERPRINT
+        if not path.is_file():
+            if jax.process_index() == 0:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with beside(path) as file:
+                    file.write((json.dumps(self.run, indent=1) + "\n").encode())
+            return
+        try:
+            there = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); give another folder for checkpoints") from error
+        now, before = (_flat(run) for run in (self.run, there))
+        other = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+        if other:
+            name = other[0]
+            more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+            raise ValueError(
+                f"checkpoints in {self.folder} are of another run: {name} is {now.get(name)}, was {before.get(name)}"
+                f"{more}; give the same settings, or another folder"
+            )
+
+    def newest(self, state: Any, sharding: Sharding | None) -> Any:
+        """Returns the newest `TrainState`, with that sharding, or None if there is none.
+
+        Args:
+            state: what a checkpoint must look like.
+            sharding: how its arrays are laid out; as those of `state` if None.
+        """
+        step = self.manager.latest_step()
+        if step is None:
+            return None
+        wanted = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding if sharding is None else sharding),
+            state,
+        )
+        try:
+            return self.manager.restore(step, args=self.orbax.args.StandardRestore(wanted))
+        except (ValueError, KeyError) as error:
+            why = str(error).splitlines()[0]
+            raise ValueError(
+                f"the checkpoint of update {step} in {self.folder} does not fit this run: {why}; give another folder"
+            ) from error
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves a state.
+
+        Raises:
+            OSError: it cannot be written. The message says what is kept.
+        """
+        before = self.manager.latest_step()
+        wanted, free = sum(a.nbytes for a in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+        try:
+            if free < wanted:  # checked first, since Orbax prints pages of traces
+                raise OSError(f"it takes {wanted:,} bytes, and {free:,} are free")
+            self.manager.save(step, args=self.orbax.args.StandardSave(state), force=True)
+        except (OSError, ValueError) as error:  # tensorstore raises ValueError where the disk is full
+            kept = "no earlier one is kept" if before is None else f"that of update {before} is kept"
+            why = str(error).splitlines()[0]
+            raise OSError(
+                f"the checkpoint of update {step} cannot be written to {self.folder} ({kept}): {why}"
+            ) from error
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def _flat(run: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in run.items():
+        flat |= _flat(value, f"{prefix}{name} ") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _names(function: Any) -> str:
+    """The names of a Partial's functions, from the outside in."""
+    if isinstance(function, Partial):
+        inner = [_names(part) for part in (*function.args, *function.keywords.values())]
+        return f"{_names(function.func)}({', '.join(name for name in inner if name)})"
+    if callable(function):
+        function = getattr(function, "func", function)  # functools.partial
+        return getattr(function, "__qualname__", type(function).__qualname__)
+    return ""
+
+
+def _digest(tree: Any) -> str:
+    """sha256 in hex of the arrays' shapes and dtypes, and of the content of the small ones."""
+    told = hashlib.sha256()
+    for name, leaf in _named(tree).items():
+        array = np.asarray(leaf)
+        told.update(f"{name} {array.dtype} {array.shape}".encode())
+        if array.nbytes <= DIGESTED:
+            told.update(array.tobytes())
+    return told.hexdigest()
