@@ -1,19 +1,21 @@
 """From a folder or a name to a Model: the network with its parameters, prompts to embeddings, schedule and config."""
 
+import difflib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
-from jdiff import checks, combine, schedule, step
-from jdiff.checkpoints import convert, hub
+from jdiff import checks, combine, step
+from jdiff.checkpoints import convert, digests, hub, scheduler
+from jdiff.checkpoints.folder import write_model
 from jdiff.networks import unet
 from jdiff.text import embeddings
 from jdiff.text import encoder as encoders
@@ -46,8 +48,11 @@ class Model(NamedTuple):
     x0_rule: Callable[[Array], Array]  # what the model's own samplers do with the clean estimate
     defaults: Defaults
     name: str
-    hash: str  # sha256 in hex of the weights
+    hash: str  # sha256 in hex of the contents of its files: equal ones draw the same pictures
     predicts: Callable[..., Array] = step.noise  # what the network estimates: a parametrisation of `jdiff.step`
+    variance: Callable[..., Array] = step.learned  # of ancestral sampling
+    text_encoder: Path | None = None  # folder of the text encoder
+    scheduler: Mapping[str, Any] = MappingProxyType({})  # scheduler_config.json, as it was read
 
     def guided(
         self, prompts: Sequence[str], guidance: float | None = None, negative: str = ""
@@ -76,6 +81,23 @@ class Model(NamedTuple):
         nothing, *texts = self.embed([negative, *prompts])
         scale = checks.number("guidance", self.defaults.guidance if guidance is None else guidance)
         return [combine.cfg(text, scale, nothing) for text in texts]
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model to a new folder, which `load` reads.
+
+        Args:
+            folder: it must not exist, or be empty.
+
+        Raises:
+            ValueError: the folder has files in it.
+            OSError: a file cannot be written.
+        """
+        if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
+            raise ValueError(f"folder must be new or empty, got {folder}")
+        write_model(
+            folder, self.config, self.network.params, scheduler=self.scheduler, defaults=self.defaults._asdict(),
+            text_encoder=self.text_encoder,
+        )  # fmt: skip
 
 
 def shipped(name: str) -> Path:
@@ -123,103 +145,77 @@ def load(
     folder = find(name_or_folder, half=np.dtype(DTYPES.get(name, np.float64)).itemsize == 2)
     config = unet.read_config(folder / "unet")
     network = unet.unet(config)
-    scheduler = _json(folder / "scheduler" / "scheduler_config.json")
-    abar, rule = read_scheduler(scheduler, config.upscales)
+    scheduler_config = _json(folder / "scheduler" / "scheduler_config.json")
+    settings = scheduler.read(scheduler_config, config.upscales)
     defaults = (STAGE2 if config.upscales else Defaults())._replace(**_json(folder / "defaults.json"))
 
-    found, why = _encoder(folder / "text_encoder", encoder)
+    found, why = _encoder(folder / "text_encoder", encoder, cache)
     embed = embeddings.embedder(known, found, cache, why)
     if texts:  # before the network, whose weights are not to be in memory with the encoder's
         known = {**known, **dict(zip(texts, embed(list(texts)), strict=True))}
         embed = embeddings.embedder(known, found, cache, why)
     weights = convert.weights(folder / "unet", network.params, DTYPES.get(name, np.float64))
     params = {path: jax.block_until_ready(jnp.array(x)) for path, x in weights.arrays}  # one by one: not all twice
-    digest = _hash(folder, weights)
     return Model(
         network=network.bind(convert.unflatten(params, network.params)),
         embed=partial(_embedded, embed, config.encoder_hid_dim),
-        schedule=abar,
         config=config,
-        x0_rule=rule,
+        **settings._asdict(),
         defaults=defaults,
         name=folder.resolve().name if Path(name_or_folder).is_dir() else Path(name_or_folder).name,
-        hash=hashlib.sha256(f"{digest} {found.hash}".encode()).hexdigest() if encoder and found else digest,
+        hash=_hash(folder, weights.files, found, cache),
+        text_encoder=found.folder if found else None,
+        scheduler=scheduler_config,
     )
 
 
 def find(name_or_folder: str | Path, half: bool = False) -> Path:
-    """Folder of the model: the one given, one that is shipped, or one that `hub.find` downloads.
+    """Returns the folder of a model: the one given, one that ships, or one that is downloaded from the hub.
 
-    Raises ValueError where it holds no UNet, and with what is accepted where there is none.
+    Args:
+        name_or_folder: a folder, "mini" or "mini-upscaler", or a hub's OWNER/NAME.
+        half: whether weights of 16 bits are downloaded where there are any.
 
-    >>> find("mini") == shipped("mini")
-    True
+    Raises:
+        ValueError: there is no such model, or the folder holds no UNet.
+
+    Example:
+        >>> find("mini") == shipped("mini")
+        True
     """
     folder = Path(name_or_folder)
     if not folder.is_dir():
         folder = shipped(str(name_or_folder))
-    if not folder.is_dir() and hub.is_name(name_or_folder):
+    if not folder.is_dir() and hub.is_name(name_or_folder) and not Path(name_or_folder).parent.is_dir():
         folder = hub.find(str(name_or_folder), half)
-    accepted = "folders written by `jdiff convert` or diffusers"
+    given = f"got {str(name_or_folder)!r}"
     if not folder.is_dir():
-        raise ValueError(
-            f"model is {str(name_or_folder)!r}, accepted are mini, mini-upscaler, {accepted}, and OWNER/NAME on the hub"
-        )
+        near = difflib.get_close_matches(str(name_or_folder), _models_near(Path(name_or_folder)), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        kinds = "mini, mini-upscaler, a folder written by `jdiff convert` or diffusers, or OWNER/NAME on the hub"
+        raise ValueError(f"model must be {kinds}, {given}, which does not exist{hint}")
     names = ("model*.safetensors", "diffusion_pytorch_model*.safetensors")
     if not any(path for name in names for path in (folder / "unet").glob(name)):
         raise ValueError(
-            f"model is {str(name_or_folder)!r}, which holds no unet/model.safetensors, accepted are {accepted}"
+            f"model must be a folder with unet/model.safetensors or diffusers' files, {given}, without them"
         )
     return folder
 
 
-def read_scheduler(config: Mapping[str, Any], stage2: bool = False) -> tuple[np.ndarray, Callable]:
-    """(abar [steps], rule for clean estimates) of diffusers' scheduler_config.json; of nothing, IF's for that stage.
-
-    Raises ValueError with every key that asks for something the samplers do not have.
-
-    >>> abar, rule = read_scheduler({})
-    >>> abar.size, [float(a) for a in rule.args]
-    (1000, [0.95, 1.5])
-
-    Source: IF's scheduler_config.json: squaredcos_cap_v2, dynamic thresholding up to 1.5 (stage 1) or 1 (stage 2).
-    """
-    if not config:
-        return schedule.cosine(), step.threshold(0.95, 1.0 if stage2 else 1.5)
-    bad = []
-    total = config.get("num_train_timesteps", 1000)
-    betas = {
-        "squaredcos_cap_v2": lambda: schedule.cosine(total),
-        "linear": lambda: schedule.linear(total, config.get("beta_start", 1e-4), config.get("beta_end", 0.02)),
-    }
-    for key, accepted, default in (
-        ("beta_schedule", tuple(betas), "linear"),
-        ("prediction_type", ("epsilon",), "epsilon"),
-        ("trained_betas", (None,), None),
-        ("rescale_betas_zero_snr", (False,), False),
-    ):
-        if (value := config.get(key, default)) not in accepted:
-            bad.append(f"{key} is {value!r}, accepted: {', '.join(map(repr, accepted))}")
-    if bad:
-        raise ValueError("scheduler_config.json asks for what the samplers do not have:\n  " + "\n  ".join(bad))
-    abar = betas[config.get("beta_schedule", "linear")]()
-    if config.get("thresholding", False):
-        ratio, most = config.get("dynamic_thresholding_ratio", 0.995), config.get("sample_max_value", 1.0)
-        return abar, step.threshold(ratio, most)
-    if config.get("clip_sample", True):
-        most = config.get("clip_sample_range", 1.0)
-        return abar, Partial(step.clip, -most, most)
-    return abar, step.untouched
+def _models_near(path: Path) -> list[str]:
+    """Names of the models that ship, and of the folders beside one that does not exist."""
+    beside = [str(folder) for folder in path.parent.iterdir() if folder.is_dir()] if path.parent.is_dir() else []
+    return ["mini", "mini-upscaler", *beside]
 
 
-def _encoder(own: Path, given: str | Path | None) -> tuple[encoders.Encoder | None, str]:
+def _encoder(own: Path, given: str | Path | None, cache: str | Path | None) -> tuple[encoders.Encoder | None, str]:
     """(the text encoder `given`, or the model's `own`, or None; why there is none)."""
     if given is not None:
-        return encoders.find(given), ""
+        return encoders.find(given, cache=cache), ""
     if not (own / "model.safetensors").is_file():
         return None, "the model's folder has no text encoder that reads prompts"
     try:
-        return encoders.find(own), ""
+        return encoders.find(own, cache=cache), ""
     except ValueError as error:
         return None, f"the model's text encoder cannot be used: {error}"
 
@@ -243,10 +239,8 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _hash(folder: Path, weights: convert.Weights) -> str:
-    """sha256 of the files' names, shapes, dtypes and of the sha256 of their source: not of gigabytes."""
-    told = [["unet", weights.names, sorted(weights.metadata.items())]]
-    if (own := folder / "text_encoder" / "model.safetensors").is_file():
-        entries, metadata = convert.read_header(own)
-        told.append(["text_encoder", sorted(entries), sorted(metadata.items())])
-    return hashlib.sha256("".join(map(json.dumps, told)).encode()).hexdigest()
+def _hash(folder: Path, files: Sequence[Path], encoder: encoders.Encoder | None, cache: str | Path | None) -> str:
+    """sha256 of the contents of what a picture depends on: config, weights, scheduler, text encoder."""
+    own = [folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json"]
+    contents = [digests.sha256(path, cache) for path in [*(path for path in own if path.is_file()), *files]]
+    return hashlib.sha256(json.dumps([contents, encoder.hash if encoder else None]).encode()).hexdigest()

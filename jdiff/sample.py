@@ -31,7 +31,7 @@ class Sampler(NamedTuple):
     """A way of sampling, as data."""
 
     table: Callable[[np.ndarray, int], Level]  # (abar, steps) -> levels
-    solver: Callable[[Callable, Callable], Solver]  # (the model's x0_rule, what it predicts) -> solver
+    solver: Callable[["Model"], Solver]  # model -> solver, with the model's rules
     steps: int  # the default
 
 
@@ -60,21 +60,20 @@ def _section(name: str, steps: int) -> np.ndarray:
     return schedule.respaced(counts)
 
 
-def _thresholded(x0_rule: Callable, predicts: Callable) -> Solver:
-    return step.ddpm(x0_rule=x0_rule, predicts=predicts)
+def _thresholded(model: "Model") -> Solver:
+    return step.ddpm(model.variance, x0_rule=model.x0_rule, predicts=model.predicts)
 
 
-def _untouched(x0_rule: Callable, predicts: Callable) -> Solver:
-    del x0_rule
-    return step.ddpm(predicts=predicts)
+def _untouched(model: "Model") -> Solver:
+    return step.ddpm(model.variance, predicts=model.predicts)
 
 
-def _implicit(x0_rule: Callable, predicts: Callable) -> Solver:
-    return step.ddim(x0_rule=x0_rule, predicts=predicts)
+def _implicit(model: "Model") -> Solver:
+    return step.ddim(x0_rule=model.x0_rule, predicts=model.predicts)
 
 
-def _second_order(x0_rule: Callable, predicts: Callable) -> Solver:
-    return step.dpmpp_2m(x0_rule=x0_rule, predicts=predicts)
+def _second_order(model: "Model") -> Solver:
+    return step.dpmpp_2m(x0_rule=model.x0_rule, predicts=model.predicts)
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -448,8 +447,7 @@ def _plan(
     combiner, p = _combining(model, prompts, guidance, negative)
     keys = fold_in_each(key, jnp.arange(p))
     keys = jnp.concatenate([image_keys(k, n) for k in keys])
-    solver = sampler_found.solver(model.x0_rule, model.predicts)
-    return _Plan(combiner, p, n, keys, levels, solver)
+    return _Plan(combiner, p, n, keys, levels, sampler_found.solver(model))
 
 
 def _combining(model: "Model", prompts: Prompts, guidance: float | None, negative: str) -> tuple[Combining, int]:

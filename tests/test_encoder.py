@@ -154,14 +154,6 @@ def test_the_hash_tells_apart_what_encodes_otherwise(made, tmp_path):
     assert len(hashes) == len(made) + 4
 
 
-def test_large_weights_are_known_by_their_header_and_source(made, monkeypatch):
-    monkeypatch.setattr(encoder, "HASHED", 100)
-    monkeypatch.setattr(convert, "sha256", lambda files: [f.name for f in files])
-    before = encoder.find(made["float32"]).hash
-    monkeypatch.setattr(convert, "sha256", lambda files: pytest.fail("read") if "model" in files[0].stem[:5] else 0)
-    assert encoder.find(made["float32"]).hash != before
-
-
 def test_large_encoders_are_streamed(made, monkeypatch):
     used = []
     for name in ("_whole", "_streamed"):

@@ -129,7 +129,7 @@ def test_only_the_wanted_variant_is_fetched_and_loads_as_converted(server, sourc
     alone = shutil.copytree(source, tmp_path / "alone", ignore=lambda folder, names: [Path(n).name for n in names
         if n.endswith(".safetensors") and "diffusion" in n and n != Path(weights).name] + ["text_encoder"])  # fmt: skip
     same = jdiff.load(convert.convert(alone, tmp_path / "ours", dtype), dtype=dtype)
-    assert same.hash == loaded.hash and same.config == loaded.config
+    assert same.config == loaded.config
     for a, b in zip(jax.tree.leaves(same.network), jax.tree.leaves(loaded.network), strict=True):
         assert a.dtype == b.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(a, b)
@@ -206,7 +206,7 @@ def test_no_extra_no_names(monkeypatch):
         ValueError, match=r"Deep/Small-v1.0 needs huggingface_hub to be fetched: pip install 'jdiff\[hub"
     ):
         jdiff.load(NAME)
-    with pytest.raises(ValueError, match="model is 'a/b/c', accepted are mini, mini-upscaler, folders .*OWNER/NAME"):
+    with pytest.raises(ValueError, match="model must be mini, .* or OWNER/NAME on the hub, got 'a/b/c'"):
         jdiff.load("a/b/c")
 
 

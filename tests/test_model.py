@@ -1,6 +1,7 @@
 """Loading: the mini model as it ships, and what is said where something is wrong."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 import jdiff
 from jdiff import model, sample, step
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import convert, digests, hub, scheduler
 from jdiff.networks import t5
 from jdiff.text import tokens as text
 
@@ -67,15 +68,70 @@ def test_half_precision_is_close(mini, dtype, most):
 def test_two_trainings_have_two_hashes(folder, mini):
     path = folder / "unet" / "model.safetensors"
     _, metadata = convert.read_header(path)
+    assert jdiff.load(folder).hash == mini.hash
     params = jax.tree.map(np.asarray, mini.network.params)
-    convert.save(path, params, metadata | {"sha256": "another"})
+    convert.save(path, jax.tree.map(lambda a: 2 * a, params), metadata)  # the writer says the same of both
+    assert jdiff.load(folder).hash != mini.hash
+    convert.save(path, params, metadata)
+    assert jdiff.load(folder).hash == mini.hash
+
+
+@pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json", "text_encoder/config.json"])
+def test_the_hash_names_the_settings_too(folder, mini, file):
+    path = folder / file
+    path.write_text(path.read_text().replace('"max_length": 40', '"max_length": 39').replace("}", " }"))
     assert jdiff.load(folder).hash != mini.hash
 
 
+def test_a_large_file_is_digested_once(tmp_path, monkeypatch):
+    read = []
+    digest = digests._digest
+    monkeypatch.setattr(digests, "_digest", lambda path: (read.append(path), digest(path))[1])
+    monkeypatch.setattr(digests, "SMALL", 10)
+    path = tmp_path / "weights"
+    path.write_bytes(b"a" * 20)
+    first = [digests.sha256(path, tmp_path / "cache") for _ in range(2)]
+    monkeypatch.setattr(digests, "_known", {})  # another process
+    first.append(digests.sha256(path, tmp_path / "cache"))
+    assert len(set(first)) == 1 and len(read) == 1
+    path.write_bytes(b"b" * 20)
+    os.utime(path, ns=(1, 1))
+    assert digests.sha256(path, tmp_path / "cache") != first[0] and len(read) == 2
+
+
+def test_what_is_saved_is_loaded_the_same(mini, tmp_path):
+    mini.save(tmp_path / "again")
+    again = jdiff.load(tmp_path / "again")
+    jax.tree.map(np.testing.assert_array_equal, mini.network.params, again.network.params)
+    assert (again.config, again.defaults, again.scheduler) == (mini.config, mini.defaults, mini.scheduler)
+    np.testing.assert_array_equal(again.embed(PROMPTS), mini.embed(PROMPTS))
+    with pytest.raises(ValueError, match="folder must be new or empty, got"):
+        mini.save(tmp_path / "again")
+    assert jdiff.load(tmp_path / "again").hash == again.hash
+
+
+def test_prompts_are_encoded_once(folder, monkeypatch):
+    loaded = jdiff.load(folder)
+    first = loaded.embed(PROMPTS)
+    shutil.rmtree(folder / "text_encoder")  # the encoder is not read again
+    np.testing.assert_array_equal(loaded.embed(PROMPTS[::-1]), first[::-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("mimi", "mini"), ("weights/mimi", "weights/mini"), ("min-upscaler", "mini-")]
+)
+def test_a_typo_is_no_name_on_the_hub(name, near, tmp_path, monkeypatch):
+    (tmp_path / "weights" / "mini").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "find", lambda *args: pytest.fail("the hub was asked"))
+    with pytest.raises(ValueError, match=f"got '{name}', which does not exist; did you mean '{near}"):
+        jdiff.load(name)
+
+
 def test_what_is_no_model_is_said_in_one_message(folder, tmp_path):
-    with pytest.raises(ValueError, match="model is 'nothing', accepted are mini, mini-upscaler, folders"):
+    with pytest.raises(ValueError, match="model must be mini, mini-upscaler, .* got 'nothing', which does not exist"):
         jdiff.load("nothing")
-    with pytest.raises(ValueError, match="holds no unet/model.safetensors"):
+    with pytest.raises(ValueError, match="model must be a folder with unet/model.safetensors"):
         jdiff.load(tmp_path)
     with pytest.raises(ValueError, match="dtype is 'int8', accepted are float32, bfloat16, float16"):
         jdiff.load("mini", dtype="int8")
@@ -105,19 +161,41 @@ def test_without_an_encoder_prompts_are_refused_and_embeddings_work(folder):
     ],
 )
 def test_the_scheduler_is_read_or_it_is_ifs(config, stage2, want):
-    abar, rule = model.read_scheduler(config, stage2)
-    assert rule.func is step.threshold().func and rule.args == want
-    np.testing.assert_array_equal(abar, jdiff.schedule.cosine())
+    found = scheduler.read(config, stage2)
+    assert found.x0_rule.func is step.threshold().func and found.x0_rule.args == want
+    np.testing.assert_array_equal(found.schedule, jdiff.schedule.cosine())
 
 
 def test_a_scheduler_without_thresholding_clips_or_does_not():
-    assert model.read_scheduler({"beta_schedule": "linear"})[1](jnp.full(1, 3.0)) == 1.0
-    assert model.read_scheduler({"clip_sample": False})[1](jnp.full(1, 3.0)) == 3.0
+    assert scheduler.read({"beta_schedule": "linear"}).x0_rule(jnp.full(1, 3.0)) == 1.0
+    assert scheduler.read({"clip_sample": False}).x0_rule(jnp.full(1, 3.0)) == 3.0
 
 
 def test_a_scheduler_that_is_not_covered_is_refused_with_all_its_keys():
-    with pytest.raises(ValueError, match="(?s)beta_schedule is 'scaled_linear'.*prediction_type is 'v_prediction'"):
-        model.read_scheduler(json.loads('{"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}'))
+    config = {"beta_schedule": "scaled_linear", "timestep_spacing": "trailing", "steps_offset": 1, "variance_type": "a"}
+    config |= {"prediction_type": "flow", "trained_betas": [0.1], "rescale_betas_zero_snr": True}
+    with pytest.raises(ValueError) as caught:
+        scheduler.read(config)
+    assert all(f"{key} must be " in str(caught.value) and f"got {value!r}" in str(caught.value)
+               for key, value in config.items())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "predicts", "variance"),
+    [
+        ({}, step.noise, step.learned),
+        ({"variance_type": "learned_range"}, step.noise, step.learned),
+        ({"clip_sample": False}, step.noise, step.small),  # diffusers' default
+        ({"variance_type": "fixed_large", "prediction_type": "v_prediction"}, step.v_prediction, step.large),
+        ({"prediction_type": "sample"}, step.clean, step.small),
+    ],
+)
+def test_the_schedulers_parametrisation_and_variance_reach_the_sampler(config, predicts, variance, folder):
+    found = scheduler.read(config)
+    assert (found.predicts, found.variance) == (predicts, variance)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    solver = sample.SAMPLERS["diffusers"].solver(jdiff.load(folder))
+    assert [f.func for f in solver.step.args[:3:2]] == [variance, predicts]
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,7 @@ def test_the_courses_loop_written_out():
         how = sample.SAMPLERS["course"]
         levels = how.table(abar, 33)
         draws = iter(noises[1:])
-        rows = how.solver(step.untouched, step.noise).table(levels)
+        rows = how.solver(m).table(levels)
         state = step.ddpm().init(jnp.asarray(noises[0]))
         denoise = combine.denoiser(m.network.bind(params), combine.cfg(text[1], 7.0, text[0]))
         for i in range(33):

@@ -16,7 +16,7 @@ import numpy as np
 from einops import EinopsError, rearrange
 from safetensors import SafetensorError, safe_open
 
-from jdiff.checkpoints import int8
+from jdiff.checkpoints import digests, int8
 from jdiff.networks import t5, unet
 
 Rule = tuple[str, str, str]  # name in torch (a regex that is to match in full), path here, layout
@@ -254,6 +254,20 @@ def save(path: str | Path, params: Mapping, metadata: Mapping[str, str] | None =
     _write(Path(path), leaves, (np.asarray(flat[name]) for name in leaves), {"format": "jdiff"} | dict(metadata or {}))
 
 
+def content(flat: Mapping[str, np.ndarray]) -> str:
+    """Returns the sha256, in hex, of the names, shapes, dtypes and values of arrays.
+
+    Example:
+        >>> content({"a": np.zeros(2)}) == content({"a": np.zeros(2)}) != content({"a": np.ones(2)})
+        True
+    """
+    told = hashlib.sha256()
+    for name in sorted(flat):
+        told.update(f"{name} {flat[name].dtype} {flat[name].shape}".encode())
+        told.update(np.ascontiguousarray(flat[name]).reshape(-1).view(np.uint8).data)
+    return told.hexdigest()
+
+
 def fit(path: str | Path, abstract: Mapping) -> dict[str, Entry]:
     """{dotted path: entry} of a file that `save` or `convert` wrote, or of `model.safetensors` in a folder.
 
@@ -294,8 +308,7 @@ def load(path: str | Path, abstract: Mapping, dtype: Any = None) -> dict:
 class Weights(NamedTuple):
     """A network's parameters in a folder, not read yet."""
 
-    names: list[str]
-    metadata: dict[str, str]  # as `convert` writes it, whoever wrote the folder
+    files: list[Path]
     arrays: Iterator[tuple[str, np.ndarray]]  # dotted path and array, one in memory at a time
 
 
@@ -307,9 +320,8 @@ def weights(folder: str | Path, abstract: Mapping, dtype: Any) -> Weights:
     """
     folder, dtype = Path(folder), np.dtype(dtype)
     if (folder / "model.safetensors").is_file():
-        entries, (_, metadata) = fit(folder, abstract), read_header(folder / "model.safetensors")
-        own = ((name, np.array(read(entry), dtype, order="C")) for name, entry in entries.items())
-        return Weights(sorted(entries), metadata, own)
+        own = ((name, np.array(read(entry), dtype, order="C")) for name, entry in fit(folder, abstract).items())
+        return Weights([folder / "model.safetensors"], own)
     plan, bad = _plan("unet", folder, abstract, half=dtype.itemsize == 2)
     if plan is None or bad:
         raise ValueError(_list(folder, bad))
@@ -319,7 +331,7 @@ def weights(folder: str | Path, abstract: Mapping, dtype: Any) -> Weights:
         if bad:
             raise ValueError(_list(folder, bad))
 
-    return Weights(sorted(plan.tensors), _metadata(plan, dtype.name), arrays())
+    return Weights(plan.files, arrays())
 
 
 def forms(path: str, shape: tuple[int, ...], dtype: str) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
@@ -440,17 +452,7 @@ def _stream(plan: _Plan, dtype: str, bad: list[str]) -> Iterator[np.ndarray]:
 
 
 def _metadata(plan: _Plan, dtype: str) -> dict[str, str]:
-    return {"format": "jdiff", "dtype": dtype, "kind": plan.kind, "sha256": sha256(plan.files)}
-
-
-def sha256(files: Iterable[Path]) -> str:
-    """Of the files' bytes one after the other: of a single file what `sha256sum` says."""
-    digest = hashlib.sha256()
-    for path in files:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return {"format": "jdiff", "dtype": dtype, "kind": plan.kind, "sha256": digests.together(plan.files)}
 
 
 def convert(src: str | Path, dst: str | Path, dtype: str = "float32") -> Path:

@@ -198,11 +198,11 @@ def _known(path: Path | None) -> tuple[Mapping[str, np.ndarray], str | None]:
     if path is None:
         return {}, None
     demand(is_unicode(str(path)), f"--prompts is {str(path)!a}, accepted is a path in UTF-8")
-    from jdiff.checkpoints import convert
+    from jdiff.checkpoints import digests
     from jdiff.text import embeddings
 
     table = accepted(lambda: embeddings.read(path), "--prompts is ")
-    return table, convert.sha256([path])
+    return table, digests.sha256(path)
 
 
 def _filled(

@@ -17,6 +17,7 @@ from jdiff.text import cleaning
 from jdiff.text import encoder as encoders
 
 NONE: Mapping[str, np.ndarray] = MappingProxyType({})
+REMEMBERED = 64  # prompts whose embeddings stay in memory; 77 x 4096 numbers are 1.3 MB
 NEAREST = 3  # prompts that an error shows for each that is not known
 
 
@@ -151,6 +152,7 @@ def embedder(
     of the embeddings given
     """
     folder = None if cache is None else Path(cache)
+    remembered: dict[str, np.ndarray] = {}  # of the encoder's, the newest last: it is not loaded for these again
     alike = {_lower(prompt): prompt for prompt in known}
 
     def embed(prompts: Sequence[str]) -> np.ndarray:
@@ -160,8 +162,12 @@ def embedder(
         missing = [p for p in dict.fromkeys(prompts) if p not in found]
         if missing and encoder is None:
             raise ValueError(_unknown(missing, known, why))
-        if missing and encoder is not None:
-            found |= _made(missing, encoder, folder)
+        found |= {p: remembered[p] for p in missing if p in remembered}
+        if encoder is not None and (unknown := [p for p in missing if p not in remembered]):
+            found |= _made(unknown, encoder, folder)
+        remembered.update({p: found[p] for p in missing})
+        for prompt in list(remembered)[: -REMEMBERED or None]:
+            del remembered[prompt]
         if not prompts:
             return np.zeros((0, *(encoder[2:4] if encoder else (0, 0))), np.float32)
         arrays = [np.asarray(found[p], np.float32) for p in prompts]

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff.checkpoints import convert, int8
+from jdiff.checkpoints import convert, digests, int8
 from jdiff.networks import t5
 from jdiff.text import tokens as text
 
 STREAMED = 2**30  # bytes of weights, in the dtype computed in, above which they are read one layer at a time
-HASHED = 2**26  # bytes of a file up to which its hash is that of all of it
 ROWS = 1  # prompts at once: so the states of one are the same to the bit whatever is encoded beside it
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -24,14 +23,18 @@ DTYPES = ("float32", "bfloat16", "float16")
 class Encoder(NamedTuple):
     """A text encoder that lies in a folder: nothing is loaded until it encodes, and freed when it has."""
 
-    hash: str  # sha256, in hex, of what its weights' header says (of all of a small file), tokenizer, config and dtype
+    hash: str  # sha256 in hex of the contents of its files, and of the dtype it computes in
     clean: str  # name of the cleaning mode, a key of text.CLEANING
     length: int  # tokens of a prompt
     width: int  # d_model
     encode: Callable[[Sequence[str]], np.ndarray]  # prompts, which it cleans -> states, float32 [n length width]
+    folder: Path
 
 
-def find(folder: str | Path, *, clean: str = "lower", stream: bool | None = None, dtype: str | None = None) -> Encoder:
+def find(
+    folder: str | Path, *, clean: str = "lower", stream: bool | None = None, dtype: str | None = None,
+    cache: str | Path | None = None,
+) -> Encoder:  # fmt: skip
     """The Encoder in a folder that `jdiff convert` wrote: a model's, with `text_encoder/`, or the encoder's own.
 
     `dtype` it computes in: float32 (None), bfloat16 or float16. With `stream` its weights are read one layer at a
@@ -75,7 +78,9 @@ def find(folder: str | Path, *, clean: str = "lower", stream: bool | None = None
         return states(config, dtype, folder / "model.safetensors", stored, ids, mask)
 
     told = [sorted((name, e.dtype, e.shape) for name, e in entries.items()), metadata, settings, length, dtype]
-    return Encoder(_hash(told, folder / "model.safetensors", vocabulary), clean, length, config.d_model, encode)
+    return Encoder(
+        _hash(told, [folder / "model.safetensors", *vocabulary], cache), clean, length, config.d_model, encode, folder
+    )
 
 
 def cleaned(mode: str, prompt: Any) -> str:
@@ -117,11 +122,10 @@ def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> tuple[int, Callable
     )
 
 
-def _hash(told: Any, weights: Path, vocabulary: Sequence[Path]) -> str:
-    """sha256 of what is told of the weights, and of the files; of the weights', unless large and of a named source."""
-    whole = [weights] if weights.stat().st_size <= HASHED or "sha256" not in told[1] else []
-    digests = [convert.sha256([path]) for path in [*whole, *vocabulary]]
-    return hashlib.sha256(json.dumps([told, digests], sort_keys=True).encode()).hexdigest()
+def _hash(told: Any, files: Sequence[Path], cache: str | Path | None) -> str:
+    """sha256 of the header of the weights and of the files' contents."""
+    contents = [digests.sha256(path, cache) for path in files]
+    return hashlib.sha256(json.dumps([told, contents], sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache
