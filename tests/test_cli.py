@@ -60,7 +60,7 @@ def calls(monkeypatch, tmp_path):
             raise ValueError(f"name_or_folder is {name!r},\n  accepted is mini or a folder of jdiff")
         return Model(name)
 
-    def generate(model, prompts, key, *, n, steps, guidance, negative, sampler, keep, progress):
+    def generate(model, prompts, key, *, n, steps, guidance, negative, sampler, keep, progress, mesh):
         made.append(dict(prompts=list(prompts), n=n, steps=steps, guidance=guidance, sampler=sampler, keep=keep))
         seeds = [*np.asarray(jax.random.key_data(key)).tolist(), steps, int(100 * guidance), len(negative)]
         p = len(prompts)
@@ -235,7 +235,17 @@ def test_pictures_that_are_not_finite_are_not_written(calls, monkeypatch, capsys
     broken = Samples(np.full((1, 4, 8, 8, 3), np.nan, np.float32), None)
     monkeypatch.setattr(sys.modules["jdiff.sample"], "generate", lambda *args, **kwargs: broken)
     assert main("generate", "a", "--dtype", "float16", "--quiet") == 2
-    assert "--dtype is float16 and --guidance 3.0" in capsys.readouterr().err and os.listdir() == []
+    assert "no picture is finite; try a wider dtype than float16" in capsys.readouterr().err and os.listdir() == []
+
+
+def test_one_picture_that_is_not_finite_does_not_cost_the_others(calls, monkeypatch, capsys):
+    made = np.full((1, 4, 8, 8, 3), 0.5, np.float32)
+    made[0, 2, 0, 0, 0] = np.nan
+    monkeypatch.setattr(sys.modules["jdiff.sample"], "generate", lambda *args, **kwargs: Samples(made, None))
+    assert main("generate", "a", "--quiet", "--npz", "a.npz") == 0
+    assert "1 of 4 pictures are not finite and left black: 2 of prompt 0" in capsys.readouterr().err
+    kept = np.load("a.npz")["images"]
+    assert kept[2].max() == -1 and (kept[[0, 1, 3]] == 0.5).all()
 
 
 def test_a_file_that_cannot_be_written_is_status_1(calls, monkeypatch, capsys):
@@ -290,7 +300,7 @@ def test_convert_hands_over_and_lists_what_is_wrong(tmp_path, monkeypatch, capsy
         if dtype == "float16":
             raise ValueError("2 things are wrong:\n  conv_in is missing\n  conv_out is surplus")
 
-    monkeypatch.setitem(sys.modules, "jdiff.checkpoints.convert", types.SimpleNamespace(convert=convert))
+    monkeypatch.setattr("jdiff.checkpoints.convert.convert", convert)
     target = tmp_path / "new"
     assert main("convert", tmp_path, target, "--dtype", "bfloat16") == 0
     assert seen == [(tmp_path, target, "bfloat16")] and capsys.readouterr().out == f"wrote {target}\n"
@@ -304,7 +314,9 @@ def test_convert_hands_over_and_lists_what_is_wrong(tmp_path, monkeypatch, capsy
 
 
 def test_the_command_starts_without_jax(tmp_path):
-    done = command("-c", "import sys, jdiff.cli; print([m for m in ('jax', 'flax') if m in sys.modules])", cwd=tmp_path)
+    done = command(
+        "-c", "import sys, jdiff.cli.main; print([m for m in ('jax', 'flax') if m in sys.modules])", cwd=tmp_path
+    )
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
@@ -373,5 +385,5 @@ def test_real_models_that_are_none(make, tmp_path, monkeypatch, capsys):
         (model / "model.safetensors").write_bytes(b"foreign")
     assert main("generate", "a red three", "--model", model, "-o", tmp_path / "out.png") == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and make in err and "accepted" in err
+    assert out == "" and err.count("\n") == 1 and make in err and "model must be" in err
     assert not (tmp_path / "out.png").exists()

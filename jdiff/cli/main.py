@@ -158,8 +158,13 @@ def make(command: Drawing) -> str:
     cache_compilations()
     import jax
 
+    from jdiff import mesh
     from jdiff.model import load
     from jdiff.sample import SAMPLERS
+
+    pictures_drawn = command.count(command.texts()) * command.n
+    if pictures_drawn > 1:
+        mesh.use_cores()
 
     names = ", ".join(sorted(SAMPLERS))
     demand(command.sampler in (None, *SAMPLERS), f"--sampler is {command.sampler}, accepted are {names}")
@@ -183,13 +188,19 @@ def make(command: Drawing) -> str:
             def run() -> tuple[np.ndarray, np.ndarray | None]:
                 names = ("n", "steps", "guidance", "negative", "sampler", "keep")
                 how = {name: settings[name] for name in names}
+                how["mesh"] = mesh.over_devices() if pictures_drawn >= jax.device_count() else None
                 made = command.draw(model, fitted, jax.random.key(settings["seed"]), progress=progress, **how)
-                return np.asarray(made.images, np.float32), np.asarray(made.way, np.float32) if keep else None
+                return np.array(made.images, np.float32), np.asarray(made.way, np.float32) if keep else None
 
             made, way = accepted(lambda: interruptible(run))
-    finite = bool(np.isfinite(made).all())
-    given = f"--dtype is {command.dtype} and --guidance {settings['guidance']}"
-    demand(finite, f"{given}, with which pictures are not finite, accepted are a wider dtype and less guidance")
+    broken = [(i, j) for i, j in np.ndindex(made.shape[:2]) if not np.isfinite(made[i, j]).all()]
+    advice = f"try a wider dtype than {command.dtype}, or less guidance than {settings['guidance']}"
+    demand(len(broken) < pictures_drawn, f"no picture is finite; {advice}")
+    if broken:
+        places = ", ".join(f"{j} of prompt {i}" for i, j in broken)
+        _note(f"{len(broken)} of {pictures_drawn} pictures are not finite and left black: {places}; {advice}")
+        for i, j in broken:
+            made[i, j] = -1
     return write(command, settings, fitted, made, way if command.kept() else None)
 
 
