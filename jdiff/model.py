@@ -144,6 +144,7 @@ def load(
         defaults=defaults,
         name=folder.resolve().name if Path(name_or_folder).is_dir() else Path(name_or_folder).name,
         hash=hashlib.sha256(f"{digest} {found.hash}".encode()).hexdigest() if encoder and found else digest,
+        predicts=PREDICTIONS[scheduler.get("prediction_type", "epsilon")],
     )
 
 
@@ -173,6 +174,10 @@ def find(name_or_folder: str | Path, half: bool = False) -> Path:
     return folder
 
 
+# What a network estimates, under diffusers' names.
+PREDICTIONS = {"epsilon": step.noise, "v_prediction": step.v_prediction, "sample": step.clean}
+
+
 def read_scheduler(config: Mapping[str, Any], stage2: bool = False) -> tuple[np.ndarray, Callable]:
     """(abar [steps], rule for clean estimates) of diffusers' scheduler_config.json; of nothing, IF's for that stage.
 
@@ -194,7 +199,7 @@ def read_scheduler(config: Mapping[str, Any], stage2: bool = False) -> tuple[np.
     }
     for key, accepted, default in (
         ("beta_schedule", tuple(betas), "linear"),
-        ("prediction_type", ("epsilon",), "epsilon"),
+        ("prediction_type", tuple(PREDICTIONS), "epsilon"),
         ("trained_betas", (None,), None),
         ("rescale_betas_zero_snr", (False,), False),
     ):

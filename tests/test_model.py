@@ -116,8 +116,8 @@ def test_a_scheduler_without_thresholding_clips_or_does_not():
 
 
 def test_a_scheduler_that_is_not_covered_is_refused_with_all_its_keys():
-    with pytest.raises(ValueError, match="(?s)beta_schedule is 'scaled_linear'.*prediction_type is 'v_prediction'"):
-        model.read_scheduler(json.loads('{"beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}'))
+    with pytest.raises(ValueError, match="(?s)beta_schedule is 'scaled_linear'.*prediction_type is 'flow'"):
+        model.read_scheduler(json.loads('{"beta_schedule": "scaled_linear", "prediction_type": "flow"}'))
 
 
 @pytest.mark.parametrize(
