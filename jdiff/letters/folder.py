@@ -26,7 +26,9 @@ SCHEDULER = {
 DEFAULTS = {"sampler": "dpmpp_2m", "steps": 25, "guidance": 3.0}
 
 
-def write(out: Path, unet_config: unet.Config, text_config: t5.Config, unet_params: Params, text_params: Params) -> None:
+def write(
+    out: Path, unet_config: unet.Config, text_config: t5.Config, unet_params: Params, text_params: Params
+) -> None:
     """Writes a UNet and its text encoder as a model's folder, in diffusers' layout.
 
     Args:
