@@ -157,7 +157,7 @@ def generate(
             f"of steps than {len(plan.levels.t)}, or the sampler 'deepfloyd'",
             stacklevel=2,
         )
-    x = start(plan.keys, (*_size(model, size), 3), level=first)
+    x = start(plan.keys, (*_size(model, size), plan.channels), level=first)
     _low_res(model, None, plan, 0, (0, 0))  # refuses a stage-2 model
     how = _How(keep, branch_batch, images_at_once, mesh, progress)
     return _draw(model, plan, x, plan.levels, plan.solver, how)
@@ -335,8 +335,8 @@ def upscale(
     h, w = small.shape[1:3]
     side = model.config.sample_size if side is None else checks.whole("side", side)
     size = _size(model, (side * h // min(h, w), side * w // min(h, w)))
-    low = _low_res(model, small.reshape(plan.p, plan.n, h, w, 3), plan, noise_level, size)
-    x = start(plan.keys, (*size, 3), level=one(plan.levels, 0))
+    low = _low_res(model, small.reshape(plan.p, plan.n, h, w, plan.channels), plan, noise_level, size)
+    x = start(plan.keys, (*size, plan.channels), level=one(plan.levels, 0))
     return _draw(model, plan, x, plan.levels, plan.solver, _How(**how), low=low)
 
 
@@ -407,7 +407,7 @@ def cascade(
     small, (h, w) = first.images, first.images.shape[2:4]
     if min(h, w) > stage2.defaults.low_res:
         shape = tuple(stage2.defaults.low_res * length // min(h, w) for length in (h, w))
-        small = jax.image.resize(small, (*small.shape[:2], *shape, 3), "linear")
+        small = jax.image.resize(small, (*small.shape[:2], *shape, small.shape[-1]), "linear")
     side = max(stage2.config.sample_size, stage2.defaults.factor * min(small.shape[2:4]))
     key = jax.random.fold_in(as_key(key), STAGE2)  # or both stages would start from the same noise
     return first, upscale(stage2, small, guided, key, side=side, progress=told(calls * rows[0]), **how, **given)
@@ -432,6 +432,7 @@ class _Plan(NamedTuple):
     keys: Array  # [p n], flat
     levels: Level
     solver: Solver
+    channels: int  # of the model's images: 3, or 1 for one that draws in grey
 
 
 def _plan(
@@ -447,7 +448,7 @@ def _plan(
     combiner, p = _combining(model, prompts, guidance, negative)
     keys = fold_in_each(key, jnp.arange(p))
     keys = jnp.concatenate([image_keys(k, n) for k in keys])
-    return _Plan(combiner, p, n, keys, levels, sampler_found.solver(model))
+    return _Plan(combiner, p, n, keys, levels, sampler_found.solver(model), model.config.channels)
 
 
 def _combining(model: "Model", prompts: Prompts, guidance: float | None, negative: str) -> tuple[Combining, int]:
@@ -531,13 +532,16 @@ def _draw(
 
 
 def _images(name: str, given: Pictures, plan: _Plan) -> Array:
-    """[p n h w 3], flat, of one image, one for each prompt, or one for each sample."""
+    """[p n h w c], flat, of one image, one for each prompt, or one for each sample; grey for a model of one channel."""
     found = images.as_picture(given, name)
+    if plan.channels == 1 and found.ndim >= 3 and found.shape[-1] == 3:
+        found = found.mean(axis=-1, keepdims=True)
     lead = (plan.p, plan.n)[: max(found.ndim - 3, 0)]
-    if found.ndim not in (3, 4, 5) or found.shape[:-3] != lead or found.shape[-1] != 3:
+    if found.ndim not in (3, 4, 5) or found.shape[:-3] != lead or found.shape[-1] != plan.channels:
+        c = plan.channels
         raise ValueError(
-            f"{name} must have shape [h w 3], [{plan.p} h w 3] (one for each prompt), or [{plan.p} {plan.n} h w 3] "
-            f"(one for each sample), got {list(found.shape)}"
+            f"{name} must have shape [h w {c}], [{plan.p} h w {c}] (one for each prompt), or "
+            f"[{plan.p} {plan.n} h w {c}] (one for each sample), got {list(found.shape)}"
         )
     shape = found.shape[-3:]
     each = found.reshape(*lead, *(1,) * (2 - len(lead)), *shape)

@@ -10,8 +10,9 @@ import optax
 import pytest
 from jax import lax
 
-from jdiff.mnist import patched, unet
+from jdiff.mnist import unet
 from jdiff.mnist.recipes import recipes
+from jdiff.networks import unet as if_unet
 from jdiff.training.conv import conv_by_patches
 from jdiff.types import Conditioning
 
@@ -149,7 +150,7 @@ def test_another_size_is_refused():
 
 def test_squares_are_a_permutation():
     x = jax.random.normal(jax.random.key(0), (3, 6, 4, 2))
-    folded = patched.fold(x)
+    folded = if_unet.fold(x, 2)
     assert folded.shape == (3, 3, 2, 8)
-    np.testing.assert_array_equal(patched.unfold(folded), x)
+    np.testing.assert_array_equal(if_unet.unfold(folded, 2), x)
     np.testing.assert_array_equal(folded[:, 0, 0].reshape(3, 2, 2, 2), x[:, :2, :2])

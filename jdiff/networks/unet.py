@@ -22,6 +22,8 @@ PLAIN_UP, CROSS_UP = "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"
 class Config:
     """Sizes of one IF UNet, under the names of diffusers' `config.json`; the defaults are IF-I-M's.
 
+    `patch` is this library's own: the network sees squares of so many pixels as one pixel (see `fold`).
+
     >>> Config().block_out_channels
     (192, 384, 576, 768)
     """
@@ -46,6 +48,12 @@ class Config:
     resnet_skip_time_act: bool = False
     resnet_out_scale_factor: float = 1.0
     mid_block_scale_factor: float = 1.0
+    patch: int = 1
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: what the network predicts, without a learned variance."""
+        return self.in_channels // 2 if self.upscales else self.in_channels
 
     @property
     def upscales(self) -> bool:
@@ -55,7 +63,7 @@ class Config:
     @property
     def divisor(self) -> int:
         """What the height and width of an image must be multiples of."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return self.patch * 2 ** (len(self.block_out_channels) - 1)
 
     @property
     def time_width(self) -> int:
@@ -160,7 +168,7 @@ def _fit(values: dict[str, Any], mid: bool | None) -> list[str]:
     for key, accepted in (("down_block_types", (PLAIN_DOWN, CROSS_DOWN)), ("up_block_types", (PLAIN_UP, CROSS_UP))):
         bad += [f"{key} has {v!r}, accepted are {accepted}" for v in values[key] if v not in accepted]
     sizes = ("attention_head_dim", "cross_attention_dim", "encoder_hid_dim", "norm_num_groups", "sample_size")
-    for key in sizes + ("in_channels", "out_channels", "addition_embed_type_num_heads"):
+    for key in sizes + ("in_channels", "out_channels", "addition_embed_type_num_heads", "patch"):
         value = values[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             bad.append(f"{key} is {value!r}, accepted is one whole number")
@@ -277,6 +285,28 @@ class Resnet(nnx.Module):
         return (x + h) / self.out_scale if self.out_scale != 1 else x + h
 
 
+def fold(x: Array, patch: int) -> Array:
+    """[n h w c] -> [n h/patch w/patch patch^2 c]: each square of pixels becomes one pixel with more channels.
+
+    It only moves numbers, so white noise stays white noise.
+    """
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // patch, patch, w // patch, patch, c)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h // patch, w // patch, -1)
+
+
+def unfold(x: Array, patch: int) -> Array:
+    """[n h w patch^2 c] -> [n patch h, patch w, c]: undoes `fold`.
+
+    >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    >>> bool((unfold(fold(x, 2), 2) == x).all())
+    True
+    """
+    n, h, w, _ = x.shape
+    x = x.reshape(n, h, w, patch, patch, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(n, h * patch, w * patch, -1)
+
+
 def half(x: Array) -> Array:
     """[n h w c] -> [n h/2 w/2 c], the mean of each 2x2 square."""
     n, h, w, c = x.shape
@@ -358,7 +388,7 @@ class UNet(nnx.Module):
     def __init__(self, config: Config, conv: Callable, *, rngs: nnx.Rngs):
         c, n = config.block_out_channels, len(config.block_out_channels)
         self.config = config
-        self.conv_in = convolution(config.in_channels, c[0], 3, conv, rngs)
+        self.conv_in = convolution(config.patch**2 * config.in_channels, c[0], 3, conv, rngs)
         self.time_embedding = TimestepEmbedding(c[0], config.time_width, rngs)
         self.class_embedding = TimestepEmbedding(c[0], config.time_width, rngs) if config.upscales else None
         self.add_embedding = TextTimeEmbedding(
@@ -382,7 +412,7 @@ class UNet(nnx.Module):
             x = width
         self.up_blocks = nnx.List(up)
         self.conv_norm_out = group_norm(config.norm_num_groups, c[0], config.norm_eps, rngs)
-        self.conv_out = convolution(c[0], config.out_channels, 3, conv, rngs)
+        self.conv_out = convolution(c[0], config.patch**2 * config.out_channels, 3, conv, rngs)
 
     def prepare(self, conditioning: Conditioning) -> Conditioning:
         return conditioning._replace(text=self.prepared(conditioning), pooled=None)
@@ -413,7 +443,7 @@ class UNet(nnx.Module):
         if self.config.time_embedding_act_fn is not None:
             time = gelu(time)
 
-        x = self.conv_in(x)
+        x = self.conv_in(fold(x, self.config.patch))
         skips = [x]
         for i, block in enumerate(self.down_blocks):
             for j in range(len(block.resnets)):
@@ -428,7 +458,7 @@ class UNet(nnx.Module):
                 x = block.layer(j, jnp.concatenate([x, skips.pop()], axis=-1), time, text.layers["up"][i])
             for resnet in block.upsamplers:
                 x = resnet(x, time)
-        x = self.conv_out(gelu(self.conv_norm_out(x))).astype(outer)
+        x = unfold(self.conv_out(gelu(self.conv_norm_out(x))), self.config.patch).astype(outer)
         estimate, variance = jnp.split(x, [min(channels, x.shape[-1])], axis=-1)
         return Prediction(estimate, variance if variance.shape[-1] else None)
 

@@ -32,11 +32,12 @@ class Encoder(NamedTuple):
 
 
 def find(
-    folder: str | Path, *, clean: str = "lower", stream: bool | None = None, dtype: str | None = None,
+    folder: str | Path, *, clean: str | None = None, stream: bool | None = None, dtype: str | None = None,
     cache: str | Path | None = None,
 ) -> Encoder:  # fmt: skip
     """The Encoder in a folder that `jdiff convert` wrote: a model's, with `text_encoder/`, or the encoder's own.
 
+    `clean` names how prompts are cleaned; None takes the folder's own, the key `clean` of its config.json, or "lower".
     `dtype` it computes in: float32 (None), bfloat16 or float16. With `stream` its weights are read one layer at a
     time; None does so above 1 GiB of weights. Raises ValueError with what is missing, and what is accepted.
 
@@ -48,8 +49,6 @@ def find(
     dtype = "float32" if dtype is None else dtype
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, accepted are {', '.join(DTYPES)}")
-    if clean not in text.CLEANING:
-        raise ValueError(f"clean is {clean!r}, accepted are {', '.join(text.CLEANING)}")
     given, folder = folder, Path(folder)
     folder = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
     if missing := [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]:
@@ -59,6 +58,9 @@ def find(
         )
     config = t5.read_config(folder)
     settings = json.loads((folder / "config.json").read_text())
+    clean = settings.get("clean", "lower") if clean is None else clean
+    if clean not in text.CLEANING:
+        raise ValueError(f"clean is {clean!r}, accepted are {', '.join(text.CLEANING)}")
     length, tokens, vocabulary = _tokenizer(folder, settings)
     entries, metadata = convert.read_header(folder / "model.safetensors")
     _, abstract = t5.t5(config)

@@ -1,0 +1,1 @@
+"""Letters: captions and data of the glyph model, its judge, and ambigrams."""
