@@ -48,10 +48,13 @@ def test_load_turns_by_exif_and_puts_alpha_over_white(tmp_path):
 
 def test_grey_of_16_bits_keeps_its_steps(tmp_path):
     grey = np.arange(0, 65536, 257 * 5, dtype=np.uint16)[:50].reshape(5, 10)
-    for name, array in (("a.png", grey), ("a.tif", grey), ("b.tif", grey.astype(np.int32))):
+    for name, array in (("a.png", grey), ("a.tif", grey)):
         Image.fromarray(array).save(tmp_path / name)
         expected = (grey / 32767.5 - 1)[..., None].repeat(3, axis=2)
         np.testing.assert_allclose(images.load(tmp_path / name), expected, atol=1e-6)
+    Image.fromarray(grey.astype(np.int32)).save(tmp_path / "b.tif")
+    with pytest.raises(ValueError, match="b.tif: the picture has signed integers, 0 to .* no defined black and white"):
+        images.load(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize("width, height, refused", [(10001, 10000, True), (30000, 30000, True), (10000, 10000, False)])
@@ -62,11 +65,11 @@ def test_more_than_100_megapixels_are_refused_before_they_are_decoded(width, hei
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
     (tmp_path / "a.png").write_bytes(data)
     if refused:
-        with pytest.raises(ValueError, match="a.png: the picture is larger than 100 megapixels"):
+        with pytest.raises(ValueError, match="a.png: the picture has more than 100 megapixels"):
             images.load(tmp_path / "a.png")
     else:
-        with images._opened(tmp_path / "a.png") as image:
-            assert image.size == (width, height)
+        with pytest.raises(ValueError, match="a.png: the picture is damaged"):  # which only decoding can tell
+            images.load(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("h, w, side", [(40, 70, 16), (70, 41, 16), (5, 9, 16), (16, 16, 16)])
@@ -166,9 +169,9 @@ def test_labels_are_drawn_within_the_page_and_outside_the_pictures():
 
 
 def test_grid_names_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"row_labels has 3 entries, accepted is none or 2"):
+    with pytest.raises(ValueError, match=r"row_labels must have 2 entries, or none, got 3"):
         images.grid(noise(2, 1, 8, 8, 3), ["a", "b", "c"])
-    with pytest.raises(ValueError, match=r"\(2, 8, 8, 3\), accepted is \[r c h w 3\]"):
+    with pytest.raises(ValueError, match=r"images must have shape \[r c h w 3\] .* got \[2, 8, 8, 3\]"):
         images.grid(noise(2, 8, 8, 3))
 
 
@@ -188,7 +191,7 @@ def test_gif_has_its_frames_and_holds_the_last(tmp_path):
             times.append(gif.info["duration"])
     assert times == [200] * 4 + [2200]
     for frames, seconds in ((noise(0, 4, 4, 3), 1), (noise(4, 4, 3), 1), (noise(1, 4, 4, 3), 0)):
-        with pytest.raises(ValueError, match="accepted"):
+        with pytest.raises(ValueError, match="must "):
             images.save_gif(tmp_path / "b.gif", frames, seconds)
     assert not (tmp_path / "b.gif").exists()
 
@@ -203,13 +206,13 @@ def test_mp4_has_its_frames_and_holds_the_last(tmp_path):
     want = images.to_uint8(frames).mean((1, 2, 3))
     np.testing.assert_allclose(back[:, :33].mean((1, 2, 3)), [*want, *[want[-1]] * 5], atol=3)
     assert back[:, 33].min() > 150
-    with pytest.raises(ValueError, match="frames have shape"):
+    with pytest.raises(ValueError, match="frames must have shape"):
         images.save_mp4(tmp_path / "b.mp4", frames[0])
     assert not (tmp_path / "b.mp4").exists()
 
 
 def test_mp4_says_what_it_needs(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "find_spec", lambda name: None)
+    monkeypatch.setattr("jdiff.images.write.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'jdiff\[video\]'"):
         images.save_mp4(tmp_path / "a.mp4", np.zeros((1, 8, 8, 3)))
 

@@ -305,8 +305,8 @@ class Inpaint(Prompted, Sourced):
 
     def fit(self, model: Any, files: dict[str, File]) -> tuple[np.ndarray, np.ndarray]:
         image = super().fit(model, files)
-        grey = files["mask"].pixels.mean(axis=2, keepdims=True)
-        mask = pictures.square(grey, len(image), Image.Resampling.BOX)[..., 0] > 0
+        painted = files["mask"].pixels[..., None]
+        mask = pictures.square(painted, len(image), Image.Resampling.BOX)[..., 0] > 0.5
         what = f"all {'white' if mask.all() else 'black'} in the middle square"
         wanted = "accepted is white where the picture is made new and black where it is kept"
         demand(bool(mask.any() and not mask.all()), f"--mask is {self.mask}, {what}, {wanted}")
@@ -524,7 +524,8 @@ def _read(command: Drawing, name: str) -> File:
     path, flag = getattr(command, name), "IMAGE" if name == "source" else f"--{name}"
     demand(path is not None, f"{flag} is not given, accepted is the path of a picture")
     demand(is_unicode(str(path)), f"{flag} is {str(path)!a}, accepted is a path in UTF-8")
-    pixels = accepted(lambda: pictures.load(path), f"{flag} is ")
+    load = pictures.load_mask if name == "mask" else pictures.load
+    pixels = accepted(lambda: load(path), f"{flag}: ")
     return File(path, hashlib.sha256(path.read_bytes()).hexdigest(), pixels)
 
 

@@ -1,0 +1,32 @@
+"""Pictures in and out of files, and sheets of many, by Pillow and ffmpeg. A picture is [h w c] in [-1, 1]."""
+
+from jdiff.images.read import Picture, decode, load, load_mask, read_settings
+from jdiff.images.sheet import Sheet, grid, sheet_size, strip
+from jdiff.images.values import RANGE, as_mask, as_picture, mask_of, square, to_uint8
+from jdiff.images.write import LIMITS, beside, check_size, discard_parts, has_video, save, save_gif, save_mp4
+
+__all__ = [
+    "LIMITS",
+    "RANGE",
+    "Picture",
+    "Sheet",
+    "as_mask",
+    "as_picture",
+    "beside",
+    "check_size",
+    "decode",
+    "discard_parts",
+    "grid",
+    "has_video",
+    "load",
+    "load_mask",
+    "mask_of",
+    "read_settings",
+    "save",
+    "save_gif",
+    "save_mp4",
+    "sheet_size",
+    "square",
+    "strip",
+    "to_uint8",
+]

@@ -1,0 +1,254 @@
+"""Pictures and animations into files, each complete or not there."""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from jdiff.images.read import KEY
+from jdiff.images.values import as_array, to_uint8
+
+# Largest width and height, in pixels, of each kind of file: H.264's and GIF's own limits, and a PNG that Pillow writes.
+LIMITS = {".mp4": 16384, ".gif": 65535, ".png": 2**24}
+# ffmpeg's quality of H.264: 18 looks as good as the original.
+QUALITY = "18"
+# Milliseconds of a GIF's frame below which browsers slow it down.
+SHORTEST = 20
+
+# What is being written: parts of files, and processes that write them. `discard_parts` takes it all away.
+_parts: set[Path] = set()
+_processes: set[subprocess.Popen] = set()
+_lock = threading.RLock()
+_count = itertools.count()
+
+
+def save(path: str | Path, image: Any, settings: dict[str, Any] | None = None) -> None:
+    """Writes a picture as PNG, with settings in it as JSON. The file appears only when it is complete.
+
+    Args:
+        path: of the file.
+        image: [h w 3] or [h w 1] floats in [-1, 1], uint8, or a PIL picture.
+        settings: what `read_settings` is to return.
+
+    Raises:
+        ValueError: the image is not finite or no picture, or the settings are no JSON.
+        OSError: the file cannot be written.
+    """
+    info = PngInfo()
+    if settings is not None:
+        info.add_itxt(KEY, json.dumps(settings, ensure_ascii=False, allow_nan=False))
+    picture = as_pil(image)
+    with beside(path) as file:
+        picture.save(file, "PNG", pnginfo=info)
+
+
+def save_gif(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 2.0) -> None:
+    """Writes an animation as a GIF that repeats. The file appears only when it is complete.
+
+    Args:
+        path: of the file.
+        frames: [m h w 3] floats in [-1, 1], uint8, or a list of PIL pictures. Frames that equal the one before are
+            merged with it.
+        seconds: how long it lasts.
+        hold: how much longer the last frame stays.
+
+    Raises:
+        ValueError: there is no frame, a frame is not finite, or a side is longer than 65,535 pixels.
+        OSError: the file cannot be written.
+    """
+    shown, seconds = _frames(frames, seconds, hold, ".gif")
+    pictures = [as_pil(frame).convert("RGB").quantize(256) for frame in shown]
+    each = max(SHORTEST, round(1000 * seconds / len(shown)))
+    times = [each] * (len(shown) - 1) + [each + round(1000 * hold)]
+    durations = times[0] if len(times) == 1 else times
+    with beside(path) as file:
+        pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def save_mp4(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 2.0) -> None:
+    """Writes frames as `save_gif` does, as an MP4 (H.264) that every browser plays; needs the extra `video`.
+
+    An odd row or column is filled up with white, since the format has colour for every second pixel. The file is
+    decoded once before it gets its name.
+
+    Args:
+        path: of the file.
+        frames: as in `save_gif`.
+        seconds: as in `save_gif`.
+        hold: as in `save_gif`.
+
+    Raises:
+        ValueError: as `save_gif`, with 16,384 pixels, or the extra is not installed.
+        OSError: the file cannot be written, or ffmpeg failed.
+    """
+    if not has_video():
+        raise ValueError("an MP4 needs imageio and its ffmpeg: pip install 'jdiff[video]'")
+    import imageio_ffmpeg
+
+    given, seconds = _frames(frames, seconds, hold, ".mp4")
+    shown = given if given.dtype == np.uint8 else np.stack([to_uint8(frame) for frame in given])
+    shown = np.broadcast_to(shown, (*shown.shape[:3], 3))
+    rate = len(shown) / seconds
+    shown = np.concatenate([shown, np.repeat(shown[-1:], round(hold * rate), axis=0)])
+    height, width = shown.shape[1:3]
+    shown = np.pad(shown, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
+    size = f"{shown.shape[2]}x{shown.shape[1]}"
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-loglevel", "error"]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", f"{rate:.6f}", "-i", "pipe:0"]
+    h264 = ["-c:v", "libx264", "-crf", QUALITY, "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", "-y"]
+    with _part(path) as part:
+        _run([*ffmpeg[:1], *ffmpeg[2:], *raw, *h264, str(part)], shown, path)
+        told = _run([*ffmpeg, "-xerror", "-progress", "pipe:1", "-i", str(part), "-f", "null", "-"], None, path)
+        counts = re.findall(r"^frame=\s*(\d+)", told, re.MULTILINE)
+        if not counts or int(counts[-1]) != len(shown):
+            raise OSError(f"{path}: ffmpeg wrote {counts[-1] if counts else 'no'} of {len(shown)} frames")
+
+
+def has_video() -> bool:
+    """Returns whether what `save_mp4` needs is installed."""
+    return all(find_spec(name) for name in ("imageio", "imageio_ffmpeg"))
+
+
+def check_size(path: str | Path, height: int, width: int) -> None:
+    """Checks that a file of this kind can have this size.
+
+    Raises:
+        ValueError: a side is too long.
+
+    Example:
+        >>> check_size("way.mp4", 64, 20000)
+        Traceback (most recent call last):
+        ...
+        ValueError: way.mp4: an .mp4 has at most 16384 pixels a side, got 20000 x 64; draw fewer pictures
+    """
+    suffix = Path(path).suffix.lower()
+    most = LIMITS.get(suffix)
+    if most is not None and max(height, width) > most:
+        article = "an" if suffix == ".mp4" else "a"
+        raise ValueError(
+            f"{path}: {article} {suffix} has at most {most} pixels a side, got {width} x {height}; draw fewer pictures"
+        )
+
+
+def as_pil(image: Any) -> Image.Image:
+    """Returns a picture [h w 3] or [h w 1], floats in [-1, 1] or uint8, as Pillow has it."""
+    found = as_array(image)
+    if found.ndim != 3 or found.shape[-1] not in (1, 3) or not all(found.shape):
+        raise ValueError(f"image must have shape [h w 3] or [h w 1], got {list(found.shape)}")
+    found = to_uint8(found)
+    return Image.fromarray(found[..., 0] if found.shape[-1] == 1 else found)
+
+
+def _frames(frames: Any, seconds: float, hold: float, suffix: str) -> tuple[np.ndarray, float]:
+    """(frames, seconds), checked."""
+    found = as_array(frames, "frames")
+    if found.ndim != 4 or not all(found.shape) or found.shape[-1] not in (1, 3):
+        raise ValueError(f"frames must have shape [m h w 3] with at least one frame, got {list(found.shape)}")
+    if not (seconds > 0 and hold >= 0):
+        raise ValueError(f"seconds must be more than 0 and hold at least 0, got {seconds} and {hold}")
+    check_size(f"frames for a file{suffix}", *found.shape[1:3])
+    return found, seconds
+
+
+def _run(command: list[str], frames: np.ndarray | None, path: str | Path) -> str:
+    """What a process prints; raises OSError, with its last line, unless it ends well."""
+    source = subprocess.DEVNULL if frames is None else subprocess.PIPE
+    with _lock:
+        # a group of its own: Ctrl-C in a terminal is for us, and we end it
+        process = subprocess.Popen(
+            command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=os.name == "posix"
+        )
+        _processes.add(process)
+    try:
+        out, err = process.communicate(None if frames is None else np.ascontiguousarray(frames).tobytes())
+    finally:
+        process.kill()
+        process.wait()
+        _processes.discard(process)
+    lines = err.decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    if process.returncode != 0:
+        raise OSError(f"{path}: ffmpeg failed with status {process.returncode} ({last})")
+    return out.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def beside(path: str | Path) -> Iterator[IO[bytes]]:
+    """Opens a binary file that becomes `path` when the block ends well; otherwise `path` stays as it was.
+
+    Links are followed, and a file that is replaced keeps its mode.
+
+    Args:
+        path: of the file.
+
+    Yields:
+        The open file.
+
+    Raises:
+        OSError: the file cannot be written, or is read-only.
+    """
+    with _part(path) as part:
+        with _lock:  # not after `discard_parts`
+            file = open(part, "wb")
+        with file:
+            yield file
+
+
+@contextlib.contextmanager
+def _part(path: str | Path) -> Iterator[Path]:
+    """A path beside `path`, to which it is renamed when the block ends well."""
+    target = Path(os.path.realpath(path))
+    mode = _mode(target)
+    if mode is not None and not mode & 0o222:
+        raise PermissionError(f"{path}: the file is read-only")
+    part = target.with_name(f".jdiff-{os.getpid()}-{next(_count)}.part")
+    with _lock:
+        _parts.add(part)
+    try:
+        yield part
+        if mode is not None:
+            with contextlib.suppress(OSError):
+                os.chmod(part, mode)
+        os.replace(part, target)
+    except OSError as error:
+        if error.filename == str(part):  # named by what the user asked for
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        _parts.discard(part)
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+
+
+def discard_parts() -> None:
+    """Takes away what is half written and ends the processes that write it. For a process that is about to end.
+
+    It keeps the lock, so that no other thread begins to write.
+    """
+    _lock.acquire()
+    for process in list(_processes):
+        with contextlib.suppress(OSError):
+            process.kill()
+            process.wait()
+    for part in list(_parts):
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)

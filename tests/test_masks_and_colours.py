@@ -1,0 +1,169 @@
+"""What pictures from files mean: brightness by their depth, colour by their profile, masks by what is painted."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from jdiff import images
+
+RAMP = np.linspace(0, 1, 16)[None].repeat(4, 0)
+
+
+def saved(tmp_path, name, image, **how):
+    image.save(tmp_path / name, **how)
+    return tmp_path / name
+
+
+DEPTHS = {
+    "8 bits": ("a.png", lambda: Image.fromarray(np.round(255 * RAMP).astype(np.uint8)), {}),
+    "16 bits, PNG": ("b.png", lambda: Image.fromarray(np.round(65535 * RAMP).astype(np.uint16)), {}),
+    "16 bits, TIFF": ("c.tif", lambda: Image.fromarray(np.round(65535 * RAMP).astype(np.uint16)), {}),
+    "floats, TIFF": ("d.tif", lambda: Image.fromarray(RAMP.astype(np.float32)), {}),
+    "palette": ("e.png", lambda: Image.fromarray(np.round(255 * RAMP).astype(np.uint8)).convert("P"), {}),
+    "1 bit": ("f.png", lambda: Image.fromarray(RAMP > 0.5), {}),
+}
+
+
+@pytest.mark.parametrize("name", DEPTHS)
+def test_the_same_ramp_has_the_same_brightness_in_every_depth(name, tmp_path):
+    file, make, how = DEPTHS[name]
+    read = images.load(saved(tmp_path, file, make(), **how))
+    want = 2.0 * (RAMP > 0.5) - 1 if name == "1 bit" else 2 * RAMP - 1
+    np.testing.assert_allclose(read, want[..., None].repeat(3, 2), atol=0.005)
+
+
+@pytest.mark.parametrize("least, most", [(-1.0, 1.0), (0.0, 255.0), (0.0, np.nan)])
+def test_floats_without_a_defined_range_are_refused(least, most, tmp_path):
+    path = saved(tmp_path, "a.tif", Image.fromarray(np.array([[least, most]], np.float32)))
+    with pytest.raises(ValueError, match="a.tif: the picture has floats .* no defined black and white"):
+        images.load(path)
+
+
+def test_a_profile_is_followed(tmp_path):
+    """LAB is far from sRGB: a picture in its colours, and the same turned into sRGB by littleCMS."""
+    shown = Image.new("RGB", (4, 4), (200, 30, 30))
+    srgb, lab = (ImageCms.createProfile(name) for name in ("sRGB", "LAB"))
+    as_lab = ImageCms.profileToProfile(shown, srgb, lab, outputMode="LAB")
+    read = images.load(saved(tmp_path, "lab.tif", as_lab))
+    np.testing.assert_allclose(read, images.load(saved(tmp_path, "rgb.png", shown)), atol=0.04)
+    profile = ImageCms.ImageCmsProfile(srgb).tobytes()
+    plain = images.load(saved(tmp_path, "own.png", shown, icc_profile=profile))
+    np.testing.assert_array_equal(plain, images.load(tmp_path / "rgb.png"))
+    with pytest.warns(UserWarning, match="its ICC profile cannot be used"):
+        broken = images.load(saved(tmp_path, "broken.png", shown, icc_profile=b"no profile"))
+    np.testing.assert_array_equal(broken, plain)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photo_is_turned_as_its_exif_says(orientation, tmp_path):
+    """Against Pillow's own turning, with an odd tag beside."""
+    picture = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(3, 6) * 14).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    exif[0x9286] = b"odd"
+    path = saved(tmp_path, "a.png", picture, exif=exif)
+    from PIL import ImageOps
+
+    want = np.asarray(ImageOps.exif_transpose(Image.open(path)), np.float32) / 127.5 - 1
+    np.testing.assert_allclose(images.load(path), want, atol=1e-6)
+
+
+def strokes(colour, ground=(0, 0, 0, 0), half=slice(8, None)):
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[:] = ground
+    pixels[:, half] = (*colour, 255)
+    return Image.fromarray(pixels)
+
+
+RIGHT = np.zeros((16, 16), np.float32)
+RIGHT[:, 8:] = 1
+MASKS = {
+    "white on black": lambda: Image.fromarray((255 * RIGHT).astype(np.uint8)),
+    "1 on 0": lambda: Image.fromarray(RIGHT.astype(np.uint8)),
+    "16 bits": lambda: Image.fromarray((65535 * RIGHT).astype(np.uint16)),
+    "1 bit": lambda: Image.fromarray(RIGHT > 0),
+    "white strokes on nothing": lambda: strokes((255, 255, 255)),
+    "red strokes on nothing": lambda: strokes((200, 10, 10)),
+    "white on black, opaque": lambda: strokes((255, 255, 255), (0, 0, 0, 255)),
+    "red on transparent white": lambda: strokes((200, 10, 10), (255, 255, 255, 0)),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_what_is_painted_is_made_new(name, tmp_path):
+    np.testing.assert_array_equal(images.load_mask(saved(tmp_path, "mask.png", MASKS[name]())), RIGHT)
+
+
+def test_a_photo_is_no_mask(tmp_path):
+    photo = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    erased = np.dstack([photo, np.full((32, 32), 255, np.uint8)])
+    erased[:, 16:, 3] = 0
+    for name, pixels in (("photo", photo), ("erased", erased)):
+        with pytest.raises(ValueError, match=f"{name}.png has .*a mask is white where the picture is made new"):
+            images.load_mask(saved(tmp_path, f"{name}.png", Image.fromarray(pixels)))
+
+
+VALUES = {
+    "uint8": np.array([[[0, 255, 51]]], np.uint8),
+    "PIL": Image.fromarray(np.array([[[0, 255, 51]]], np.uint8)),
+    "float32": np.array([[[-1, 1, -0.6]]], np.float32),
+    "float64": np.array([[[-1, 1, -0.6]]]),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_every_kind_of_picture_means_the_same(name):
+    np.testing.assert_allclose(images.as_picture(VALUES[name]), VALUES["float32"], atol=1e-6)
+    np.testing.assert_array_equal(images.to_uint8(VALUES[name]), VALUES["uint8"])
+    if name != "PIL":
+        sheet = images.grid(VALUES[name][None, None].repeat(32, 2).repeat(32, 3))
+        assert (sheet[len(sheet) // 2, sheet.shape[1] // 2] == [0, 255, 51]).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.full((2, 2, 3), np.nan), np.full((2, 2, 3), 255.0), np.zeros((2, 2, 3), np.int32), "picture.png", None]
+)
+def test_what_is_no_picture_is_refused(wrong):
+    with pytest.raises(ValueError, match="photo must"):
+        images.as_picture(wrong, "photo")
+
+
+def test_a_picture_in_0_to_1_gets_a_warning():
+    with pytest.warns(UserWarning, match=r"looks like \[0, 1\]"):
+        images.as_picture(np.linspace(0, 1, 12).reshape(2, 2, 3))
+
+
+def test_a_file_is_replaced_as_the_user_would_expect(tmp_path):
+    """Links are followed, modes are kept, read-only files are refused, and nothing half-written stays."""
+    target, link = tmp_path / "target.png", tmp_path / "link.png"
+    images.save(target, np.zeros((2, 2, 3)))
+    target.chmod(0o640)
+    link.symlink_to(target)
+    images.save(link, np.ones((2, 2, 3)))
+    assert link.is_symlink() and images.load(target).max() == 1 and target.stat().st_mode & 0o777 == 0o640
+    target.chmod(0o444)
+    before = target.read_bytes()
+    with pytest.raises(PermissionError, match="read-only"):
+        images.save(target, np.zeros((2, 2, 3)))
+    assert target.read_bytes() == before
+    with pytest.raises(KeyboardInterrupt), images.beside(tmp_path / "new") as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    long = tmp_path / ("a" * 251 + ".png")
+    images.save(long, np.zeros((2, 2, 3)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([long.name, "link.png", "target.png"])
+
+
+def test_a_long_label_is_wrapped_in_no_time():
+    assert images.grid(np.zeros((1, 1, 8, 8, 3)), ["x" * 2000]).shape[2] == 3
+
+
+def test_a_damaged_file_is_one_line(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(buffer, "GIF")
+    (tmp_path / "a.gif").write_bytes(buffer.getvalue()[:40])
+    with pytest.raises(ValueError, match="a.gif: ") as caught:
+        images.load(tmp_path / "a.gif")
+    assert "\n" not in str(caught.value)
