@@ -200,9 +200,9 @@ BAD = {  # arguments, and what the line must have in it: the value given and wha
     "alone": (["a", "-o", "x.png", "--separate"], "--separate is x-0-1.png, a folder, accepted is a file"),
     "gif": (["a", "--gif", "way.mp4"], "--gif is way.mp4, accepted is a file that ends in .gif"),
     "npz": (["a", "--npz", "nowhere/a.npz"], "--npz is nowhere/a.npz, but there is no folder nowhere, accepted is"),
-    "like nothing": (["--like", "nowhere.png"], "--like is nowhere.png: there is no such file, accepted is"),
-    "like text": (["--like", "text.png"], "--like is text.png: it is no picture that can be read, accepted is"),
-    "like foreign": (["--like", "foreign.png"], "--like is foreign.png has no settings of jdiff in it, accepted is"),
+    "like nothing": (["--like", "nowhere.png"], "--like is nowhere.png: there is no such file; give"),
+    "like text": (["--like", "text.png"], "--like is text.png: this is no picture that can be read"),
+    "like foreign": (["--like", "foreign.png"], "--like is foreign.png has no settings of jdiff in it; give"),
     "like another": (["--like", "another.png"], "without usable model, n, steps"),
 }
 

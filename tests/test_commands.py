@@ -52,7 +52,10 @@ def model(name, side, channels):
         embed=lambda prompts: jnp.stack([pattern(prompt).reshape(SIDE, -1) for prompt in prompts]),
         schedule=abar,
         config=unet.Config(
-            sample_size=side, block_out_channels=(4, 8), class_embed_type="timestep" if channels == 6 else None
+            sample_size=side,
+            in_channels=channels,
+            block_out_channels=(4, 8),
+            class_embed_type="timestep" if channels == 6 else None,
         ),
         x0_rule=step.untouched,
         defaults=Defaults("ddim", steps=4, guidance=1.0, low_res=SIDE),
@@ -269,7 +272,7 @@ def test_like_says_what_became_of_the_pictures(calls, capsys):
     before = sorted(os.listdir())
     assert main("inpaint", "--like", "a.png") == 2
     err = capsys.readouterr().err
-    assert err == "jdiff: --mask is mask.png: there is no such file, accepted is the path of a picture\n"
+    assert err == "jdiff: --mask: mask.png: there is no such file; give the path of a picture\n"
     assert main("edit", "--like", "a.png") == 2
     assert "accepted is one that jdiff edit wrote" in capsys.readouterr().err and sorted(os.listdir()) == before
 
