@@ -106,8 +106,8 @@ def parameter_shardings(mesh: Mesh, params: Params, least: int = 2**16) -> Any:
 
     Example:
         >>> shapes = {"kernel": jax.ShapeDtypeStruct((3, 3, 256, 512), "float32")}
-        >>> parameter_shardings(make(), shapes)["kernel"].spec
-        PartitionSpec(None, None, None, 'model')
+        >>> tuple(parameter_shardings(make(), shapes)["kernel"].spec)
+        (None, None, None, 'model')
     """
     n = mesh.shape[MODEL]
 
