@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from jdiff import checks, schedule, step
 from jdiff.mnist import objectives, patched, unet
 from jdiff.mnist.data import to_floats, to_signed
+from jdiff.training.optimizers import adam_with_cosine
 from jdiff.types import Array, Level, Network, Solver
 
 T = 300  # timesteps of the course's DDPM
@@ -84,9 +85,7 @@ def tenth(rate: float, updates: int, epochs: int) -> optax.GradientTransformatio
 
 def cosine(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
     """Returns Adam on clipped gradients, with a warm-up and a cosine decay of the rate to a hundredth."""
-    total = updates * epochs
-    rates = optax.warmup_cosine_decay_schedule(0.0, rate, min(200, total // 10), total, rate / 100)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates, b2=0.99))
+    return adam_with_cosine(rate, updates * epochs)
 
 
 def _network(config: unet.Config, width: int, conv: Callable) -> Network:
@@ -160,7 +159,8 @@ def denoiser(signal: float, noise: float) -> Recipe:
 
 
 def recipes() -> dict[tuple[str, str], Recipe]:
-    """Returns all recipes by kind and name: "spec" is the course's, "best" our own.
+    """Returns all recipes by kind and name: "spec" is the course's, "best" our own, and
+    "pure" the course's denoiser of pure noise.
 
     Example:
         >>> sorted(kind for kind, recipe in recipes() if recipe == "best")
@@ -169,6 +169,7 @@ def recipes() -> dict[tuple[str, str], Recipe]:
     time, classes = unet.Config(classes=False), unet.Config()
     return {
         ("denoise", "spec"): denoiser(1.0, 0.5),
+        ("denoise", "pure"): denoiser(0.0, 1.0),  # from pure noise (course part B, 1.2.3)
         ("time", "spec"): _ddpm(time),
         ("class", "spec"): _ddpm(classes),
         ("flow-time", "spec"): _flow(unet.Config(classes=False, multiply=True), 50),

@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -100,3 +100,26 @@ def read(path: str | Path) -> list[dict[str, float]]:
         if len(numbers) == len(header):
             whole.append(dict(zip(header, numbers, strict=True)))
     return whole
+
+
+def summary(path: str | Path, every: int, names: Sequence[str]) -> dict[str, Any]:
+    """Returns what a model's card shows of a log.csv, as JSON.
+
+    Args:
+        path: of log.csv.
+        every: updates between the rows that are kept; the last row is kept too.
+        names: metrics that are kept, if the log has them.
+
+    Returns:
+        updates, images_per_second (the median), metrics (their names, after "update") and curve (the kept rows).
+    """
+    rows = read(path)
+    kept = [row for row in rows if row["update"] % every == 0 or row is rows[-1]]
+    names = [name for name in ("update", *names) if rows and name in rows[0]]
+    speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]  # the first row of a run has none
+    return {
+        "updates": int(rows[-1]["update"]) if rows else 0,
+        "images_per_second": round(float(np.median(speeds)), 1) if speeds else 0.0,
+        "metrics": names,
+        "curve": [[row[name] for name in names] for row in kept],
+    }
