@@ -10,6 +10,7 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:gli
 """
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -117,6 +118,15 @@ def read_weights(folder: Path) -> tuple[Params, Params]:
     return network, text
 
 
+def kept(folder: Path, copy: Path) -> Path:
+    """Returns a copy of a folder, made the first time. `folder` may be where the trained model is written."""
+    if not copy.is_dir():
+        part = copy.with_name(f"{copy.name}.part")
+        shutil.copytree(folder, part, dirs_exist_ok=True)
+        part.rename(copy)
+    return copy
+
+
 def main(
     data_dir: Path | None = None,
     run: Path = Path("runs/mini"),
@@ -164,7 +174,7 @@ def main(
         warm = start({"text": t5.init(TEXT, keys[0]), "heads": heads}, adam, keys[1])
         named = train(warm, Partial(partial(name_it, encode)), data, adam, **how).params
     else:
-        network, text = read_weights(start_from)
+        network, text = read_weights(kept(start_from, run / "start"))
         objective = Partial(partial(name_it_by_heads, encode), text)
         named = {"text": text, "heads": train(start(heads, adam, keys[1]), objective, data, adam, **how).params}
 
