@@ -1,18 +1,19 @@
-"""Trains the mini model: coloured MNIST digits from captions, by IF's architecture and a small T5 over bytes.
+"""Trains the mini model: coloured MNIST digits from captions, with IF's architecture and a small T5 over bytes.
 
     python scripts/train_mini.py --data-dir FOLDER_OF_TFDS
+    python scripts/train_mini.py --data-dir FOLDER_OF_TFDS --run runs/mini-more --start-from weights/mini \\
+        --white 0.6 --rate 4e-4 --steps 6000
 
-Stopped at any moment, the same command goes on from its last checkpoint in `--run`. On CPUs large pages are worth it:
+The second command trains the weights that ship on, with more digits on white. A command that was stopped goes on from
+its newest checkpoint when it is started again. On CPUs large pages make it faster:
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184
 """
 
-import csv
-import dataclasses
-import hashlib
 import json
+import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +23,19 @@ import tyro
 from jax.tree_util import Partial
 
 from jdiff import schedule
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import files
+from jdiff.checkpoints.folder import ByteEncoder, write_model
+from jdiff.images import beside
 from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
 from jdiff.networks import t5, unet
 from jdiff.training import objectives
 from jdiff.training.conv import fitting_conv
-from jdiff.training.log import Log
-from jdiff.training.loop import TrainState, start, train
-from jdiff.types import Conditioning
+from jdiff.training.log import Log, summary
+from jdiff.training.loop import start, train
+from jdiff.training.optimizers import adam_with_cosine
+from jdiff.types import Array, Conditioning, Params, Prediction
 
 UNET = unet.Config(
     sample_size=32,
@@ -43,7 +47,7 @@ UNET = unet.Config(
     cross_attention_dim=128,
     encoder_hid_dim=128,
     addition_embed_type_num_heads=4,
-    norm_num_groups=8,  # four channels a group, as IF has six: with one, GroupNorm would take every colour cast away
+    norm_num_groups=8,  # four channels a group (IF has six); with one, GroupNorm would remove every colour cast
 )
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
@@ -60,148 +64,135 @@ DEFAULTS = {"sampler": "deepfloyd", "steps": 20, "guidance": 4.0}
 TEXT = t5.Config(vocab_size=259, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4)
 
 
-def name_it(encode, params, key, batch):
-    """Digit, colour and background read off the mean of the text states, the empty captions aside.
+SIZES = (len(captions.DIGITS), len(captions.COLOURS), len(captions.BACKGROUNDS))
+METRICS = ("mse", "weighted", "offset", "bits", "anchor")
+Encode = Callable[[Params, Array, Array], Array]
+Loss = tuple[Array, dict[str, Array]]
 
-    The mean is over all of them, padding too, because that is what the UNet's pooling of the text starts from.
 
-    The text encoder's warm-up, and its anchor afterwards: trained by the picture's error alone, which colours dominate
-    at first, it forgot the digits.
+def name_it(encode: Encode, params: Params, key: Array, batch: captions.Batch) -> Loss:
+    """Objective: reads digit, colour and background off the mean of the text states. Empty captions do not count.
+
+    The mean is over all states, padding included, because the UNet's pooling of the text starts from that mean. The
+    text encoder is trained by this objective first, and keeps it as an anchor. Trained by the image's error alone,
+    which is mostly colour at first, it forgot the digits.
     """
     del key
     states = encode(params["text"], batch.tokens, batch.mask)
-    sizes = np.cumsum([len(captions.DIGITS), len(captions.COLOURS)])
-    logits = jnp.split(states.mean(1) @ params["heads"], sizes, axis=-1)
+    logits = jnp.split(states.mean(1) @ params["heads"], np.cumsum(SIZES)[:-1].tolist(), axis=-1)
     losses = [optax.softmax_cross_entropy_with_integer_labels(a, batch.labels[:, i]) for i, a in enumerate(logits)]
-    told = batch.mask.sum(1) > 1
-    return sum((loss * told).mean() for loss in losses), {}
+    captioned = batch.mask.sum(1) > 1
+    return jnp.stack([(loss * captioned).mean() for loss in losses]).sum(), {}
 
 
-def denoise(apply, encode, params, x, t, batch):
+def name_it_by_heads(encode: Encode, text: Params, heads: Array, key: Array, batch: captions.Batch) -> Loss:
+    """`name_it` with a text encoder that stays as it is."""
+    return name_it(encode, {"text": text, "heads": heads}, key, batch)
+
+
+def denoise(
+    apply: Callable, encode: Encode, params: Params, x: Array, t: Array, batch: captions.Batch
+) -> Prediction:  # fmt: skip
     states = encode(params["text"], batch.tokens, batch.mask)
     return apply(params["unet"], x, t, Conditioning(states))
 
 
-def draw(n, null, world, key):
-    return captions.draw(world, key, n, null)
+def draw(n: int, null: float, white: float, world: captions.World, key: Array) -> captions.Batch:
+    return captions.draw(world, key, n, null, white)
 
 
-def hybrid(abar, weight, denoise, encode, params, key, batch):
+def hybrid(
+    abar: Array, weight: Array, denoise: Callable, encode: Encode, params: Params, key: Array, batch: captions.Batch
+) -> Loss:
+    """Objective: `objectives.hybrid`, with a tenth of `name_it`."""
     loss, metrics = objectives.hybrid(abar, weight, objectives.cast_weight(abar), denoise, params, key, batch)
     anchor, _ = name_it(encode, params, key, batch)
     return loss + 0.1 * anchor, metrics | {"anchor": anchor}
 
 
-def export(out: Path, config: unet.Config, params: Any, text: Any, defaults: dict) -> None:
-    """Writes a UNet and a text encoder as a model's folder, in diffusers' layout."""
-    configs = {
-        "unet": {"_class_name": "UNet2DConditionModel"}
-        | {key: value for key, (value, _) in unet.FIXED.items()}
-        | dataclasses.asdict(config),
-        "text_encoder": {"model_type": "t5", "feed_forward_proj": "gated-gelu"}
-        | {"tokenizer_class": "ByT5Tokenizer", "max_length": captions.LENGTH}
-        | dataclasses.asdict(TEXT),
-    }
-    for name, tree in (("unet", params), ("text_encoder", text)):
-        folder = out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        flat = {path: np.asarray(a, np.float32) for path, a in convert.flatten(tree).items()}
-        digest = hashlib.sha256(b"".join(path.encode() + flat[path].tobytes() for path in sorted(flat)))
-        kind = "t5" if name == "text_encoder" else "unet"
-        convert.save(
-            folder / "model.safetensors", flat, {"kind": kind, "dtype": "float32", "sha256": digest.hexdigest()}
-        )
-        (folder / "config.json").write_text(json.dumps(configs[name], indent=2) + "\n")
-    (out / "scheduler").mkdir(exist_ok=True)
-    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
-    (out / "defaults.json").write_text(json.dumps(defaults, indent=2) + "\n")
+def read_weights(folder: Path) -> tuple[Params, Params]:
+    """Returns the parameters of the UNet and of the text encoder in a model's folder."""
+    wanted = (("unet", unet.unet(UNET).params), ("text_encoder", t5.t5(TEXT)[1]))
+    read = [files.load(folder / name / "model.safetensors", shapes, dtype=np.float32) for name, shapes in wanted]
+    network, text = jax.tree.map(jnp.asarray, read)
+    return network, text
 
 
-def history(log: Path, every: int = 250) -> dict:
-    """What the card shows of a run's log: its updates, its speed, and a row of every metric now and then."""
-    with log.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    kept = [row for row in rows if int(row["update"]) % every == 0 or row is rows[-1]]
-    names = [name for name in ("update", "mse", "weighted", "offset", "bits", "anchor") if name in rows[0]]
-    return {
-        "updates": int(rows[-1]["update"]),
-        "images_per_second": round(float(np.median([float(row["images_per_second"]) for row in rows])), 1),
-        "metrics": names,
-        "curve": [[float(row[name]) for name in names] for row in kept],
-    }
-
-
-def adam_with_cosine(rate: float, steps: int) -> optax.GradientTransformation:
-    """Adam on clipped gradients, its rate warmed up and brought to nothing by a cosine."""
-    rates = optax.warmup_cosine_decay_schedule(0.0, rate, min(200, steps // 10), steps, rate * 0.01)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates, b2=0.99))
-
-
-def logged(
-    state: TrainState, objective: Any, data: Any, optimizer: Any, *, steps: int, decay: float, batch: int, run: Path
-) -> TrainState:
-    """The state after `steps` updates over all devices, resumed and saved in `run`, with a bar and log.csv there."""
-    with Log(run, steps, batch) as report:
-        return train(
-            state, objective, data, optimizer, steps=steps, decay=decay, mesh=over_devices(),
-            every=25, report=report, checkpoints=run / "checkpoints", save_every=250,
-        )  # fmt: skip
+def kept(folder: Path, copy: Path) -> Path:
+    """Returns a copy of a folder, made the first time. `folder` may be where the trained model is written."""
+    if not copy.is_dir():
+        part = copy.with_name(f"{copy.name}.part")
+        shutil.copytree(folder, part, dirs_exist_ok=True)
+        part.rename(copy)
+    return copy
 
 
 def main(
     data_dir: Path | None = None,
     run: Path = Path("runs/mini"),
     out: Path = Path("weights/mini"),
+    start_from: Path | None = None,
     steps: int = 8500,
     batch: int = 24,
     rate: float = 1e-3,
     decay: float = 0.998,
     least_weight: float = 0.1,
+    white: float = 1 / 3,
     warm_up_steps: int = 600,
     seed: int = 0,
 ) -> None:
-    """Trains up to `steps` updates of `batch` pictures.
+    """Trains the mini model.
 
     Args:
-        data_dir: where TFDS keeps its data sets; its own choice if not given.
+        data_dir: where TensorFlow Datasets keeps its data sets; its own default if not given.
         run: folder for checkpoints and the log.
         out: folder that the model is written to at the end.
+        start_from: folder of a mini model whose weights are trained on; fresh weights if not given.
         steps: updates in all.
-        batch: pictures an update.
-        rate: highest learning rate; a cosine brings it to nothing.
-        decay: of the running mean of the weights, which is what ships.
-        least_weight: of the noise error, at the lowest noise.
-        warm_up_steps: updates of the text encoder alone, before.
+        batch: images an update.
+        rate: highest learning rate.
+        decay: of the EMA of the weights, which is written.
+        least_weight: weight of the noise error at the lowest noise.
+        white: share of images on white; white digits are always on black.
+        warm_up_steps: updates of the text encoder, which is trained alone before.
         seed: of everything random.
     """
     use_cores(batch)
-    run.mkdir(parents=True, exist_ok=True)
+    settings = {name: value for name, value in locals().items() if name not in ("data_dir", "run", "out")}
+    settings["start_from"] = start_from and str(start_from)
     images, labels = mnist("train", data_dir)
     world = captions.world(pad32(images), labels)
     apply = unet.unet(UNET, fitting_conv()).apply
     encode, _ = t5.t5(TEXT)
     keys = jax.random.split(jax.random.key(seed), 4)
 
-    text = t5.init(TEXT, keys[0])
-    outputs = len(captions.DIGITS) + len(captions.COLOURS) + len(captions.BACKGROUNDS)
-    warm = start({"text": text, "heads": jnp.zeros((TEXT.d_model, outputs))}, adam := optax.adam(1e-3), keys[1])
-    objective = Partial(partial(name_it, encode))
-    last = {}
-    data = Partial(partial(draw, 64, 0.1), world)
-    if not (run / "checkpoints").exists():
-        warm = train(warm, objective, data, adam, steps=warm_up_steps, report=lambda _, m: last.update(m))
-        print(f"text warm-up: loss {np.mean(last['loss']):.4f}")
+    heads, adam = jnp.zeros((TEXT.d_model, sum(SIZES))), optax.adam(1e-3)
+    data = Partial(partial(draw, 64, 0.1, white), world)
+    how = {"steps": warm_up_steps, "checkpoints": run / "text", "settings": settings}
+    if start_from is None:
+        network = unet.init(UNET, keys[2])
+        warm = start({"text": t5.init(TEXT, keys[0]), "heads": heads}, adam, keys[1])
+        named = train(warm, Partial(partial(name_it, encode)), data, adam, **how).params
+    else:
+        network, text = read_weights(kept(start_from, run / "start"))
+        objective = Partial(partial(name_it_by_heads, encode), text)
+        named = {"text": text, "heads": train(start(heads, adam, keys[1]), objective, data, adam, **how).params}
 
     optimizer = adam_with_cosine(rate, steps)
-    state = start({"unet": unet.init(UNET, keys[2]), **warm.params}, optimizer, keys[3])
+    state = start({"unet": network, **named}, optimizer, keys[3])
     abar = jnp.asarray(schedule.cosine(), jnp.float32)
     weight = objectives.root_snr_weight(abar, least_weight)
     objective = Partial(hybrid, abar, weight, Partial(partial(denoise, apply, encode)), Partial(encode))
-    data = Partial(partial(draw, batch, 0.1), world)
-    state = logged(state, objective, data, optimizer, steps=steps, decay=decay, batch=batch, run=run)
-    export(out, UNET, state.ema["unet"], state.ema["text"], DEFAULTS)
-    settings = {"batch": batch, "rate": rate, "decay": decay, "least_weight": least_weight, "seed": seed}
-    (out / "training.json").write_text(json.dumps(settings | history(run / "log.csv"), indent=1) + "\n")
+    data = Partial(partial(draw, batch, 0.1, white), world)
+    with Log(run, steps, batch) as report:
+        state = train(
+            state, objective, data, optimizer, steps=steps, decay=decay, every=25, report=report, save_every=250,
+            checkpoints=run / "checkpoints", settings=settings, mesh=over_devices(),
+        )  # fmt: skip
+    text_encoder = ByteEncoder(TEXT, state.ema["text"], captions.LENGTH)
+    write_model(out, UNET, state.ema["unet"], scheduler=SCHEDULER, defaults=DEFAULTS, text_encoder=text_encoder)
+    with beside(out / "training.json") as file:
+        file.write((json.dumps(settings | summary(run / "log.csv", 250, METRICS), indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

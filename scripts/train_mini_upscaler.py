@@ -1,13 +1,14 @@
-"""Trains the mini stage 2: coloured digits of 16 x 16 drawn anew at 32 x 32, by the architecture of IF's stage 2.
+"""Trains the mini stage 2, which enlarges coloured digits from 16 x 16 to 32 x 32, with IF's stage 2 architecture.
 
     python scripts/train_mini_upscaler.py --data-dir FOLDER_OF_TFDS
 
-The text encoder is the mini model's and stays as it is. Stopped at any moment, the same command goes on from its last
-checkpoint in `--run`.
+The text encoder is the mini model's, unchanged. A command that was stopped goes on from its newest checkpoint when it
+is started again.
 """
 
 import dataclasses
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,22 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax.tree_util import Partial
-from train_mini import TEXT, UNET, adam_with_cosine, export, history, logged
+from train_mini import METRICS, SCHEDULER, TEXT, UNET, Encode
 
 from jdiff import model, schedule
-from jdiff.checkpoints import convert
-from jdiff.mesh import use_cores
+from jdiff.checkpoints import files
+from jdiff.checkpoints.folder import write_model
+from jdiff.images import beside
+from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
 from jdiff.networks import t5, unet
 from jdiff.sample import resized
 from jdiff.training import objectives
 from jdiff.training.conv import fitting_conv
-from jdiff.training.loop import start
-from jdiff.types import Array, Conditioning
+from jdiff.training.log import Log, summary
+from jdiff.training.loop import start, train
+from jdiff.training.optimizers import adam_with_cosine
+from jdiff.types import Array, Conditioning, Params, Prediction
 
 FACTOR = 2
-# to 64 pixels too: nearly all that it does is local
+# It enlarges to 64 pixels too, since nearly all that it does is local.
 DEFAULTS = {"sampler": "deepfloyd", "steps": 30, "guidance": 1.0, "noise_level": 50, "factor": FACTOR, "low_res": 32}
 UPSCALER = dataclasses.replace(
     UNET,
@@ -40,7 +45,7 @@ UPSCALER = dataclasses.replace(
     block_out_channels=(32, 64, 64),
     only_cross_attention=True,
     class_embed_type="timestep",
-    time_embedding_dim=128,  # the first width by four, as IF's is by its last multiplier
+    time_embedding_dim=128,  # four times the first width
     time_embedding_act_fn="gelu",
     resnet_skip_time_act=True,
     resnet_out_scale_factor=1 / 0.7071,
@@ -49,18 +54,22 @@ UPSCALER = dataclasses.replace(
 
 
 class Batch(NamedTuple):
+    """Images, and what the network is told of them."""
+
     images: Array  # [n 32 32 3] in [-1, 1]
     conditioning: Conditioning
 
 
 def reduced(images: Array, factor: int = FACTOR) -> Array:
-    """[n h/f w/f c] of images [n h w c]: the mean of each square."""
+    """Returns the mean of each square of pixels: [n h/f w/f c] of images [n h w c]."""
     n, h, w, c = images.shape
     return images.reshape(n, h // factor, factor, w // factor, factor, c).mean((2, 4))
 
 
-def draw(n, null, encode, text, world, abar, key):
-    """Digits with captions, and beside each its low-res self, resized and noised to a level that leans to the low."""
+def draw(
+    n: int, null: float, encode: Encode, text: Params, world: captions.World, abar: Array, key: Array
+) -> Batch:  # fmt: skip
+    """Draws digits with captions and with their low-res images, resized and noised, most of them only a little."""
     key, level_key, noise_key = jax.random.split(key, 3)
     batch = captions.draw(world, key, n, null)
     _, h, w, _ = batch.images.shape
@@ -72,7 +81,7 @@ def draw(n, null, encode, text, world, abar, key):
     return Batch(batch.images, Conditioning(states, low, level.astype(jnp.float32)))
 
 
-def denoise(apply, params, x, t, batch):
+def denoise(apply: Callable, params: Params, x: Array, t: Array, batch: Batch) -> Prediction:
     return apply(params, x, t, batch.conditioning)
 
 
@@ -87,26 +96,33 @@ def main(
     least_weight: float = 0.3,
     seed: int = 0,
 ) -> None:
-    """Trains up to `steps` updates of `batch` pictures.
+    """Trains the mini stage 2.
 
     Args:
-        data_dir: where TFDS keeps its data sets; its own choice if not given.
+        data_dir: where TensorFlow Datasets keeps its data sets; its own default if not given.
         run: folder for checkpoints and the log.
         out: folder that the model is written to at the end.
         steps: updates in all.
-        batch: pictures an update.
-        rate: highest learning rate; a cosine brings it to nothing.
-        decay: of the running mean of the weights, which is what ships.
-        least_weight: of the noise error, at the lowest noise.
+        batch: images an update.
+        rate: highest learning rate.
+        decay: of the EMA of the weights, which is written.
+        least_weight: weight of the noise error at the lowest noise.
         seed: of everything random.
     """
     use_cores(batch)
-    run.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "steps": steps,
+        "batch": batch,
+        "rate": rate,
+        "decay": decay,
+        "least_weight": least_weight,
+        "seed": seed,
+    }
     images, labels = mnist("train", data_dir)
     world = captions.world(pad32(images), labels)
     apply = unet.unet(UPSCALER, fitting_conv()).apply
     encode, abstract = t5.t5(TEXT)
-    text = convert.load(model.shipped("mini") / "text_encoder" / "model.safetensors", abstract, dtype=np.float32)
+    text = files.load(model.shipped("mini") / "text_encoder" / "model.safetensors", abstract, dtype=np.float32)
     text = jax.tree.map(jnp.asarray, text)
     key, init_key = jax.random.split(jax.random.key(seed))
     optimizer = adam_with_cosine(rate, steps)
@@ -116,10 +132,15 @@ def main(
     cast = objectives.cast_weight(abar)
     objective = Partial(objectives.hybrid, abar, weight, cast, Partial(partial(denoise, apply)))
     data = Partial(partial(draw, batch, 0.1, encode), text, world, abar)
-    state = logged(state, objective, data, optimizer, steps=steps, decay=decay, batch=batch, run=run)
-    export(out, UPSCALER, state.ema, text, DEFAULTS)
-    settings = {"batch": batch, "rate": rate, "decay": decay, "least_weight": least_weight, "seed": seed}
-    (out / "training.json").write_text(json.dumps(settings | history(run / "log.csv"), indent=1) + "\n")
+    with Log(run, steps, batch) as report:
+        state = train(
+            state, objective, data, optimizer, steps=steps, decay=decay, every=25, report=report, save_every=250,
+            checkpoints=run / "checkpoints", settings=settings, mesh=over_devices(),
+        )  # fmt: skip
+    text_encoder = model.shipped("mini") / "text_encoder"
+    write_model(out, UPSCALER, state.ema, scheduler=SCHEDULER, defaults=DEFAULTS, text_encoder=text_encoder)
+    with beside(out / "training.json") as file:
+        file.write((json.dumps(settings | summary(run / "log.csv", 250, METRICS), indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Conversion: the tables are bijections, weights come through, and every mistake is told with nothing left behind."""
 
 import json
+import os
 import sys
 import tracemalloc
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import convert, files, names
 from jdiff.networks import t5, unet
 
 torch = pytest.importorskip("torch")
@@ -44,7 +45,7 @@ def numpy_of(module):
 
 def assert_same(params, module, dtype=np.float32):
     abstract = unet.unet(unet.read_config(dict(module.config))).params
-    want = convert.translate(numpy_of(module), abstract)
+    want = names.translate(numpy_of(module), abstract)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(dtype), strict=True), params, want)
 
 
@@ -58,8 +59,8 @@ def test_a_single_file_comes_through(net, tmp_path):
         "unet/config.json",
         "unet/model.safetensors",
     ]
-    assert_same(convert.load(out / "unet", abstract_of(out)), net)
-    metadata = convert.read_header(out / "unet" / "model.safetensors")[1]
+    assert_same(files.load(out / "unet", abstract_of(out)), net)
+    metadata = files.read_header(out / "unet" / "model.safetensors")[1]
     assert {k: metadata[k] for k in ("format", "dtype", "kind")} == {
         "format": "jdiff",
         "dtype": "float32",
@@ -73,7 +74,7 @@ def test_shards_come_through(net, tmp_path):
     net.save_pretrained(tmp_path / "src" / "unet", max_shard_size="200KB")
     assert len(list((tmp_path / "src" / "unet").glob("*.safetensors"))) > 2
     out = convert.convert(tmp_path / "src" / "unet", tmp_path / "dst")
-    assert_same(convert.load(out / "unet" / "model.safetensors", abstract_of(out)), net)
+    assert_same(files.load(out / "unet" / "model.safetensors", abstract_of(out)), net)
 
 
 @pytest.mark.parametrize("size", ["10GB", "200KB"])
@@ -81,18 +82,18 @@ def test_the_fp16_variant_is_taken_where_there_is_no_other(one, tmp_path, size):
     half = parity.quietly(one, torch.float16)
     half.save_pretrained(tmp_path / "src" / "unet", variant="fp16", max_shard_size=size)
     out = convert.convert(tmp_path / "src", tmp_path / "half")
-    assert_same(convert.load(out / "unet", abstract_of(out)), half)
+    assert_same(files.load(out / "unet", abstract_of(out)), half)
     one.save_pretrained(tmp_path / "src" / "unet")
     out = convert.convert(tmp_path / "src", tmp_path / "full")
-    assert_same(convert.load(out / "unet", abstract_of(out)), one)
+    assert_same(files.load(out / "unet", abstract_of(out)), one)
 
 
 @pytest.mark.parametrize("dtype", convert.STORED)
 def test_dtypes(one, tmp_path, dtype):
     one.save_pretrained(tmp_path / "src" / "unet")
     out = convert.convert(tmp_path / "src", tmp_path / "dst", dtype)
-    assert_same(convert.load(out / "unet", abstract_of(out)), one, np.dtype(dtype))
-    as_asked = convert.load(out / "unet", abstract_of(out), ml_dtypes.bfloat16)
+    assert_same(files.load(out / "unet", abstract_of(out)), one, np.dtype(dtype))
+    as_asked = files.load(out / "unet", abstract_of(out), ml_dtypes.bfloat16)
     assert {x.dtype for x in jax.tree.leaves(as_asked)} == {np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -101,9 +102,9 @@ def test_t5_alone_and_beside_a_unet(one, tmp_path):
     encoder.save_pretrained(tmp_path / "src" / "text_encoder")
     one.save_pretrained(tmp_path / "src" / "unet")
     abstract = t5.t5(t5.Config(**parity.T5))[1]
-    want = convert.translate(numpy_of(encoder), abstract, convert.T5_RULES, convert.T5_DROPPED)
+    want = names.translate(numpy_of(encoder), abstract, names.T5_RULES, names.T5_DROPPED)
     for src, dst in ((tmp_path / "src" / "text_encoder", tmp_path / "a"), (tmp_path / "src", tmp_path / "b")):
-        got = convert.load(convert.convert(src, dst) / "text_encoder", abstract)
+        got = files.load(convert.convert(src, dst) / "text_encoder", abstract)
         jax.tree.map(np.testing.assert_array_equal, got, want)
     assert not (tmp_path / "a" / "unet").exists() and (tmp_path / "b" / "unet").exists()
 
@@ -114,10 +115,10 @@ def test_the_table_is_a_bijection(settings):
         net = parity.UNet2DConditionModel(**settings)
     abstract = unet.unet(unet.read_config(dict(net.config))).params
     shapes = {name: tuple(p.shape) for name, p in net.state_dict().items()}
-    found, bad = convert.match(shapes, abstract)
+    found, bad = names.match(shapes, abstract)
     assert not bad
     assert sorted(name for name, _ in found.values()) == sorted(shapes)
-    assert sorted(found) == sorted(convert.flatten(abstract))
+    assert sorted(found) == sorted(files.flatten(abstract))
 
 
 def edit(folder, change):
@@ -141,11 +142,11 @@ def test_all_mistakes_are_told_at_once_and_nothing_is_left(one, tmp_path):
     with pytest.raises(ValueError) as error:
         convert.convert(tmp_path / "src", tmp_path / "dst")
     for told in (
-        "conv_in.weight has shape (32, 2, 3, 3)",
+        "conv_in.weight must have a shape that gives conv_in.kernel (3, 3, 3, 32), got (32, 2, 3, 3)",
         "conv_out.bias is not finite",
         "stranger.weight is unknown",
         "mid_block.resnets.7.norm1.scale, which the network does not have",
-        "time_embedding.linear_1.bias has dtype I32",
+        "time_embedding.linear_1.bias must have one of the dtypes F64, F32, F16, BF16, got I32",
         "conv_norm_out.bias (32,) is never set",
     ):
         assert told in str(error.value)
@@ -171,7 +172,7 @@ def test_a_truncated_file(one, tmp_path, keep):
     one.save_pretrained(tmp_path / "src" / "unet")
     path = tmp_path / "src" / "unet" / WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="no whole safetensors file"):
+    with pytest.raises(ValueError, match="missing or damaged, not a whole safetensors file"):
         convert.convert(tmp_path / "src", tmp_path / "dst")
     assert [p.name for p in tmp_path.iterdir()] == ["src"]
 
@@ -207,15 +208,15 @@ def test_a_config_that_is_not_covered_is_told_with_the_rest(one, tmp_path):
     (src / WEIGHTS).write_bytes(b"no tensors at all")
     with pytest.raises(ValueError, match="act_fn is 'silu'") as error:
         convert.convert(src, tmp_path / "dst")
-    assert "no whole safetensors file" in str(error.value)
+    assert "missing or damaged, not a whole safetensors file" in str(error.value)
 
 
 def test_what_is_refused_at_the_door(one, tmp_path):
-    with pytest.raises(ValueError, match="accepted is a folder"):
+    with pytest.raises(ValueError, match="src must be a folder with config.json or unet/ in it, got .*nowhere"):
         convert.convert(tmp_path / "nowhere", tmp_path / "dst")
-    with pytest.raises(ValueError, match="dst is .* exists"):
+    with pytest.raises(ValueError, match="dst must be a new folder, got .*, which exists"):
         convert.convert(tmp_path, tmp_path)
-    with pytest.raises(ValueError, match="dtype is 'int4', accepted are float32, bfloat16, float16, and int8 for a T5"):
+    with pytest.raises(ValueError, match="dtype must be float32, .* or int8 for a T5 encoder, got 'int4'"):
         convert.convert(tmp_path, tmp_path / "dst", "int4")
 
 
@@ -225,72 +226,73 @@ def test_a_failure_while_writing_leaves_nothing(one, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(convert.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         convert.convert(tmp_path / "src", tmp_path / "dst")
     assert [p.name for p in tmp_path.iterdir()] == ["src"]
     with pytest.raises(OSError, match="No space"):
-        convert.save(tmp_path / "a.safetensors", {"a": np.ones(3)})
+        files.save(tmp_path / "a.safetensors", {"a": np.ones(3)})
     assert [p.name for p in tmp_path.iterdir()] == ["src"]
 
 
 def test_memory_is_of_the_order_of_the_largest_tensor(tmp_path):
     rng = np.random.default_rng(0)
     abstract = {i: {"kernel": jax.ShapeDtypeStruct((500, 300), np.float32)} for i in range(40)}
-    rules = ((r"l\.(\d+)\.weight", r"\1.kernel", convert.LINEAR),)
+    rules = ((r"l\.(\d+)\.weight", r"\1.kernel", names.LINEAR),)
     (tmp_path / "src").mkdir()
     tensors = {f"l.{i}.weight": rng.normal(size=(300, 500)).astype(np.float32) for i in range(40)}
     save_file(tensors, tmp_path / "src" / WEIGHTS)
     (tmp_path / "src" / "config.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(convert.KINDS, "unet", convert.KINDS["unet"]._replace(rules=rules, shapes=lambda _: abstract))
+        patch.setitem(names.KINDS, "unet", names.KINDS["unet"]._replace(rules=rules, shapes=lambda _: abstract))
         tracemalloc.start()
         convert.convert(tmp_path / "src", tmp_path / "dst")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     largest = 500 * 300 * 4
     assert peak < 3 * largest + (1 << 20)  # and the 1 MiB blocks of the hash; all tensors would be 40
-    got = convert.load(tmp_path / "dst" / "unet", abstract)
+    got = files.load(tmp_path / "dst" / "unet", abstract)
     np.testing.assert_array_equal(got[7]["kernel"], tensors["l.7.weight"].T)
 
 
 def test_save_and_load_are_inverse(tmp_path):
     params = {"a": {0: {"b": np.float32([[1, 2]])}, 1: {"b": np.array(3, ml_dtypes.bfloat16)}}, "c": np.float16([1])}
-    convert.save(tmp_path / "x.safetensors", params, {"kind": "test"})
-    got = convert.load(tmp_path / "x.safetensors", params)
+    files.save(tmp_path / "x.safetensors", params, {"kind": "test"})
+    got = files.load(tmp_path / "x.safetensors", params)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), got, params)
-    assert convert.read_header(tmp_path / "x.safetensors")[1] == {"format": "jdiff", "kind": "test"}
+    metadata = files.read_header(tmp_path / "x.safetensors")[1]
+    assert len(metadata.pop(files.DIGEST)) == 64 and metadata == {"format": "jdiff", "kind": "test"}
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
     with pytest.raises(ValueError, match="c is int64"):
-        convert.save(tmp_path / "y.safetensors", {"c": np.arange(3)})
+        files.save(tmp_path / "y.safetensors", {"c": np.arange(3)})
 
 
 def test_load_names_the_file_and_what_is_wrong(tmp_path):
     path = tmp_path / "x.safetensors"
-    convert.save(path, {"a": np.ones((2, 3), np.float32), "b": np.ones(2, np.float32)})
+    files.save(path, {"a": np.ones((2, 3), np.float32), "b": np.ones(2, np.float32)})
     shape = jax.ShapeDtypeStruct((3, 2), np.float32)
     with pytest.raises(ValueError, match="x.safetensors does not fit") as error:
-        convert.load(path, {"a": shape, "c": shape})
-    for told in ("a has shape (2, 3), accepted is (3, 2)", "b (2,) is not of this network", "c (3, 2) is missing"):
+        files.load(path, {"a": shape, "c": shape})
+    for told in ("a must have shape (3, 2), got (2, 3)", "b (2,) is not of this network", "c (3, 2) is missing"):
         assert told in str(error.value)
     save_file({"a": np.ones(2, np.float32)}, tmp_path / "y.safetensors")
-    with pytest.raises(ValueError, match="y.safetensors has format None, accepted is 'jdiff'"):
-        convert.load(tmp_path / "y.safetensors", {"a": shape})
+    with pytest.raises(ValueError, match="y.safetensors must have the format 'jdiff', got None"):
+        files.load(tmp_path / "y.safetensors", {"a": shape})
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="x.safetensors is no whole safetensors file"):
-        convert.load(path, {"a": shape})
-    with pytest.raises(ValueError, match="z.safetensors is no whole safetensors file"):
-        convert.load(tmp_path / "z.safetensors", {"a": shape})
+    with pytest.raises(ValueError, match="x.safetensors is missing or damaged, not a whole safetensors file"):
+        files.load(path, {"a": shape})
+    with pytest.raises(ValueError, match="z.safetensors is missing or damaged, not a whole safetensors file"):
+        files.load(tmp_path / "z.safetensors", {"a": shape})
 
 
 def test_translate_and_unflatten_tell_everything():
     abstract = {"conv_in": {"bias": jax.ShapeDtypeStruct((2,), np.float32)}}
-    rules = convert.RULES + ((r"conv_.*", "conv_in.bias", convert.SAME),)
+    rules = names.RULES + ((r"conv_.*", "conv_in.bias", names.SAME),)
     with pytest.raises(ValueError, match="conv_in.bias fits 2 rules"):
-        convert.translate({"conv_in.bias": np.ones(2)}, abstract, rules)
+        names.translate({"conv_in.bias": np.ones(2)}, abstract, rules)
     with pytest.raises(ValueError, match="conv_in.bias is set twice, by x and by y"):
-        convert.translate({"x": np.ones(2), "y": np.ones(2)}, abstract, ((r"x|y", "conv_in.bias", convert.SAME),))
+        names.translate({"x": np.ones(2), "y": np.ones(2)}, abstract, ((r"x|y", "conv_in.bias", names.SAME),))
     with pytest.raises(ValueError, match="conv_in.bias is not finite"):
-        convert.translate({"conv_in.bias": np.full(2, np.nan)}, abstract)
+        names.translate({"conv_in.bias": np.full(2, np.nan)}, abstract)
     with pytest.raises(ValueError, match="a is unknown"):
-        convert.unflatten({"a": 1}, abstract)
+        files.unflatten({"a": 1}, abstract)

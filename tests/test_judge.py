@@ -99,20 +99,20 @@ def test_the_network_is_pure_and_features_give_the_logits():
 @pytest.mark.parametrize("shape", [(2, 28, 28), (32, 32), (2, 32, 32, 1)])
 def test_strokes_of_another_shape_are_refused(shape):
     apply, _ = judge.network()
-    with pytest.raises(ValueError, match=r"accepted is \[n 32 32\]"):
+    with pytest.raises(ValueError, match=r"strokes must have shape \[n 32 32\], got"):
         apply(judge.init(jax.random.key(0)), jnp.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (2, 32, 32, 1), (2, 4, 4, 3), (2, 3, 32, 32)])
 def test_images_of_another_shape_are_refused(shape):
     for function in (judge.strokes, judge.colour):
-        with pytest.raises(ValueError, match=r"accepted is \[n h w 3\]"):
+        with pytest.raises(ValueError, match=r"images must have shape \[n h w 3\]"):
             function(jnp.zeros(shape))
 
 
 def test_a_file_of_another_network_is_refused(tmp_path):
     save_file({"head/kernel": np.zeros((3, 10), np.float16), "stem": np.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"(?s)conv_1/bias is missing.*head/kernel has shape.*stem is unknown"):
+    with pytest.raises(ValueError, match=r"(?s)conv_1/bias is missing.*head/kernel must have shape.*stem is unknown"):
         judge.load_params(tmp_path)
 
 

@@ -29,7 +29,7 @@ def test_tfds_reads_the_original_digits(data, digits):
 
 
 def test_a_wrong_folder_is_named(tmp_path):
-    with pytest.raises(ValueError, match="data_dir is .*none, accepted is a folder"):
+    with pytest.raises(ValueError, match="data_dir must be a folder .*, got .*none"):
         mnist("test", tmp_path / "none")
 
 
@@ -40,7 +40,7 @@ def test_without_a_network_it_says_what_to_do(tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(tfds, "builder", builder)
-    with pytest.raises(ValueError, match="MNIST is not to be had in .* no network.*; prepare it once .*pip install"):
+    with pytest.raises(ValueError, match="MNIST cannot be read from .* no network.*; prepare it once.*pip install"):
         mnist("test", tmp_path)
 
 

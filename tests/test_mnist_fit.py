@@ -1,10 +1,12 @@
 """Training part B's networks: its data in order, its objective the course's, killed and resumed to the bit."""
 
+import itertools
 import json
 import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (96, 28, 28)).astype(np.uint8
 LABELS = np.arange(96, dtype=np.int32) % 10
 
 
-def test_every_picture_comes_once_an_epoch_however_it_is_cut():
+def test_every_image_comes_once_an_epoch_however_training_is_divided():
     images = np.broadcast_to(np.arange(40, dtype=np.uint8)[:, None, None], (40, 28, 28))
     batches = data.on_device(images, np.arange(40), 8, jax.random.key(0))
     get = lambda ahead, i: batches.batch(None, ahead, i)
@@ -56,6 +58,25 @@ def test_a_source_on_the_host_is_read_in_order_by_any_number_of_processes():
     np.testing.assert_array_equal(data.from_source(rows, 6, 0).ahead(3, 4)["x"], whole[3:7])
     halves = [data.from_source(rows, 3, 0, process=i, processes=2).ahead(0, 8)["x"] for i in range(2)]
     np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)
+    assert [data.from_source(rows, 3, 0, processes=n).per_process for n in (1, 2)] == [False, True]
+
+
+def test_a_source_is_read_by_several_threads_and_rows_that_fill_no_batch_wait():
+    pytest.importorskip("grain", reason="reading on the host needs the extra `train`")
+    threads, turns, both_read = set(), itertools.count(), threading.Barrier(2)
+
+    def read(row):
+        if threading.get_ident() not in threads:
+            threads.add(threading.get_ident())
+            if next(turns) < 2:
+                both_read.wait(timeout=60)  # fails if no second thread reads
+        return np.float32(row)
+
+    rows = data.from_source(range(25), 6, 0, read).ahead(0, 8)
+    assert rows.shape == (8, 6) and len(threads) > 1
+    for epoch in np.split(rows, 2):
+        assert len(set(epoch.ravel())) == 24
+    assert set(rows[:4].ravel()) != set(rows[4:].ravel())  # another one waits
 
 
 LEVELS = {
@@ -163,9 +184,9 @@ def test_it_keeps_weights_after_epochs_and_writes_what_it_was(tmp_path):
     fit.export(tmp_path / "model", run, state, done, tmp_path, len(IMAGES))
     kept = model.load(tmp_path / "model").network.params["statistics"]["first"][0]["norm"]["var"]
     np.testing.assert_allclose(kept, 1e5)
-    with pytest.raises(ValueError, match="holds a run of other settings .width 4, was 2."):
+    with pytest.raises(ValueError, match="are of another run: settings width is 4, was 2"):
         fit.fit(recipe, run._replace(width=4), IMAGES, LABELS, tmp_path, quiet=True)
-    with pytest.raises(ValueError, match="other settings .images 64, was 96."):
+    with pytest.raises(ValueError, match="are of another run: settings images is 64, was 96;"):
         fit.fit(recipe, run, IMAGES[:64], LABELS[:64], tmp_path, quiet=True)
 
 

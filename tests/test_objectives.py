@@ -21,7 +21,7 @@ IMAGES = jnp.round(jax.random.uniform(jax.random.key(5), (64, 4, 4, 3)) * 255) /
 
 
 def exact(params, x, t, batch):
-    """The very noise that was added, with the posterior's own variance."""
+    """Predicts the noise that was added, with the posterior's own variance."""
     a = ABAR[t.astype(int)][:, None, None, None]
     eps = (x - jnp.sqrt(a) * batch.images) / jnp.sqrt(1 - a)
     return Prediction(params["scale"] * eps + params["offset"], jnp.full_like(x, -1) + params["wide"])
@@ -40,6 +40,12 @@ def test_the_true_noise_and_variance_cost_nothing_but_the_last_step():
     value, parts, _ = loss()
     assert parts["mse"] < 1e-6 and parts["offset"] < 1e-6
     assert parts["bits"] < 0.3  # t = 0 is drawn about once in a thousand: its bits are real
+
+
+def test_a_network_without_a_variance_is_refused():
+    bare = lambda params, x, t, batch: Prediction(x)
+    with pytest.raises(ValueError, match="hybrid needs a network with a learned variance"):
+        objectives.hybrid(ABAR, jnp.ones(1000), jnp.ones(1000), bare, {}, jax.random.key(0), Batch(IMAGES))
 
 
 def test_the_bound_teaches_the_variance_alone():

@@ -71,6 +71,19 @@ def test_on_a_mesh_it_is_the_same():
     np.testing.assert_allclose(alone.params["w"], meshed.params["w"], atol=1e-5)
 
 
+def test_the_objective_is_traced_with_the_mesh_that_the_convolutions_look_for():
+    seen = []
+
+    def looks(params, key, batch):
+        seen.append(jax.sharding.get_abstract_mesh())
+        return objective(params, key, batch)
+
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    state, optimizer = begin()
+    T.train(state, looks, data, optimizer, steps=2, mesh=mesh)
+    assert seen and all(mesh.auto_axes == ("data",) for mesh in seen)
+
+
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(tmp_path):
     run(40, checkpoints=tmp_path)
     bad = lambda key: (data(key)[0], data(key)[1] / 0.0)

@@ -1,1 +1,1 @@
-"""Digits: their data, and the coloured and captioned ones of the mini model."""
+"""MNIST: the networks of part B of the course, and the coloured, captioned digits of the mini model."""

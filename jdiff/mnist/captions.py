@@ -1,4 +1,4 @@
-"""The world of the mini model: coloured digits, and a small grammar of captions for them."""
+"""The data of the mini model: coloured digits, and a small grammar of captions for them."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ COLOURS = {
     "white": (1, 1, 1),
 }  # in [-1, 1]
 BACKGROUNDS = {"": (-1, -1, -1), " on white": (1, 1, 1)}
-LENGTH = 40  # bytes, the end included: the longest caption has 35
+LENGTH = 40  # tokens of a caption, which are bytes and an end; the longest caption has 35
 FORMS = ("{a} {colour} {word}", "{a} {colour} {digit}", "the digit {digit} in {colour}", "the digit {word} in {colour}")
 
 
@@ -30,15 +30,16 @@ class Caption(NamedTuple):
 
     text: str
     digit: int  # 0 to 9
-    colour: int  # place in COLOURS
-    background: int  # place in BACKGROUNDS
+    colour: int  # index into COLOURS
+    background: int  # index into BACKGROUNDS
 
 
 def captions() -> list[Caption]:
-    """Every caption of the grammar: 10 digits, 8 colours, black or white behind them (never white on white), 4 forms.
+    """Returns all captions: 10 digits in 8 colours on black or white, but not white on white, each in 4 forms.
 
-    >>> len(captions()), captions()[0]
-    (600, Caption(text='a red zero', digit=0, colour=0, background=0))
+    Example:
+        >>> len(captions()), captions()[0]
+        (600, Caption(text='a red zero', digit=0, colour=0, background=0))
     """
     found = []
     for form in FORMS:
@@ -54,16 +55,27 @@ def captions() -> list[Caption]:
 
 
 def paint(strokes: Array, colour: Array, background: Array) -> Array:
-    """[n h w 3] in [-1, 1]: strokes [n h w] in [0, 1] of colour [n 3] on background [n 3].
+    """Paints strokes in a colour on a background.
 
-    >>> paint(jnp.ones((1, 2, 2)), jnp.ones((1, 3)), -jnp.ones((1, 3))).min().item()
-    1.0
+    Args:
+        strokes: [n h w] in [0, 1].
+        colour: [n 3] in [-1, 1].
+        background: [n 3] in [-1, 1].
+
+    Returns:
+        Images [n h w 3] in [-1, 1].
+
+    Example:
+        >>> paint(jnp.ones((1, 2, 2)), jnp.ones((1, 3)), -jnp.ones((1, 3))).min().item()
+        1.0
     """
     strokes = strokes[..., None]
     return background[:, None, None] * (1 - strokes) + colour[:, None, None] * strokes
 
 
 class Batch(NamedTuple):
+    """Painted digits with their captions."""
+
     images: Array  # [n 32 32 3] in [-1, 1]
     tokens: Array  # [n l]
     mask: Array  # [n l]
@@ -71,18 +83,18 @@ class Batch(NamedTuple):
 
 
 class World(NamedTuple):
-    """What batches are drawn from, on the device."""
+    """What batches are drawn from: all digits and all captions, on the device."""
 
     images: Array  # [m 32 32] uint8
     labels: Array  # [m]
-    tokens: Array  # [forms 10 8 2 l]; white on white holds the empty prompt and is never drawn
+    tokens: Array  # [forms 10 8 2 l]; white on white is empty, and is never drawn
     mask: Array
     null_tokens: Array  # [l]
     null_mask: Array
 
 
 def world(images: np.ndarray, labels: np.ndarray) -> World:
-    """The world of `images` [m 32 32] uint8 and `labels` [m]."""
+    """Returns the world of digits [m 32 32] uint8 with their labels [m]."""
     rows = captions()
     tokens, mask = byte_tokens(["", *(row.text for row in rows)], LENGTH)
     shape = (len(FORMS), len(DIGITS), len(COLOURS), len(BACKGROUNDS), LENGTH)
@@ -93,12 +105,23 @@ def world(images: np.ndarray, labels: np.ndarray) -> World:
     return World(*map(jnp.asarray, (images, labels, table, table_mask, tokens[0], mask[0])))
 
 
-def draw(w: World, key: Array, n: int, null: float) -> Batch:
-    """n painted digits with captions drawn from the grammar; each caption empty with probability `null`."""
+def draw(w: World, key: Array, n: int, null: float, white: float = 1 / 3) -> Batch:
+    """Draws painted digits with captions of the grammar.
+
+    Args:
+        w: digits and captions.
+        key: random key.
+        n: how many.
+        null: chance of an empty caption.
+        white: chance of a white background; white digits are always on black.
+
+    Returns:
+        [n ...].
+    """
     keys = jax.random.split(key, 6)
     rows = jax.random.randint(keys[0], (n,), 0, w.labels.shape[0])
     colour = jax.random.randint(keys[1], (n,), 0, len(COLOURS))
-    background = jax.random.bernoulli(keys[2], 1 / 3, (n,)).astype(jnp.int32) * (colour != len(COLOURS) - 1)
+    background = jax.random.bernoulli(keys[2], white, (n,)).astype(jnp.int32) * (colour != len(COLOURS) - 1)
     form = jax.random.randint(keys[3], (n,), 0, len(FORMS))
     empty = jax.random.bernoulli(keys[4], null, (n, 1))
     digit = w.labels[rows]

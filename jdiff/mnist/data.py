@@ -1,10 +1,10 @@
-"""MNIST by TensorFlow Datasets, read without TensorFlow once it is prepared."""
+"""MNIST from TensorFlow Datasets, which reads it without TensorFlow once it is prepared, and batches of it."""
 
 import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,76 +15,116 @@ from PIL import Image
 from jdiff.training.loop import Batches
 from jdiff.types import Array
 
+# A row of a source, or a pytree of arrays made of it: the caller's own.
+Row = Any
+
+
+class Source(Protocol):
+    """Rows with random access."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Row: ...
+
+
+def as_it_is(row: Row) -> Row:
+    return row
+
 
 def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(images [n 28 28] uint8, labels [n] int32) of `split`, "train" or "test", in the order of the data set.
+    """Reads MNIST, in the order of the data set.
 
-    `data_dir` is where TFDS keeps its data sets; None is TFDS's own choice. Raises ValueError where MNIST is not
-    prepared there and cannot be.
+    Args:
+        split: "train" or "test".
+        data_dir: folder where TensorFlow Datasets keeps its data sets; its own default if None.
+
+    Returns:
+        Images [n 28 28] uint8, and labels [n] int32.
+
+    Raises:
+        ValueError: MNIST is not prepared there, and cannot be.
     """
-    where = f"in {data_dir}" if data_dir is not None else "in TFDS's own folder"
+    where = f"from {data_dir}" if data_dir is not None else "from the default folder of TensorFlow Datasets"
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise ValueError(f"data_dir is {data_dir}, accepted is a folder that holds a prepared 'mnist'")
+        raise ValueError(f"data_dir must be a folder with a prepared 'mnist', got {data_dir}")
     try:
         import tensorflow_datasets as tfds
 
         builder = tfds.builder("mnist", data_dir=data_dir, file_format="array_record")
         if not builder.data_path.exists():
             builder.download_and_prepare()
-        read: Any = builder.as_data_source
+        read: Any = builder.as_data_source  # its type has no `split`
         source = read(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-        rows = source.__getitems__(range(len(source)))  # PNGs, all at once: over four times as fast as one by one
+        rows = source.__getitems__(range(len(source)))  # all PNGs at once: over four times as fast as one by one
         images = np.stack([np.asarray(Image.open(io.BytesIO(row["image"]))) for row in rows])
         return images, np.array([row["label"] for row in rows], np.int32)
     except Exception as error:
         raise ValueError(
-            f"MNIST is not to be had {where} ({type(error).__name__}: {error}); prepare it once with a network and "
-            "TensorFlow: pip install 'jdiff[train,prepare]' && "
+            f"MNIST cannot be read {where} ({type(error).__name__}: {error}); prepare it once, with an internet "
+            "connection and TensorFlow: pip install 'jdiff[train,prepare]' && "
             "python -c \"import tensorflow_datasets as t; t.builder('mnist', file_format='array_record')"
             '.download_and_prepare()"'
         ) from error
 
 
 def pad32(images: np.ndarray) -> np.ndarray:
-    """[n 28 28] -> [n 32 32], two rows and columns of background on each side.
+    """Pads images [n 28 28] to [n 32 32], with background on all sides.
 
-    >>> pad32(np.ones((1, 28, 28), np.uint8)).sum()
-    np.uint64(784)
+    Example:
+        >>> pad32(np.ones((1, 28, 28), np.uint8)).sum()
+        np.uint64(784)
     """
     return np.pad(images, ((0, 0), (2, 2), (2, 2)))
 
 
 def to_floats(images: Array) -> Array:
-    """[n h w 1] in [0, 1], the course's range, of uint8 [n h w]."""
+    """Returns uint8 images [n h w] as floats [n h w 1] in [0, 1], which is the course's range."""
     return images[..., None].astype(jnp.float32) / 255
 
 
 def to_signed(images: Array) -> Array:
-    """[n h w 1] in [-1, 1] of uint8 [n h w]."""
+    """Returns uint8 images [n h w] as floats [n h w 1] in [-1, 1]."""
     return images[..., None].astype(jnp.float32) / 127.5 - 1
 
 
 def per_epoch(n: int, batch: int) -> int:
-    """Updates in an epoch of n pictures: the last ones, too few for a batch, wait for another epoch.
+    """Returns the number of updates in an epoch of n images. The rest, fewer than a batch, is left out of this epoch.
 
-    >>> per_epoch(60000, 128)
-    468
+    Raises:
+        ValueError: there are fewer images than one batch needs.
+
+    Example:
+        >>> per_epoch(60000, 128)
+        468
     """
     if not 1 <= batch <= n:
-        raise ValueError(f"batch is {batch}, accepted is 1 to {n}, the number of pictures")
+        raise ValueError(f"batch must be between 1 and {n}, the number of images, got {batch}")
     return n // batch
 
 
-def on_device(images: np.ndarray, labels: np.ndarray, batch: int, key: Array, scale: Callable = to_floats) -> Batches:
-    """Batches (images [n h w 1], labels [n]) of a data set that lies whole on the device, shuffled anew each epoch.
+def on_device(
+    images: np.ndarray, labels: np.ndarray, batch: int, key: Array, scale: Callable[[Array], Array] = to_floats
+) -> Batches:
+    """Returns batches of a data set that is kept whole on the device, and shuffled anew in each epoch.
 
-    Epoch e has the order permutation(fold_in(key, e)), so that update u has the same pictures however training was
-    cut into calls.
+    The order of epoch e is permutation(fold_in(key, e)). So update u has the same images, however training was divided
+    into calls.
 
-    >>> batches = on_device(np.zeros((10, 28, 28), np.uint8), np.arange(10), 4, jax.random.key(0))
-    >>> rows = batches.ahead(1, 3)  # update 1, the last of epoch 0, and both of epoch 1
-    >>> rows.shape, len(set(rows[1:].ravel().tolist()))
-    ((3, 4), 8)
+    Args:
+        images: [n 28 28] uint8.
+        labels: [n].
+        batch: images an update.
+        key: random key of the order.
+        scale: from uint8 to what the network gets.
+
+    Returns:
+        Batches of (images [batch h w 1], labels [batch]).
+
+    Example:
+        >>> batches = on_device(np.zeros((10, 28, 28), np.uint8), np.arange(10), 4, jax.random.key(0))
+        >>> rows = batches.ahead(1, 3)  # update 1, the last of epoch 0, and both of epoch 1
+        >>> rows.shape, len(set(rows[1:].ravel().tolist()))
+        ((3, 4), 8)
     """
     n, updates = len(images), per_epoch(len(images), batch)
 
@@ -101,43 +141,64 @@ def _order(key: Array, n: int, batch: int) -> Array:
     return jax.random.permutation(key, n)[: n // batch * batch].reshape(-1, batch)
 
 
-def _rows(scale, images, labels, key, ahead, i):
+def _rows(
+    scale: Callable[[Array], Array], images: Array, labels: Array, key: Array, ahead: Array, i: Array
+) -> tuple[Array, Array]:
     del key
     return scale(images[ahead[i]]), labels[ahead[i]]
 
 
 def from_source(
-    source: Any, batch: int, seed: int, to_arrays: Callable = lambda row: row, *, process: int = 0, processes: int = 1
+    source: Source,
+    batch: int,
+    seed: int,
+    to_arrays: Callable[[Row], Row] = as_it_is,
+    *,
+    process: int = 0,
+    processes: int = 1,
 ) -> Batches:
-    """Batches of any source with a length and random access, such as `tfds.data_source`, read and stacked on the host.
+    """Returns batches that the host reads from any source with random access, by grain (the extra `train`).
 
-    Rows are shuffled anew each epoch by grain (the extra `train`), and found by the update's number alone, so that a
-    run that is stopped resumes at the right ones. `to_arrays` makes arrays of a row; batches are trees of them
-    [batch ...]. With several `processes` each reads its own `batch` rows of every update.
+    Rows are shuffled anew in each epoch, and read by several threads. The rows of an update depend on its number alone,
+    so that a run that is stopped goes on with the right ones.
 
-    >>> batches = from_source([{"x": np.float32(i)} for i in range(6)], 2, seed=0)
-    >>> batches.ahead(1, 3)["x"].shape
-    (3, 2)
+    Args:
+        source: has a length and `[i]`, such as `tfds.data_source`.
+        batch: rows that this process reads for an update.
+        seed: of the order.
+        to_arrays: from a row to a pytree of arrays.
+        process: number of this process, such as `jax.process_index()`.
+        processes: how many there are, such as `jax.process_count()`.
 
-    Source: grain's MapDataset.
+    Returns:
+        Batches of such pytrees [batch ...]; of several processes, each has its own share.
+
+    Example:
+        >>> rows = [{"x": np.float32(i)} for i in range(6)]
+        >>> from_source(rows, 2, seed=0).ahead(1, 3)["x"].shape
+        (3, 2)
     """
     import grain
 
     n, whole = len(source), batch * processes
-    updates = per_epoch(n, whole)
-    rows: Any = grain.MapDataset.source(range(n)).seed(seed).shuffle().repeat()
+    order = grain.MapDataset.source(range(n)).seed(seed).shuffle()[: per_epoch(n, whole) * whole]
+    mine = slice(process * batch, (process + 1) * batch)
 
-    def ahead(first: int, count: int) -> Any:
-        def one(update: int) -> Any:
-            at = update // updates * n + update % updates * whole + process * batch
-            picked = [to_arrays(source[int(rows[at + i])]) for i in range(batch)]
-            return jax.tree.map(lambda *arrays: np.stack(arrays), *picked)
+    def read(rows: np.ndarray) -> Row:
+        return _stack([to_arrays(source[int(row)]) for row in rows[mine]])
 
-        return jax.tree.map(lambda *batches: np.stack(batches), *map(one, range(first, first + count)))
+    updates: Any = order.batch(whole).repeat().map(read)  # grain's slices have no type
 
-    return Batches(ahead, _at)
+    def ahead(first: int, count: int) -> Row:
+        return _stack(list(updates[first : first + count].to_iter_dataset()))
+
+    return Batches(ahead, _at, per_process=processes > 1)
 
 
-def _at(key, ahead, i):
+def _stack(trees: list[Row]) -> Row:
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *trees)
+
+
+def _at(key: Array, ahead: Row, i: Array) -> Row:
     del key
     return jax.tree.map(lambda a: a[i], ahead)

@@ -1,4 +1,4 @@
-"""The judge: which digit, in which colour, on which background a picture of the mini model's world shows."""
+"""The digit judge: which digit an image of the mini model shows, in which colour, on which background."""
 
 from collections.abc import Callable
 from functools import cache
@@ -18,15 +18,19 @@ from jdiff.networks.pure import Apply, pure
 from jdiff.types import Array, Params
 
 SIZE = 32
-CHANNELS = (16, 32, 64, 64)  # of the convolutions, at 32, 16, 8 and 8 pixels a side
+CHANNELS = (16, 32, 64, 64)  # of the convolutions, at 32, 16, 8 and 8 pixels
 FEATURES = 128
-BORDER = 2  # pixels; MNIST padded to 32 has six of them empty on each side
-INK = 0.98  # quantile of the distances that counts as full ink: the 20th highest of 1024, thin ones have 30
-CORE = 0.8  # ink that shows its colour; edges of less are mixed with the background: from 0.5 up, .35 % of yellows on
-# black and of reds on white were misread
-FAINT = 1.0  # least distance of full ink, in RGB in [-1, 1]: the grammar's least is 2, and noise must not become ink
-FAR_BACKGROUND = 0.5  # further than this from both black and white is neither; a seventh of the way between them
-FAR_COLOUR = 1.0  # further than this from every name is no named colour: mid grey is 1.41, neighbours are 1 apart
+BORDER = 2  # pixels; MNIST padded to 32 has six empty ones on each side
+# Quantile of the distances from the background that counts as full ink. It is the 20th highest of 1024 pixels; thin
+# digits have 30 of full ink.
+INK = 0.98
+# Least ink of the pixels that show the colour; edges with less are mixed with the background. With 0.5, 0.35 % of
+# yellow on black and of red on white were misread.
+CORE = 0.8
+# Least distance of full ink, in RGB in [-1, 1], so that noise is no ink. The least distance of the grammar is 2.
+FAINT = 1.0
+FAR_BACKGROUND = 0.5  # a background further than this from black and from white is neither; a seventh of their distance
+FAR_COLOUR = 1.0  # ink further than this from each name has no name; grey is 1.41 away, and neighbours are 1 apart
 
 
 def convolution(inputs: int, outputs: int, conv: Callable, rngs: nnx.Rngs) -> nnx.Conv:
@@ -36,13 +40,13 @@ def convolution(inputs: int, outputs: int, conv: Callable, rngs: nnx.Rngs) -> nn
 
 
 def halve(x: Array) -> Array:
-    """[n h w c] -> [n h/2 w/2 c], the greatest of each four."""
+    """Returns the maximum of each 2 x 2 pixels: [n h/2 w/2 c] of [n h w c]."""
     n, h, w, c = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
 class Judge(nnx.Module):
-    """Four convolutions, two dense layers; no normalisation, so that contrast is learnt and not taken away."""
+    """Four convolutions and two dense layers. There is no normalisation, which would remove the contrast."""
 
     def __init__(self, conv: Callable, rngs: nnx.Rngs):
         a, b, c, d = CHANNELS
@@ -67,7 +71,7 @@ class Judge(nnx.Module):
 
 def _checked(strokes: Array) -> Array:
     if strokes.ndim != 3 or strokes.shape[1:] != (SIZE, SIZE):
-        raise ValueError(f"strokes have shape {strokes.shape}, accepted is [n {SIZE} {SIZE}]")
+        raise ValueError(f"strokes must have shape [n {SIZE} {SIZE}], got {strokes.shape}")
     return strokes
 
 
@@ -90,12 +94,12 @@ def network(conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, Param
 
 
 def init(key: Array) -> dict:
-    """Fresh parameters of the network, float32."""
+    """Returns fresh parameters in float32."""
     return nnx.to_pure_dict(nnx.state(Judge(jax.lax.conv_general_dilated, rngs=nnx.Rngs(key))))
 
 
 def background_of(images: Array) -> Array:
-    """[n 3] in [-1, 1]: the median of the border's pixels of images [n h w 3], each channel for itself."""
+    """Returns the background's colour [n 3] of images [n h w 3]: the median of the border, channel by channel."""
     n, h, w, _ = _pictures(images).shape
     inner = np.pad(np.ones((h - 2 * BORDER, w - 2 * BORDER), bool), BORDER)
     return jnp.median(images.reshape(n, h * w, 3)[:, np.flatnonzero(~inner)], axis=1)
@@ -103,22 +107,34 @@ def background_of(images: Array) -> Array:
 
 def _pictures(images: Array) -> Array:
     if images.ndim != 4 or images.shape[-1] != 3 or min(images.shape[1:3]) <= 2 * BORDER:
-        raise ValueError(f"images have shape {images.shape}, accepted is [n h w 3] of more than {2 * BORDER} pixels")
+        raise ValueError(
+            f"images must have shape [n h w 3] and more than {2 * BORDER} pixels a side, got {images.shape}"
+        )
     return images
 
 
 def strokes(images: Array) -> Array:
-    """[n h w] in [0, 1], the ink of images [n h w 3] in [-1, 1], whatever its colour and the background's.
+    """Returns the ink of images, for any colour and any background.
 
-    Ink is the way from the background's colour towards the mean colour of what differs from it, in units of the
-    distance of full ink. A picture with nothing in it has none: see `FAINT`.
+    A pixel's ink is its distance from the background's colour, along the line to the mean colour of all pixels that
+    differ from it. Full ink is 1. An image of nothing has no ink; see `FAINT`.
 
-    >>> white = jnp.ones((1, 8, 8, 3))
-    >>> image = white.at[:, 3:5, 3:5].set(jnp.array([1.0, 0.0, -1.0]))  # an orange square
-    >>> strokes(image)[0, 2:6, 3].tolist()
-    [0.0, 1.0, 1.0, 0.0]
-    >>> strokes(white).max().item()
-    0.0
+    Args:
+        images: [n h w 3] in [-1, 1].
+
+    Returns:
+        [n h w] in [0, 1].
+
+    Raises:
+        ValueError: the images have another shape.
+
+    Example:
+        >>> white = jnp.ones((1, 8, 8, 3))
+        >>> image = white.at[:, 3:5, 3:5].set(jnp.array([1.0, 0.0, -1.0]))  # an orange square
+        >>> strokes(image)[0, 2:6, 3].tolist()
+        [0.0, 1.0, 1.0, 0.0]
+        >>> strokes(white).max().item()
+        0.0
     """
     n, h, w, _ = _pictures(images).shape
     away = (images - background_of(images)[:, None, None]).reshape(n, h * w, 3)
@@ -132,24 +148,31 @@ def strokes(images: Array) -> Array:
 
 
 class Colours(NamedTuple):
-    """Names nearest to what n pictures show, and how far they are in RGB in [-1, 1] (black to white is 3.46)."""
+    """The nearest names of colours, and their distances in RGB in [-1, 1]. From black to white it is 3.46."""
 
-    colour: Array  # [n] place in COLOURS; -1 where it is further than FAR_COLOUR from all, or there is no ink
-    background: Array  # [n] place in BACKGROUNDS; -1 where it is further than FAR_BACKGROUND from both
-    colour_distance: Array  # [n] infinite where there is no ink
+    colour: Array  # [n] index into COLOURS; -1 if none is within FAR_COLOUR, or there is no ink
+    background: Array  # [n] index into BACKGROUNDS; -1 if neither is within FAR_BACKGROUND
+    colour_distance: Array  # [n] infinite if there is no ink
     background_distance: Array  # [n]
 
 
 def colour(images: Array) -> Colours:
-    """Names, as places in the captions' tables, of the colours of the ink and of the background of images [n h w 3].
+    """Names the colours of the ink and of the background.
 
-    The ink's colour is the mean over pixels of more than `CORE` ink, each counted by its ink; the background's is the
-    border's median.
+    The ink's colour is the mean of the pixels with more than `CORE` ink, weighted by their ink. The background's is the
+    median of the border.
 
-    >>> image = jnp.ones((1, 8, 8, 3)).at[:, 3:5, 3:5].set(jnp.array([1.0, 0.0, -1.0]))
-    >>> found = colour(image)
-    >>> list(COLOURS)[int(found.colour[0])], list(BACKGROUNDS)[int(found.background[0])]
-    ('orange', ' on white')
+    Args:
+        images: [n h w 3] in [-1, 1].
+
+    Raises:
+        ValueError: the images have another shape.
+
+    Example:
+        >>> image = jnp.ones((1, 8, 8, 3)).at[:, 3:5, 3:5].set(jnp.array([1.0, 0.0, -1.0]))
+        >>> found = colour(image)
+        >>> list(COLOURS)[int(found.colour[0])], list(BACKGROUNDS)[int(found.background[0])]
+        ('orange', ' on white')
     """
     ink = strokes(images)
     ink = jnp.where(ink > CORE, ink, 0.0)
@@ -164,27 +187,32 @@ def colour(images: Array) -> Colours:
 
 
 def _nearest(rgb: Array, table: dict) -> tuple[Array, Array]:
-    """([n] place in `table` of the colour nearest to rgb [n 3], [n] its distance)."""
+    """Returns the index into `table` of the colour nearest to rgb [n 3], and its distance, both [n]."""
     names = jnp.array(list(table.values()), rgb.dtype)
     distance = jnp.linalg.norm(rgb[:, None] - names[None], axis=-1)
     return distance.argmin(axis=-1), distance.min(axis=-1)
 
 
 class Verdict(NamedTuple):
-    """What n pictures show."""
+    """What n images show."""
 
-    digit: Array  # [n] 0 to 9, always the likeliest
-    probability: Array  # [n] of that digit, as the network has it
-    colour: Array  # [n] place in captions.COLOURS, or -1
-    background: Array  # [n] place in captions.BACKGROUNDS, or -1
+    digit: Array  # [n] 0 to 9, the likeliest one, whatever the image
+    probability: Array  # [n] of that digit
+    colour: Array  # [n] as in Colours
+    background: Array  # [n] as in Colours
     colour_distance: Array  # [n] as in Colours
     background_distance: Array  # [n]
 
 
-def judge(params: Any, images: Array) -> Verdict:
-    """Digit with its probability in [0, 1], colour and background of images [n 32 32 3] in [-1, 1].
+def judge(params: Params, images: Array) -> Verdict:
+    """Reads images.
 
-    Raises ValueError for images of another shape.
+    Args:
+        params: of the network.
+        images: [n 32 32 3] in [-1, 1].
+
+    Raises:
+        ValueError: the images have another shape.
     """
     apply, _ = network()
     images = images.astype(jnp.promote_types(images.dtype, jnp.float32))
@@ -193,9 +221,13 @@ def judge(params: Any, images: Array) -> Verdict:
 
 
 def load_params(folder: str | Path | None = None) -> dict:
-    """Parameters of the trained judge, float32, from `folder`; by default from what ships with the library.
+    """Reads the parameters of the trained judge, in float32.
 
-    Raises ValueError where the file does not hold exactly this network's parameters.
+    Args:
+        folder: with model.safetensors; the judge that ships with the library if None.
+
+    Raises:
+        ValueError: the file does not hold exactly this network's parameters.
     """
     path = (Path(folder) if folder is not None else shipped("judge")) / "model.safetensors"
     found = load_file(path)
@@ -203,7 +235,7 @@ def load_params(folder: str | Path | None = None) -> dict:
     bad = [f"{name} is missing" for name in wanted.keys() - found.keys()]
     bad += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
     bad += [
-        f"{name} has shape {a.shape}, accepted is {wanted[name].shape}"
+        f"{name} must have shape {wanted[name].shape}, got {a.shape}"
         for name, a in found.items()
         if name in wanted and a.shape != wanted[name].shape
     ]
@@ -213,8 +245,11 @@ def load_params(folder: str | Path | None = None) -> dict:
 
 
 def load_judge(folder: str | Path | None = None) -> Partial:
-    """`images [n 32 32 3] in [-1, 1] -> Verdict`: `judge` with the trained parameters, which are its only argument.
+    """Returns `judge` with the trained parameters: `images [n 32 32 3] in [-1, 1] -> Verdict`.
 
-    A Partial, so that `jax.jit(lambda judge, images: judge(images))` keeps the parameters arguments.
+    It is a Partial, so that the parameters stay arguments in `jax.jit(lambda judge, images: judge(images))`.
+
+    Args:
+        folder: as of `load_params`.
     """
     return Partial(judge, load_params(folder))

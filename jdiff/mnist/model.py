@@ -1,4 +1,4 @@
-"""Part B's trained networks, and digits drawn by them, through the same scan as every other picture."""
+"""Part B's trained networks, and digits sampled with them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import combine, sample
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import files
 from jdiff.mnist.objectives import one_hot
 from jdiff.mnist.recipes import Recipe, recipes
 from jdiff.mnist.unet import SIDE
 from jdiff.model import shipped
 from jdiff.types import Array, Combiner, Network
 
-TOGETHER = 250  # pictures in one call of the scan: 2 x 250 of the course's network are about 2 GB on their way
+TOGETHER = 250  # images in one call; guided, the activations of the course's network take about 2 GB
 
 
 class Digits(NamedTuple):
@@ -25,33 +25,39 @@ class Digits(NamedTuple):
 
     network: Network  # predicts for x [n 28 28 1], t [n] and Conditioning [n ...]
     recipe: Recipe
-    facts: dict[str, Any]  # training.json: kind, recipe, how long and on what it was trained
+    facts: dict[str, Any]  # training.json: kind, recipe, and how it was trained
 
 
 class Drawn(NamedTuple):
-    """Digits, and what was kept of the way to them."""
+    """Sampled digits."""
 
     images: np.ndarray  # [n 28 28 1] in [0, 1]
-    way: np.ndarray | None = None  # [n m 28 28 1] as the network has it, not clipped
+    way: np.ndarray | None = None  # [n m 28 28 1] images on the way, not clipped
 
 
 def name(kind: str, recipe: str) -> str:
-    """Folder of that network, under weights/mnist.
+    """Returns the name of a network's folder under weights/mnist.
 
-    >>> name("class", "best")
-    'class-best'
+    Example:
+        >>> name("class", "best")
+        'class-best'
     """
     return f"{kind}-{recipe}"
 
 
 def load(folder: str | Path = "class-best", weights: str | Path | None = None) -> Digits:
-    """The network in a folder that `jdiff mnist train` wrote, or of that name under weights/mnist, which ships.
+    """Loads a network of part B.
 
-    `weights` is another file of its parameters, such as one kept after an epoch. Raises ValueError, in one message,
-    where there is no such folder or its files are no such network's.
+    Args:
+        folder: one that `jdiff mnist train` wrote, or the name of one that ships under weights/mnist.
+        weights: another file of its parameters, such as one that was kept after an epoch.
 
-    >>> load("class-best").recipe.steps <= 50
-    True
+    Raises:
+        ValueError: there is no such folder, or its files are not such a network's.
+
+    Example:
+        >>> load("class-best").recipe.steps <= 50
+        True
     """
     given, folder = folder, Path(folder)
     folder = folder if folder.is_dir() else shipped(f"mnist/{folder}")
@@ -61,19 +67,20 @@ def load(folder: str | Path = "class-best", weights: str | Path | None = None) -
     except (OSError, ValueError, KeyError, TypeError) as error:
         names = ", ".join(name(*key) for key in recipes())
         raise ValueError(
-            f"model is {str(given)!r}, accepted are {names} where they ship, and folders that `jdiff mnist train` wrote"
+            f"model must be a folder that `jdiff mnist train` wrote, or one that ships of {names}, got {str(given)!r}"
         ) from error
     network = recipe.network(width, jax.lax.conv_general_dilated)
     path = folder / "model.safetensors" if weights is None else weights
-    params = convert.load(path, network.params, dtype=np.float32)
+    params = files.load(path, network.params, dtype=np.float32)
     return Digits(network.bind(jax.tree.map(jnp.asarray, params)), recipe, facts)
 
 
-def guided(classes: Array, guidance: Any) -> Combiner:
-    """Combiners [n ...] that guide each image to its class of [n]; -1 is none, and needs no guidance.
+def guided(classes: Array, guidance: float) -> Combiner:
+    """Returns combiners [n ...] of classifier-free guidance to classes [n]; -1 is none.
 
-    >>> combine.size(guided(jnp.array([3]), 5.0))
-    2
+    Example:
+        >>> combine.size(guided(jnp.array([3]), 5.0))
+        2
     """
     nothing = one_hot(jnp.array([-1]))[0]
     return jax.vmap(lambda text: combine.cfg(text, guidance, nothing))(one_hot(classes))
@@ -89,17 +96,26 @@ def draw(
     keep: int = 0,
     progress: Callable[[int, int], Any] | None = None,
 ) -> Drawn:
-    """One digit of each of `classes` [n], -1 for any, from pure noise.
+    """Samples digits from pure noise.
 
-    Image i has the key fold_in(key, i), the same in any batch. What is not given is the recipe's: `steps`, network
-    calls; `guidance`, 1 for none. `keep` is about how many images of the way to keep. `progress` is called with the
-    images done and all of them.
+    Args:
+        model: a network of part B.
+        classes: the class of each image, [n]; -1 for any.
+        key: random key; image i has fold_in(key, i), so that it is the same in any batch.
+        steps: network calls; the recipe's own if None.
+        guidance: guidance scale, 1 for none; the recipe's own if None.
+        keep: about how many images to keep on the way to each digit.
+        progress: called with the number of images that are done, and of all.
 
-    Source: course part B, 2.3 and 2.5 (its algorithms 2 and 4).
+    Raises:
+        ValueError: an argument is out of range.
+
+    Reference:
+        Course part B, 2.3 and 2.5 (its algorithms 2 and 4).
     """
     classes = np.asarray(classes, np.int32)
     if classes.ndim != 1 or not len(classes) or classes.min() < -1 or classes.max() > 9:
-        raise ValueError(f"classes are {classes.tolist()}, accepted is a list of digits 0 to 9, or -1 for any")
+        raise ValueError(f"classes must be a list of digits 0 to 9, or -1 for any, got {classes.tolist()}")
     recipe = model.recipe
     levels = recipe.table(recipe.steps if steps is None else steps)
     guidance = recipe.guidance if guidance is None else guidance

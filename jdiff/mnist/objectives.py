@@ -1,29 +1,39 @@
-"""What part B's networks are trained to minimise: one objective, of which the three editions are values."""
+"""The objective of part B's networks. The denoiser, the DDPM and the flow are three choices of its arguments."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jdiff.types import Array, Conditioning
+from jdiff.types import Array, Conditioning, Params, Prediction
 
-Levels = tuple[Array, Array, Array]  # what the network is told, signal and noise, each [n]
+# What the network is told, signal and noise, each [n].
+Levels = tuple[Array, Array, Array]
+# `(params, x, t, conditioning) -> (Prediction, a term to add to the loss)`.
+Training = Callable[[Params, Array, Array, Conditioning], tuple[Prediction, Array | float]]
 
 
 def fixed(signal: float, noise: float, key: Array, n: int) -> Levels:
-    """One level for all, of which the network is told nothing (course part B, 1.2: the whole image, 0.5 of noise)."""
+    """Returns one level for all images, of which the network is told nothing.
+
+    Reference:
+        Course part B, 1.2: a signal of 1 and noise of 0.5.
+    """
     del key
     ones = jnp.ones(n)
     return 0 * ones, signal * ones, noise * ones
 
 
 def timesteps(abar: Array, key: Array, n: int) -> Levels:
-    """Uniform in 1..T, told as t/T, of a noise schedule abar [T] (course part B, 2.2).
+    """Draws timesteps from 1 to T of a noise schedule abar [T]; the network is told t / T.
 
-    >>> told, signal, noise = timesteps(jnp.array([0.9, 0.5]), jax.random.key(0), 100)
-    >>> sorted({round(float(t), 1) for t in told})
-    [0.5, 1.0]
+    Example:
+        >>> told, signal, noise = timesteps(jnp.array([0.9, 0.5]), jax.random.key(0), 100)
+        >>> sorted({round(float(t), 1) for t in told})
+        [0.5, 1.0]
+
+    Reference:
+        Course part B, 2.2.
     """
     i = jax.random.randint(key, (n,), 0, abar.shape[0])
     of = jnp.asarray(abar)[i]
@@ -31,56 +41,77 @@ def timesteps(abar: Array, key: Array, n: int) -> Levels:
 
 
 def uniform_flow(key: Array, n: int) -> Levels:
-    """Uniform in [0, 1], told as it is: t of the image and 1 - t of noise (course part B, flow edition)."""
+    """Draws t from [0, 1], with a signal of t and noise of 1 - t; the network is told t.
+
+    Reference:
+        Course part B, flow edition.
+    """
     t = jax.random.uniform(key, (n,))
     return t, t, 1 - t
 
 
 def logit_normal_flow(key: Array, n: int) -> Levels:
-    """A flow's levels, most of them in the middle where the digit is decided; told as 1000 times the noise.
+    """Draws levels of a flow, most of them in the middle, where the digit is decided; the network is told 1000 noise.
 
-    Source: Esser et al. 2024 (Stable Diffusion 3), eq. 19 with mean 0 and deviation 1.
+    Reference:
+        Esser et al. 2024 (Stable Diffusion 3), eq. 19, with mean 0 and standard deviation 1.
     """
     t = jax.nn.sigmoid(jax.random.normal(key, (n,)))
     return 1000 * (1 - t), t, 1 - t
 
 
 def of_noise(x0: Array, eps: Array) -> Array:
-    """The noise: what `step.noise` reads."""
+    """Returns the noise, the target of a network that is sampled with `step.noise`."""
     del x0
     return eps
 
 
 def of_clean(x0: Array, eps: Array) -> Array:
-    """The clean image: what `step.clean` reads."""
+    """Returns the clean image, the target of a network that is sampled with `step.clean`."""
     del eps
     return x0
 
 
 def of_velocity(x0: Array, eps: Array) -> Array:
-    """Clean image - noise: what `step.velocity` reads."""
+    """Returns clean image - noise, the target of a network that is sampled with `step.velocity`."""
     return x0 - eps
 
 
 def one_hot(classes: Array) -> Array:
-    """[n 1 10] of classes [n], as a network's text; a class of -1 is none, all zeros.
+    """Returns classes [n] as a network's text [n 1 10]. A class of -1 is none: all zeros.
 
-    >>> one_hot(jnp.array([2, -1])).sum((1, 2)).tolist()
-    [1.0, 0.0]
+    Example:
+        >>> one_hot(jnp.array([2, -1])).sum((1, 2)).tolist()
+        [1.0, 0.0]
     """
     return jax.nn.one_hot(classes, 10)[:, None]
 
 
 def regression(
-    levels: Callable, target: Callable, dropout: Array, train: Callable, params: Any, key: Array, batch: tuple
+    levels: Callable[[Array, int], Levels],
+    target: Callable[[Array, Array], Array],
+    dropout: Array,
+    train: Training,
+    params: Params,
+    key: Array,
+    batch: tuple[Array, Array],
 ) -> tuple[Array, dict[str, Array]]:
-    """(mean squared error of `target` at noise levels drawn by `levels`, what to log) of images and their classes.
+    """Objective: mean squared error of what the network says of images at random noise levels.
 
-    `levels(key, n)` gives what the network is told, signal and noise; `target(x0, eps)` what it is to say of signal x0
-    + noise eps; `train(params, x, t, conditioning)` a prediction and a term to add to what is minimised. Each sample's
-    class is left out with the chance `dropout`. `batch` is images [n h w 1] and classes [n].
+    Args:
+        levels: draws `(key, n) -> (what the network is told, signal, noise)`.
+        target: `(x0, eps) -> what the network should say` of signal x0 + noise eps.
+        dropout: chance that the class of an image is left out.
+        train: the network as it is trained. Its second result is a term whose gradient is added; its value is not.
+        params: of the network.
+        key: random key.
+        batch: images [n h w 1], and their classes [n].
 
-    Source: course part B, 1.2 (`fixed`, `of_clean`), 2.2 and 2.4 (`timesteps`, `of_noise`), and its flow edition.
+    Returns:
+        The loss, and no other metrics.
+
+    Reference:
+        Course part B, 1.2 (`fixed`, `of_clean`), 2.2 and 2.4 (`timesteps`, `of_noise`), and its flow edition.
     """
     x0, classes = batch
     level_key, noise_key, class_key = jax.random.split(key, 3)
@@ -91,4 +122,4 @@ def regression(
     prediction, pull = train(params, x, t, Conditioning(one_hot(jnp.where(left, classes, -1))))
     mse = jnp.mean((prediction.estimate - target(x0, eps)) ** 2)
     pull = jnp.asarray(pull, mse.dtype)
-    return mse + (pull - jax.lax.stop_gradient(pull)), {}  # in this order: the pull may be 1e9 at first
+    return mse + (pull - jax.lax.stop_gradient(pull)), {}  # in this order, since the pull may be 1e9 at first

@@ -1,4 +1,4 @@
-"""The best recipe's network: IF's UNet, which sees a digit as 14 x 14 squares of 2 x 2 pixels."""
+"""The network of the recipe "best": IF's UNet on patches of 2 x 2 pixels."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,10 +10,11 @@ from jdiff.types import Array, Conditioning, Network, Params, Prediction
 
 
 def config(width: int) -> if_unet.Config:
-    """IF's UNet with `width` channels at 14 x 14 and twice as many at 7 x 7, told a class in place of a prompt.
+    """Returns a UNet of `width` channels at 14 x 14 and twice as many at 7 x 7, with a class as its prompt.
 
-    >>> config(48).block_out_channels
-    (48, 96)
+    Example:
+        >>> config(48).block_out_channels
+        (48, 96)
     """
     return if_unet.Config(
         sample_size=28,
@@ -33,7 +34,7 @@ def config(width: int) -> if_unet.Config:
 
 
 def unet(width: int, conv: Callable = lax.conv_general_dilated) -> Network:
-    """Returns the network for digits [n 28 28 1], with the shapes of its parameters in the place of weights."""
+    """Returns the network for digits [n 28 28 1], with shapes instead of weights."""
     return if_unet.unet(config(width), conv)
 
 
@@ -51,5 +52,5 @@ class _NoTerm:
 
 
 def init(width: int, key: Array) -> dict:
-    """Fresh parameters, float32; the last convolution starts at zero."""
+    """Returns fresh parameters in float32. The last convolution is zero."""
     return if_unet.init(config(width), key)

@@ -1,4 +1,4 @@
-"""Part B's networks as data: how each is built, trained and sampled, in the course's editions and in one of our own."""
+"""Part B's networks as data: how each is built, trained and sampled, by the course's recipes and by our own."""
 
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -11,6 +11,7 @@ from jax.tree_util import Partial
 from jdiff import checks, schedule, step
 from jdiff.mnist import objectives, patched, unet
 from jdiff.mnist.data import to_floats, to_signed
+from jdiff.training.optimizers import adam_with_cosine
 from jdiff.types import Array, Level, Network, Solver
 
 T = 300  # timesteps of the course's DDPM
@@ -18,75 +19,73 @@ CLASS_DROPOUT = 0.1
 
 
 class Recipe(NamedTuple):
-    """All of one training and its sampling but the pictures."""
+    """A network with its training and sampling; only the images are missing."""
 
-    network: Callable[[int, Callable], Network]  # width, conv -> network with the shapes of its parameters
-    training: Callable[[int, Callable], Callable]  # width, conv -> the network as it is trained
-    init: Callable[[int, Array], dict]  # width, key -> parameters
-    scale: Callable[[Array], Array]  # uint8 pictures [n 28 28] -> what the network sees [n 28 28 1]
-    unscale: Callable[[Array], Array]  # the way back, to [0, 1]
-    levels: Callable  # of training: what the network is told, signal, noise
-    target: Callable  # what it is to say
-    dropout: float  # chance that a sample's class is left out; 1 where there are no classes
-    optimizer: Callable[[float, int, int], optax.GradientTransformation]  # rate, updates an epoch, epochs
+    network: Callable[[int, Callable], Network]  # (width, conv) -> the network, with shapes instead of weights
+    training: Callable[[int, Callable], objectives.Training]  # (width, conv) -> the network as it is trained
+    init: Callable[[int, Array], dict]  # (width, key) -> parameters
+    scale: Callable[[Array], Array]  # uint8 images [n 28 28] -> what the network gets, [n 28 28 1]
+    unscale: Callable[[Array], Array]  # the inverse, to [0, 1]
+    levels: Callable[[Array, int], objectives.Levels]  # draws the noise levels of training
+    target: Callable[[Array, Array], Array]  # (x0, eps) -> what the network should say
+    dropout: float  # chance that the class of an image is left out; 1 where there are no classes
+    optimizer: Callable[[float, int, int], optax.GradientTransformation]  # (rate, updates an epoch, epochs)
     width: int
     batch: int
     epochs: int
     rate: float
-    decay: float  # of the running mean of the weights, which is what is kept; 0 keeps the last
-    table: Callable[[int], Level]  # steps -> the table that sampling walks
+    decay: float  # of the EMA of the weights, which is kept; 0 keeps the last weights
+    table: Callable[[int], Level]  # steps -> levels of sampling
     solver: Callable[[], Solver]
     steps: int
     guidance: float
 
 
 def ddpm_table(steps: int) -> Level:
-    """The course's 300 timesteps, or fewer of them evenly spread; the network is told t/T."""
+    """Returns the course's 300 timesteps, or fewer that are evenly spread; the network is told t / T."""
     checks.whole("steps", steps, 1, T)
     levels = schedule.levels(schedule.linear(T), np.linspace(T - 1, 0, steps).round().astype(int))
     return levels._replace(t=(levels.t + 1) / T)
 
 
 def flow_table(steps: int) -> Level:
-    """Even steps from noise to image; the network is told t."""
+    """Returns even steps from noise to image; the network is told t."""
     checks.whole("steps", steps, 1, 1000)
     return schedule.flow(np.linspace(0, 1, steps + 1))
 
 
 def best_table(steps: int) -> Level:
-    """Even steps from noise to image; the network is told 1000 times the noise."""
+    """Returns even steps from noise to image; the network is told 1000 times the noise."""
     levels = flow_table(steps)
     return levels._replace(t=1000 * levels.noise)
 
 
 def one_step(noise: float, steps: int) -> Level:
-    """The one row of the denoiser: an image with `noise` on it becomes clean."""
+    """Returns the only level of the denoiser: from an image with this noise to the clean one."""
     checks.whole("steps", steps, 1, 1)
     return schedule.exploding([noise, 0.0])._replace(t=np.zeros(1))
 
 
 def adam(schedule: Callable | float) -> optax.GradientTransformation:
-    """Adam for the parameters, and PyTorch's running mean for BatchNorm's statistics."""
+    """Returns Adam for the parameters, and for BatchNorm's statistics the running mean that PyTorch has."""
     kinds: dict[Hashable, Any] = {"params": optax.adam(schedule), "statistics": optax.sgd(unet.MOMENTUM)}
     return optax.partition(kinds, {name: name for name in kinds})
 
 
 def constant(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
-    """Adam at one rate (course part B, 1.2)."""
+    """Returns Adam with a constant rate (course part B, 1.2)."""
     del updates, epochs
     return adam(rate)
 
 
 def tenth(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
-    """Adam whose rate falls by the same factor after each epoch, to a tenth (course part B, 2.2)."""
+    """Returns Adam with a rate that decays after each epoch, to a tenth in the end (course part B, 2.2)."""
     return adam(optax.exponential_decay(rate, updates, 0.1 ** (1 / epochs), staircase=True))
 
 
 def cosine(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
-    """Adam on clipped gradients, its rate warmed up and brought to a hundredth by a cosine."""
-    total = updates * epochs
-    rates = optax.warmup_cosine_decay_schedule(0.0, rate, min(200, total // 10), total, rate / 100)
-    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rates, b2=0.99))
+    """Returns Adam on clipped gradients, with a warm-up and a cosine decay of the rate to a hundredth."""
+    return adam_with_cosine(rate, updates * epochs)
 
 
 def _network(config: unet.Config, width: int, conv: Callable) -> Network:
@@ -123,7 +122,9 @@ def _courses(config: unet.Config, **how: Any) -> Recipe:
 
 
 def _ddpm(config: unet.Config) -> Recipe:
-    levels = Partial(objectives.timesteps, schedule.linear(T).astype(np.float32))  # NumPy's: JAX has no device yet
+    levels = Partial(
+        objectives.timesteps, schedule.linear(T).astype(np.float32)
+    )  # NumPy, so that JAX does not start yet
     return _courses(
         config, levels=levels, target=objectives.of_noise, optimizer=tenth, width=64, batch=128, epochs=20, rate=1e-3,
         table=ddpm_table, solver=partial(step.ddpm, step.large), steps=T, guidance=5.0,
@@ -139,7 +140,7 @@ def _flow(config: unet.Config, steps: int) -> Recipe:
 
 
 def _best(dropout: float) -> Recipe:
-    """A flow, which ends in nothing but noise, by IF's UNet; second-order steps; the running mean of the weights."""
+    """A flow with IF's UNet, sampled by a second-order solver; the EMA of the weights is kept."""
     return Recipe(
         network=patched.unet, training=patched.training, init=patched.init, scale=to_signed, unscale=from_signed,
         levels=objectives.logit_normal_flow, target=objectives.of_velocity, dropout=dropout, optimizer=cosine, width=48,
@@ -149,7 +150,7 @@ def _best(dropout: float) -> Recipe:
 
 
 def denoiser(signal: float, noise: float) -> Recipe:
-    """The single-step denoiser, of an image that is `signal` of it and `noise`; 0 and 1 are pure noise."""
+    """Returns the recipe of the single-step denoiser of signal x0 + noise eps; 0 and 1 are pure noise."""
     return _courses(
         unet.Config(time=False, classes=False), levels=partial(objectives.fixed, signal, noise),
         target=objectives.of_clean, optimizer=constant, width=128, batch=256, epochs=5, rate=1e-4,
@@ -158,14 +159,17 @@ def denoiser(signal: float, noise: float) -> Recipe:
 
 
 def recipes() -> dict[tuple[str, str], Recipe]:
-    """Every network by kind and recipe: "spec" is the course's, "best" our own with the same interface.
+    """Returns all recipes by kind and name: "spec" is the course's, "best" our own, and
+    "pure" the course's denoiser of pure noise.
 
-    >>> sorted(kind for kind, recipe in recipes() if recipe == "best")
-    ['class', 'time']
+    Example:
+        >>> sorted(kind for kind, recipe in recipes() if recipe == "best")
+        ['class', 'time']
     """
     time, classes = unet.Config(classes=False), unet.Config()
     return {
         ("denoise", "spec"): denoiser(1.0, 0.5),
+        ("denoise", "pure"): denoiser(0.0, 1.0),  # from pure noise (course part B, 1.2.3)
         ("time", "spec"): _ddpm(time),
         ("class", "spec"): _ddpm(classes),
         ("flow-time", "spec"): _flow(unet.Config(classes=False, multiply=True), 50),

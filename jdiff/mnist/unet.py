@@ -1,4 +1,4 @@
-"""The course's UNet for MNIST: by convolutions, BatchNorm and GELU, told the time and the class, or neither."""
+"""The course's UNet for MNIST, of convolutions, BatchNorm and GELU, with or without time and class."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,25 +16,26 @@ from jdiff.types import Array, Conditioning, Network, Prediction
 
 SIDE, CLASSES = 28, 10
 EPS = 1e-5
-MOMENTUM = 0.1  # share of the batch in the running statistics, PyTorch's: the rate of `statistics` in training
+MOMENTUM = 0.1  # weight of the batch in the running statistics, as in PyTorch: their learning rate
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One of the course's networks; the defaults are the class-conditional one's.
+    """The sizes of one of the course's networks. The defaults are those of the class-conditional one.
 
-    >>> Config().width
-    64
+    Example:
+        >>> Config().width
+        64
     """
 
     width: int = 64  # D
     time: bool = True
     classes: bool = True
-    multiply: bool = False  # by time, as the flow edition does; the DDPM edition adds it
+    multiply: bool = False  # by the time, as in the flow edition; the DDPM edition adds it
 
 
 def convolve(x: Array, kernel: Array, *, stride: int = 1, up: int = 1, pad: int, conv: Callable) -> Array:
-    """[n h w o] of x [n h w c] and a kernel [k k c o]; `up` spreads the pixels of x apart, `pad` zeros around them."""
+    """Convolves x [n h w c], its pixels `up` apart and padded by `pad`, with a kernel [k k c o]: [n h w o]."""
     return conv(
         x, kernel, (stride, stride), ((pad, pad), (pad, pad)), lhs_dilation=(up, up),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -46,7 +47,7 @@ def _channels(a: Array, dtype: Any) -> Array:
 
 
 class Norm(nnx.Module):
-    """BatchNorm: by the batch in training, by the running statistics otherwise."""
+    """BatchNorm, with the statistics of the batch in training and the running ones otherwise."""
 
     def __init__(self, width: int):
         self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
@@ -61,19 +62,19 @@ class Norm(nnx.Module):
             running, (mean, var) = (mean, var), (seen.mean((0, 1, 2)), seen.var((0, 1, 2)))
             unbiased = var * count / (count - 1)
             for kept, new in zip(running, (mean, unbiased), strict=True):
-                pulls.append(jnp.sum((kept - lax.stop_gradient(new)) ** 2) / 2)  # its gradient is the way to the batch
+                pulls.append(jnp.sum((kept - lax.stop_gradient(new)) ** 2) / 2)  # its gradient leads to the batch
         factor = self.scale[...] * lax.rsqrt(var + EPS)
         shift = self.bias[...] - mean * factor
         return (x * _channels(factor, wide) + _channels(shift, wide)).astype(x.dtype)
 
 
 class Convolution(nnx.Module):
-    """Convolution with a bias, BatchNorm, GELU; `up` makes it a transposed one."""
+    """Convolution with a bias, BatchNorm, GELU; transposed if `up` is more than 1."""
 
     def __init__(
         self, inputs: int, outputs: int, conv: Callable, rngs: nnx.Rngs, *, size=3, stride=1, up=1, pad=1, norm=True
     ):
-        bound = (size * size * (outputs if up > 1 else inputs)) ** -0.5  # PyTorch's own beginning: fan-in of its weight
+        bound = (size * size * (outputs if up > 1 else inputs)) ** -0.5  # PyTorch's default: its weight's fan-in
         uniform = lambda shape: nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound))
         self.kernel, self.bias = uniform((size, size, inputs, outputs)), uniform((outputs,))
         self.norm = Norm(outputs) if norm else None
@@ -163,7 +164,7 @@ KINDS = (("params", nnx.Param), ("statistics", nnx.BatchStat))
 
 
 def unet(config: Config, conv: Callable = lax.conv_general_dilated) -> Network:
-    """Returns the network of a config, with the shapes of its `params` and `statistics` in the place of weights.
+    """Returns the network of a config, with the shapes of its `params` and `statistics` instead of weights.
 
     It predicts for x [n 28 28 1], t [n] in [0, 1], and as text [n 1 10] the class, or zeros for none.
 
@@ -188,7 +189,7 @@ def training(config: Config, conv: Callable = lax.conv_general_dilated) -> Apply
 
 
 def init(config: Config, key: Array) -> dict:
-    """Fresh parameters, float32, drawn as PyTorch's layers are by default."""
+    """Returns fresh parameters in float32, with the distributions that PyTorch's layers have by default."""
     model = UNet(config, lax.conv_general_dilated, rngs=nnx.Rngs(key))
     states = nnx.split(model, *(kind for _, kind in KINDS))[1:]
     return {name: nnx.to_pure_dict(state) for (name, _), state in zip(KINDS, states, strict=True)}

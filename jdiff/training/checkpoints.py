@@ -89,7 +89,8 @@ class Checkpoints:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} cannot be read ({error}); give another folder for checkpoints") from error
         now, before = (_flat(run) for run in (self.run, there))
-        other = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+        other = [name for name in now.keys() | before.keys() if now.get(name) != before.get(name)]
+        other.sort(key=lambda name: (not name.startswith("settings "), name))  # the caller's own say most
         if other:
             name = other[0]
             more = f" and {len(other) - 1} more" if len(other) > 1 else ""

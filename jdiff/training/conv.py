@@ -1,34 +1,44 @@
-"""A convolution whose gradient of the kernel is a matrix product, for training on CPUs."""
+"""A convolution for training on CPUs: the gradient of its kernel is a matrix product.
+
+Over several devices, each computes the product of its own images, and one all-reduce adds them up. Without that, XLA
+adds them up for every block of images, inside a loop. Two such loops may run at the same time, and then all-reduces of
+different loops can wait for each other forever.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
+from jax.sharding import PartitionSpec, get_abstract_mesh
 
+from jdiff.mesh import DATA
 from jdiff.types import Array
 
-PLACES = 4 * 32 * 32  # of a block of images, or one: what is copied of them, 6 MB at 64 channels, stays near the core
+# Pixels of one block of images. The copies of a block take 6 MB at 64 channels, which fits the cache of a core.
+PLACES = 4 * 32 * 32
 NHWC = ("NHWC", "HWIO", "NHWC")
+# (before, after) of rows or columns.
+Sides = tuple[int, int]
 
 
-def _pad(a: Array, rows: tuple, columns: tuple) -> Array:
-    """[n h w c] with so many zeros around it, (before, after); fewer than none cut off."""
+def _pad(a: Array, rows: Sides, columns: Sides) -> Array:
+    """Pads [n h w c] with zeros; negative numbers crop."""
     return lax.pad(a, jnp.zeros((), a.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
 
 
-def _forward(x: Array, kernel: Array, stride: int, up: int, pads: tuple) -> Array:
+def _forward(x: Array, kernel: Array, stride: int, up: int, pads: tuple[Sides, Sides]) -> Array:
     if up > 1:
         return _spread(x, kernel, up, pads)
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=NHWC)
 
 
-def _spread(x: Array, kernel: Array, up: int, pads: tuple) -> Array:
-    """The convolution of x with its pixels `up` apart, as a plain one: of a block of up x up outputs in each place.
+def _spread(x: Array, kernel: Array, up: int, pads: tuple[Sides, Sides]) -> Array:
+    """A convolution of x with its pixels `up` apart, as a plain one that has up x up outputs at each pixel.
 
     Output q is the sum over r of kernel[r] times the spread pixel q + r - low. With r = up * m + b and
     q = up * i - b + low % up, that is the pixel of x at i + m - low // up.
@@ -47,19 +57,20 @@ def _spread(x: Array, kernel: Array, up: int, pads: tuple) -> Array:
 
 
 def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> Array:
-    """[size size f c]: fine [n . . f], size x size pixels from stride i - pad on, times coarse [n h w c] at i; summed.
+    """Returns [size size f c]: products of patches of fine [n . . f] with coarse [n h w c], summed over images.
 
-    A kernel's columns are read from shifted copies of fine, its rows from shifted copies of coarse: one product has
-    all, of size + size / stride copies in place of size^2. Row r = stride * m + a of the kernel meets row
-    stride * q + a of fine, once it has pad % stride rows before it, where coarse is at q - m + pad // stride.
+    The patch of pixel i of coarse is size x size pixels of fine, from stride * i - pad on. The columns of the kernel
+    are read from shifted copies of fine, its rows from shifted copies of coarse. One matrix product then has all of
+    them, from size + size / stride copies instead of size^2. Row r = stride * m + a of the kernel meets row
+    stride * q + a of fine, once fine has pad % stride more rows before it, where coarse is at q - m + pad // stride.
     """
     n, h, w, c = coarse.shape
     before, first, taps = pad % stride, pad // stride, -(-size // stride)
     rows = -(-(fine.shape[1] + before) // stride)
-    images = math.gcd(n, 1 << max(PLACES // (rows * w), 1).bit_length() - 1)  # a power of two, as of devices
+    images = math.gcd(n, 1 << max(PLACES // (rows * w), 1).bit_length() - 1)  # a power of two
     wide = jnp.promote_types(coarse.dtype, jnp.float32)
 
-    def add(total, block):
+    def add(total: Array, block: list[Array]) -> tuple[Array, None]:
         x, y = block
         x = _pad(x, (before, stride * rows - before - x.shape[1]), (pad, stride * (w - 1) + size - pad - x.shape[2]))
         x = jnp.concatenate([x[:, :, s : s + stride * (w - 1) + 1 : stride] for s in range(size)], -1)
@@ -68,10 +79,10 @@ def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> A
         y = jnp.concatenate([y[:, i : i + rows] for i in reversed(range(taps))], -1)
         y = rearrange(y, "n q w c -> (n q w) c")
         times = partial(jnp.matmul, preferred_element_type=wide)
-        product = times(x.T, y) if x.shape[1] <= y.shape[1] else times(y.T, x).T  # what is turned is copied
+        product = times(x.T, y) if x.shape[1] <= y.shape[1] else times(y.T, x).T  # a transposed one is copied
         return total + product, None
 
-    # A block has some of each device's images, so that each does its own: of as many devices as it has images.
+    # A block takes images from all over the batch, so that each device has its share of every block.
     blocks = [a.reshape(images, -1, *a.shape[1:]).swapaxes(0, 1) for a in (fine, coarse)]
     zeros = jnp.zeros((stride * size * fine.shape[-1], taps * c), wide)
     total, _ = lax.scan(add, zeros, blocks)
@@ -79,75 +90,107 @@ def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> A
     return total[:size].astype(coarse.dtype)
 
 
+def _products_of_all(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> Array:
+    """`_products`, by each device for its own images, where `jax.set_mesh` has set a mesh with an axis "data"."""
+    products = partial(_products, size=size, stride=stride, pad=pad)
+    mesh = get_abstract_mesh()
+    automatic = not mesh.empty and DATA in mesh.auto_axes
+    if not automatic or coarse.shape[0] % mesh.shape[DATA]:
+        return products(fine, coarse)
+    rows = PartitionSpec(DATA)
+    add_up = lambda fine, coarse: lax.psum(products(fine, coarse), DATA)
+    shares = jax.shard_map(
+        add_up, in_specs=(rows, rows), out_specs=PartitionSpec(), axis_names={DATA}, check_vma=False
+    )  # fmt: skip
+    return shares(fine, coarse)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve(x: Array, kernel: Array, stride: int, up: int, pad: int) -> Array:
     return _forward(x, kernel, stride, up, ((pad, pad), (pad, pad)))
 
 
-def _save(x: Array, kernel: Array, stride: int, up: int, pad: int):
+def _save(x: Array, kernel: Array, stride: int, up: int, pad: int) -> tuple[Array, tuple[Array, Array]]:
     return _convolve(x, kernel, stride, up, pad), (x, kernel)
 
 
-def _gradients(stride: int, up: int, pad: int, saved, g: Array):
+def _gradients(stride: int, up: int, pad: int, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
     size = kernel.shape[0]
     turned, low = kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - pad
     pads = [(low, up * (x.shape[i] - 1) - stride * (g.shape[i] - 1) + pad) for i in (1, 2)]
-    of_x = _forward(g, turned, up, stride, tuple(pads))  # XLA's own, which turns it within, is far slower in a scan
-    if up > 1:  # g has the finer pixels: the kernel of the convolution from g to x, turned
-        return of_x, _products(g, x, size, up, low)[::-1, ::-1].swapaxes(2, 3)
-    return of_x, _products(x, g, size, stride, pad)
+    of_x = _forward(g, turned, up, stride, (pads[0], pads[1]))  # XLA's own gradient is far slower in a scan
+    if up > 1:  # g has the finer pixels: this is the flipped kernel of the convolution from g to x
+        return of_x, _products_of_all(g, x, size, up, low)[::-1, ::-1].swapaxes(2, 3)
+    return of_x, _products_of_all(x, g, size, stride, pad)
 
 
 _convolve.defvjp(_save, _gradients)
 
 
 def conv_by_patches(
-    x: Array, kernel: Array, window_strides: Sequence[int] = (1, 1), padding: Any = "SAME",
+    x: Array, kernel: Array, window_strides: Sequence[int] = (1, 1), padding: str | Sequence[Sequence[int]] = "SAME",
     lhs_dilation: Sequence[int] | None = None, rhs_dilation: Sequence[int] | None = None, **others: Any,
 ) -> Array:  # fmt: skip
-    """[n h w o] of x [n h w c] and a square kernel [k k c o]; reverse mode only.
+    """Convolves like `lax.conv_general_dilated`, with gradients that are fast on CPUs; reverse mode only.
 
-    The gradient of the kernel is a matrix product of its rows' and columns' patches, a few images' at a time, instead
-    of a convolution over the batch, and a transposed convolution is a plain one of blocks of outputs: within a scan on
-    a CPU both are far slower as XLA has them (`python scripts/benchmark.py conv`).
+    The gradient of the kernel is a matrix product of patches, a few images at a time, and a transposed convolution is
+    a plain one with blocks of outputs. XLA's own versions of both are far slower inside a scan on a CPU; see
+    `python scripts/benchmark.py conv`.
 
-    It stands in for `lax.conv_general_dilated`, whose arguments it has: strides, padding and `lhs_dilation`, each the
-    same on all sides, stride or dilation 1. Raises ValueError for what it does not do.
+    Args:
+        x: images [n h w c].
+        kernel: square kernel [k k c o].
+        window_strides: two equal strides.
+        padding: two equal pairs of equal numbers, each smaller than k. "SAME" is accepted for an odd k at stride 1.
+        lhs_dilation: two equal numbers; more than 1 makes the convolution a transposed one, at stride 1.
+        rhs_dilation: 1 or None.
+        others: the other arguments of `lax.conv_general_dilated`, at their defaults; `dimension_numbers` is NHWC.
 
-    >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
-    >>> conv_by_patches(x, kernel)[0, 1, 1, 0].item()
-    18.0
+    Returns:
+        [n h w o].
+
+    Raises:
+        ValueError: an argument has a value that this convolution does not have.
+
+    Example:
+        >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))
+        >>> conv_by_patches(x, kernel)[0, 1, 1, 0].item()
+        18.0
     """
     strides, up, size = tuple(window_strides), tuple(lhs_dilation or (1, 1)), kernel.shape[0]
     numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, others.pop("dimension_numbers", None) or NHWC)
     others = {"rhs_dilation": rhs_dilation and max(rhs_dilation)} | others
     if given := [name for name, value in others.items() if value not in (None, 1)]:
-        raise ValueError(f"conv_by_patches does not have {given[0]}, accepted is what leaves it out")
+        raise ValueError(f"conv_by_patches does not support {given[0]}, got {others[given[0]]!r}; leave it out")
     if numbers != lax.conv_dimension_numbers(x.shape, kernel.shape, NHWC):
-        raise ValueError(f"dimension_numbers are {numbers}, accepted are {NHWC}")
+        raise ValueError(f"dimension_numbers must be {NHWC}, got {numbers}")
     if isinstance(padding, str):
-        if (padding, *strides, *up, size % 2) != ("SAME", 1, 1, 1, 1, 1):  # lax pads unevenly otherwise
+        if (padding, *strides, *up, size % 2) != ("SAME", 1, 1, 1, 1, 1):  # otherwise lax pads the sides unequally
             raise ValueError(
-                f"padding is {padding!r}, accepted are pairs of numbers, and 'SAME' for odd kernels at stride 1"
+                f"padding must be pairs of numbers, or 'SAME' with an odd kernel at stride 1, got {padding!r} with "
+                f"kernel {kernel.shape[:2]}, strides {strides} and lhs_dilation {up}"
             )
         padding = ((size // 2, size // 2),) * 2
     pads = tuple(map(tuple, padding))
-    ((pad, _), _) = pads
+    pad = pads[0][0]
     if kernel.shape[1] != size or len(set(strides)) > 1 or len(set(up)) > 1 or pads != ((pad, pad),) * 2:
         raise ValueError(
-            f"conv_by_patches has square kernels, strides, padding and dilation; given {kernel.shape[:2]}, {strides}, "
-            f"{padding} and {up}"
+            f"kernel, strides, padding and lhs_dilation must be the same on all sides, got {kernel.shape[:2]}, "
+            f"{strides}, {pads} and {up}"
         )
     if not 0 <= pad < size:
-        raise ValueError(f"padding is {pad}, accepted is 0 to {size - 1}, less than the kernel")
+        raise ValueError(f"padding must be between 0 and {size - 1}, less than the kernel, got {pad}")
     if strides[0] > 1 and up[0] > 1:
-        raise ValueError(f"conv_by_patches has a stride or a dilation; given {strides} and {up}")
+        raise ValueError(f"strides or lhs_dilation must be 1, got {strides} and {up}")
     if min(up[0] * (n - 1) + 1 for n in x.shape[1:3]) + 2 * pad < size:
-        raise ValueError(f"x is {x.shape[1]} x {x.shape[2]} with a padding of {pad}, accepted is {size} or more in all")
-    return _convolve(x, kernel, strides[0], up[0], pad)
+        raise ValueError(
+            f"x with its padding must be at least {size} pixels high and wide, got {x.shape[1]} x {x.shape[2]} and "
+            f"padding {pad}"
+        )
+    return cast(Array, _convolve(x, kernel, strides[0], up[0], pad))
 
 
-def fitting_conv() -> Callable:
-    """What convolves in training: XLA's own, or on CPUs, where its gradient within a loop is far slower, by patches."""
+def fitting_conv() -> Callable[..., Array]:
+    """Returns the convolution for training on this backend: `conv_by_patches` on CPUs, otherwise XLA's own."""
     return conv_by_patches if jax.default_backend() == "cpu" else lax.conv_general_dilated

@@ -1,10 +1,10 @@
-"""What training tells: a progress bar, log.csv, and TensorBoard's files."""
+"""The log of a training: a progress bar, log.csv, and files for TensorBoard."""
 
 import csv
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from tqdm import tqdm
@@ -13,18 +13,31 @@ from jdiff.images import beside
 
 
 class Log:
-    """A `report` for `train`, and a context: means of every report in `folder`/log.csv, and on a bar.
+    """Writes the means of each report to log.csv and to a progress bar. A context, to be passed to `train` as `report`.
 
-    A row has the update's number, the mean of each metric since the last row, and the images a second since the first.
-    Rows of updates that are made again, after a run was killed, are taken out first. With `tensorboard` the same goes
-    to files that TensorBoard reads, by tensorboardX (the extra `train`).
+    A row of log.csv has the number of the last update, the mean of each metric since the row before, and the images a
+    second since this process began. A run that was killed makes some updates again; their old rows are removed first.
+
+    Args:
+        folder: for log.csv.
+        steps: updates in all.
+        batch: images an update.
+        tensorboard: also write files for TensorBoard, with tensorboardX from the extra `train`.
+        quiet: show no progress bar.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, Log(folder, 20, 8, quiet=True) as report:
+        ...     report(10, {"loss": np.linspace(1.0, 0.0, 10)})
+        ...     read(Path(folder) / "log.csv")[0]["loss"]
+        0.5
     """
 
     def __init__(self, folder: str | Path, steps: int, batch: int, *, tensorboard: bool = False, quiet: bool = False):
         self.folder, self.batch = Path(folder), batch
         self.folder.mkdir(parents=True, exist_ok=True)
         self.bar = tqdm(total=steps, unit="update", disable=quiet)
-        self.board: Any = None
+        self.board: Any = None  # tensorboardX, which is optional, has no types
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -32,12 +45,18 @@ class Log:
         self.first: tuple[int, float] | None = None
         self.speed = 0.0
 
-    def __call__(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def __call__(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Writes a row.
+
+        Args:
+            step: number of the last update.
+            metrics: "loss" and others, each with one value for each update since the last report.
+        """
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         before = step - len(metrics["loss"])
         if self.first is None:
             self.first = step, time.monotonic()
-            self._go_on(before, ["update", *means, "images_per_second"])
+            self._remove_after(before, ["update", *means, "images_per_second"])
         elif step > self.first[0]:
             self.speed = (step - self.first[0]) * self.batch / (time.monotonic() - self.first[1])
         with (self.folder / "log.csv").open("a", newline="") as file:
@@ -49,14 +68,14 @@ class Log:
         self.bar.update(step - self.bar.n)
         self.bar.set_postfix({name: f"{mean:.4f}" for name, mean in means.items()} | {"images/s": f"{self.speed:.1f}"})
 
-    def _go_on(self, step: int, header: list[str]) -> None:
-        """Leaves of log.csv what is up to that update, a half-written last row aside."""
+    def _remove_after(self, step: int, header: list[str]) -> None:
+        """Removes the rows of later updates, and a row that was written half."""
         kept = [row for row in read(self.folder / "log.csv") if row["update"] <= step]
         with beside(self.folder / "log.csv") as file:
             lines = [header, *([f"{row.get(name, float('nan')):.6g}" for name in header] for row in kept)]
             file.write("".join(",".join(line) + "\r\n" for line in lines).encode())
 
-    def __enter__(self) -> "Log":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,7 +85,7 @@ class Log:
 
 
 def read(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a log.csv, in order, without those that are not whole; none where there is no file."""
+    """Returns the complete rows of a log.csv in their order. There are none if there is no file."""
     path = Path(path)
     if not path.is_file():
         return []
@@ -81,3 +100,26 @@ def read(path: str | Path) -> list[dict[str, float]]:
         if len(numbers) == len(header):
             whole.append(dict(zip(header, numbers, strict=True)))
     return whole
+
+
+def summary(path: str | Path, every: int, names: Sequence[str]) -> dict[str, Any]:
+    """Returns what a model's card shows of a log.csv, as JSON.
+
+    Args:
+        path: of log.csv.
+        every: updates between the rows that are kept; the last row is kept too.
+        names: metrics that are kept, if the log has them.
+
+    Returns:
+        updates, images_per_second (the median), metrics (their names, after "update") and curve (the kept rows).
+    """
+    rows = read(path)
+    kept = [row for row in rows if row["update"] % every == 0 or row is rows[-1]]
+    names = [name for name in ("update", *names) if rows and name in rows[0]]
+    speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]  # the first row of a run has none
+    return {
+        "updates": int(rows[-1]["update"]) if rows else 0,
+        "images_per_second": round(float(np.median(speeds)), 1) if speeds else 0.0,
+        "metrics": names,
+        "curve": [[row[name] for name in names] for row in kept],
+    }

@@ -5,7 +5,7 @@ is stopped or killed and then resumed ends with the same bits as one that is not
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,6 +169,7 @@ def train(
     batch = as_partial(data.batch)
     whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     place = (lambda tree: tree) if whole is None else lambda tree: meshes.place(tree, whole)
+    devices = nullcontext if mesh is None else partial(jax.set_mesh, mesh)  # for `jdiff.training.conv`
     with ExitStack() as stack:
         saved = None
         if checkpoints is not None:
@@ -182,7 +183,9 @@ def train(
         while done < steps:
             n = _updates_until(done, steps, every, save_every)
             ahead = _ahead(data, mesh, done, n) if ahead is None else ahead
-            state, metrics = _updates(state, objective, batch, ahead, optimizer=optimizer, decay=decay, mesh=mesh, n=n)
+            with devices():
+                how = {"optimizer": optimizer, "decay": decay, "mesh": mesh, "n": n}
+                state, metrics = _updates(state, objective, batch, ahead, **how)
             following = _updates_until(done + n, steps, every, save_every)
             ahead = _ahead(data, mesh, done + n, following) if following else None  # while the device computes
             metrics = jax.device_get(metrics)

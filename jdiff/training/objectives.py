@@ -1,27 +1,52 @@
-"""What networks are trained to minimise: functions of (parameters, key, batch), passed to `train`."""
+"""Objectives: functions `(params, key, batch) -> (loss, metrics)` for `train`, and their parts."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from jdiff.types import Array
+from jdiff.types import Array, Params, Prediction
+
+
+class HasImages(Protocol):
+    """A batch with images, and what else the network needs."""
+
+    @property
+    def images(self) -> Array: ...  # [n h w c] in [-1, 1]
+
+
+B = TypeVar("B", bound=HasImages)
 
 
 def spread_timesteps(key: Array, n: int, steps: int) -> Array:
-    """[n] timesteps in 0..steps-1, each uniform, together evenly spread (Kingma et al. 2021, VDM, appendix I.1)."""
+    """Draws timesteps of which each is uniform in 0 to `steps` - 1, and all together are evenly spread.
+
+    Returns:
+        [n] int32.
+
+    Example:
+        >>> sorted((spread_timesteps(jax.random.key(0), 4, 1000) // 250).tolist())
+        [0, 1, 2, 3]
+
+    Reference:
+        Kingma et al. 2021 (VDM), appendix I.1.
+    """
     return ((jax.random.uniform(key) + jnp.arange(n) / n) % 1 * steps).astype(jnp.int32)
 
 
 def gaussian_kl(mean: Array, log_var: Array, other_mean: Array, other_log_var: Array) -> Array:
-    """KL(N(mean, e^log_var) || N(other_mean, e^other_log_var)) of each number, in nats."""
+    """Returns KL(N(mean, e^log_var) || N(other_mean, e^other_log_var)) of each element, in nats."""
     gap = (mean - other_mean) ** 2 * jnp.exp(-other_log_var)
     return 0.5 * (other_log_var - log_var - 1 + jnp.exp(log_var - other_log_var) + gap)
 
 
 def eight_bit_nll(x: Array, mean: Array, log_var: Array) -> Array:
-    """-log P(x) in nats, x one of 256 values in [-1, 1], under N(mean, e^log_var) cut into bins (DDPM, eq. 13)."""
+    """Returns -log P(x) in nats of 8-bit pixels x, in [-1, 1], under N(mean, e^log_var) summed over each pixel's bin.
+
+    Reference:
+        Ho et al. 2020 (DDPM), eq. 13.
+    """
     inverse = jnp.exp(-log_var / 2)
     above = jax.scipy.stats.norm.cdf((x - mean + 1 / 255) * inverse)
     below = jax.scipy.stats.norm.cdf((x - mean - 1 / 255) * inverse)
@@ -30,14 +55,27 @@ def eight_bit_nll(x: Array, mean: Array, log_var: Array) -> Array:
 
 
 def root_snr_weight(abar: Array, least: float = 0.0, most: float = 2.0, least_abar: float = 0.002) -> Array:
-    """[steps] weights of the noise error, by which the clean image's error counts min(sqrt(SNR), `most`).
+    """Returns weights of the noise error, with which the error of the clean image has the weight min(sqrt(SNR), most).
 
-    With SNR = abar / (1 - abar), the noise error is SNR times the clean image's: so that levels count most where shapes
-    are decided, little where only pixels are left to decide (as Hang et al. 2023, Min-SNR, has it), and more than there
-    at the highest noise, which decides colours. `least_abar` bounds the weights.
+    The noise error is SNR = abar / (1 - abar) times the clean image's. These weights are largest where shapes are
+    decided. They are small at low noise, where only fine detail is left, and larger again at the highest noise, which
+    decides colours.
 
-    >>> [round(float(weight), 2) for weight in root_snr_weight(jnp.array([0.99, 0.5, 0.01]))]
-    [0.02, 1.0, 9.95]
+    Args:
+        abar: noise schedule [steps].
+        least: the smallest weight.
+        most: the largest weight of the clean image's error.
+        least_abar: smaller values of abar are taken for it, which bounds the weights.
+
+    Returns:
+        [steps].
+
+    Example:
+        >>> [round(float(weight), 2) for weight in root_snr_weight(jnp.array([0.99, 0.5, 0.01]))]
+        [0.02, 1.0, 9.95]
+
+    Reference:
+        Clipping by `most` follows Hang et al. 2023 (Min-SNR).
     """
     a = jnp.maximum(abar, least_abar)
     snr = a / (1 - a)
@@ -45,25 +83,54 @@ def root_snr_weight(abar: Array, least: float = 0.0, most: float = 2.0, least_ab
 
 
 def cast_weight(abar: Array, least_abar: float = 0.005) -> Array:
-    """[steps] weights by which the noise error's mean counts as the clean image's, down to abar = `least_abar`.
+    """Returns weights of the noise error's mean, with which it counts like the clean image's mean error.
 
-    >>> cast_weight(jnp.array([0.5, 0.0])).tolist()
-    [1.0, 200.0]
+    Args:
+        abar: noise schedule [steps].
+        least_abar: smaller values of abar are taken for it, which bounds the weights.
+
+    Returns:
+        [steps].
+
+    Example:
+        >>> cast_weight(jnp.array([0.5, 0.0])).tolist()
+        [1.0, 200.0]
     """
     return (1 - abar) / jnp.maximum(abar, least_abar)
 
 
 def hybrid(
-    abar: Array, weight: Array, cast: Array, denoise: Callable, params: Any, key: Array, batch: Any
+    abar: Array,
+    weight: Array,
+    cast: Array,
+    denoise: Callable[[Params, Array, Array, B], Prediction],
+    params: Params,
+    key: Array,
+    batch: B,
 ) -> tuple[Array, dict[str, Array]]:
-    """Weighted noise error plus the variational bound that the variances alone are trained by.
+    """Objective of a network that predicts the noise and a learned variance.
 
-    `abar`, `weight` and `cast` [steps]; `denoise(params, x, t, batch) -> Prediction`; `batch.images` [n h w c] in
-    [-1, 1]. The noise error counts `weight`; its mean over the picture, a colour cast, has a term of its own, which
-    counts `cast`: it is 1/(h w) of the noise error and decided at the highest levels alone, so that nothing else would
-    teach it.
+    It is the sum of three terms: the weighted noise error; the variational bound, which trains the variances alone; and
+    the mean of the noise error over the image, which is a colour cast. The cast needs a term of its own, because it is
+    1 / (h w) of the noise error and is decided at the highest noise alone.
 
-    Source: Nichol and Dhariwal 2021 (Improved DDPM), eq. 15 and 16; the offset term is this library's.
+    Args:
+        abar: noise schedule [steps].
+        weight: of the noise error, [steps].
+        cast: of the colour cast, [steps].
+        denoise: `(params, x, t, batch) -> Prediction`.
+        params: of the network.
+        key: random key.
+        batch: images [n h w c] in [-1, 1], and what else `denoise` needs.
+
+    Returns:
+        The loss, and the metrics mse, weighted, offset and bits.
+
+    Raises:
+        ValueError: the network has no learned variance.
+
+    Reference:
+        Nichol and Dhariwal 2021 (Improved DDPM), eq. 15 and 16. The term of the colour cast is this library's.
     """
     x0 = batch.images
     t_key, noise_key = jax.random.split(key)
@@ -73,6 +140,8 @@ def hybrid(
     a, a_to = abar[t][column], jnp.where(t > 0, abar[jnp.maximum(t - 1, 0)], 1.0)[column]
     x = jnp.sqrt(a) * x0 + jnp.sqrt(1 - a) * noise
     prediction = denoise(params, x, t.astype(jnp.float32), batch)
+    if prediction.variance is None:
+        raise ValueError("hybrid needs a network with a learned variance, got a Prediction whose variance is None")
 
     error = prediction.estimate - noise
     simple = (error**2).mean(axis=(1, 2, 3))

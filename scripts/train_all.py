@@ -1,0 +1,177 @@
+"""Trains every network of the project that is not trained yet, one after another, and measures each.
+
+    python scripts/train_all.py --list    # what is done, and how many hours are left
+    python scripts/train_all.py           # the next network, and all after it
+
+A command that was stopped, or killed, goes on from its newest checkpoint when it is started again. Each network is a
+command of its own, which can also be started alone; `--list` prints them. A network counts as done when all its
+commands have ended well, which RUNS/NAME/done.json says.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import tyro
+
+from jdiff.images import beside
+from jdiff.mnist import data, model, recipes
+from jdiff.training import log
+
+KEPT_EPOCHS = (1, 5, 10, 15, 20)  # the weights after these are kept for the figures
+DIGITS = 60_000  # of MNIST's training set
+# Page faults are slow on virtual machines; of no effect where there is another C library.
+LARGE_PAGES = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:"
+    "glibc.malloc.trim_threshold=17179869184"
+}
+
+
+class Item(NamedTuple):
+    """A network of the queue."""
+
+    name: str
+    batch: int
+    updates: int  # in all
+    train: Sequence[str]
+    measure: Sequence[Sequence[str]] = ()  # commands after it
+
+
+def digits(runs: Path, data_dir: Path, weights: Path, kind: str, recipe: str = "spec", **changed: int) -> Item:
+    """Returns one of part B's networks, by its recipe but for `changed`, such as epochs=30."""
+    name = model.name(kind, recipe)
+    own = recipes.recipes()[kind, recipe]._replace(**changed)
+    flags = [word for flag, value in changed.items() for word in (f"--{flag}", str(value))]
+    kept = [word for epoch in KEPT_EPOCHS if epoch <= own.epochs for word in ("--keep-epochs", str(epoch))]
+    out = weights / "mnist" / name
+    train = ["-m", "jdiff", "mnist", "train", kind, "--recipe", recipe, "--run", str(runs / name), "--out", str(out)]
+    train += ["--data-dir", str(data_dir), "--save-every", "100", *flags, *kept]
+    measure = ["scripts/measure_mnist.py", "--data-dir", str(data_dir), "--folders", str(out)]
+    updates = own.epochs * data.per_epoch(DIGITS, own.batch)
+    return Item(name, own.batch, updates, train, () if recipe == "pure" else (measure,))
+
+
+def queue(runs: Path, shared: Path, weights: Path) -> list[Item]:
+    """Returns all networks in their order."""
+    tfds, glyphs = shared / "tensorflow_datasets", shared / "glyphs"
+    of_digits = (runs, tfds, weights)
+    letters = ["scripts/train_letters.py", "--data-folder", str(glyphs), "--run", str(runs / "letters")]
+    mini = [
+        "scripts/train_mini.py",
+        "--data-dir",
+        str(tfds),
+        "--run",
+        str(runs / "mini"),
+        "--start-from",
+        "weights/mini",
+    ]
+    mini_out = str(weights / "mini")
+    return [
+        digits(*of_digits, "class"),
+        digits(*of_digits, "time"),
+        Item("letters", 32, 2500, [*letters, "--out", str(weights / "letters"), "--steps", "2500"]),
+        digits(*of_digits, "flow-class"),
+        digits(*of_digits, "flow-time"),
+        digits(*of_digits, "denoise"),
+        digits(*of_digits, "time", "best", epochs=30),
+        Item(
+            "mini", 24, 6000, [*mini, "--white", "0.6", "--rate", "4e-4", "--steps", "6000", "--out", mini_out],
+            (["scripts/measure_mini.py", "--model", mini_out, "--out", f"{mini_out}/quality.json"],
+             ["scripts/mini_card.py", "--folder", mini_out]),
+        ),
+        digits(*of_digits, "denoise", "pure", width=64, epochs=1),
+    ]  # fmt: skip
+
+
+class Progress(NamedTuple):
+    """How far a network is, by its log."""
+
+    done: bool
+    updates: int
+    images_per_second: float  # median; 0 if the log has none
+    hours_left: float  # of training; NaN if the log has no speed
+
+
+def progress(item: Item, runs: Path) -> Progress:
+    """Reads how far a network is."""
+    rows = log.read(runs / item.name / "log.csv")
+    updates = int(rows[-1]["update"]) if rows else 0
+    speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]
+    speed = float(np.median(speeds)) if speeds else 0.0
+    done = (runs / item.name / "done.json").is_file()
+    hours = 0.0 if done else (item.updates - updates) * item.batch / speed / 3600 if speed else float("nan")
+    return Progress(done, updates, speed, hours)
+
+
+def show(items: Sequence[Item], runs: Path) -> None:
+    """Prints a line and the command of each network."""
+    found = [progress(item, runs) for item in items]
+    for item, at in zip(items, found, strict=True):
+        state = "done" if at.done else "not begun" if not at.updates else f"{at.hours_left:.1f} hours left"
+        rate = f"{at.images_per_second:.0f} images/s" if at.updates else ""
+        print(f"{item.name:16}{at.updates:>7,} of {item.updates:>7,} updates of {item.batch:>3}  {rate:>13}  {state}")
+        print(f"    {command(item.train)}")
+    known = [at.hours_left for at in found if np.isfinite(at.hours_left)]
+    print(f"\n{sum(known):.1f} hours left of the {len(known)} networks whose speed is known")
+
+
+def command(words: Sequence[str]) -> str:
+    return shlex.join(["python", *words])
+
+
+def run(item: Item, runs: Path) -> None:
+    """Trains and measures a network.
+
+    Raises:
+        SystemExit: a command failed, or was interrupted.
+    """
+    commands = (item.train, *item.measure)
+    for words in commands:
+        print(f"\n{item.name}: {command(words)}", flush=True)
+        try:
+            status = subprocess.run([sys.executable, *words], env=LARGE_PAGES | os.environ).returncode
+        except KeyboardInterrupt:
+            status = 130
+        if status:
+            raise SystemExit(f"{item.name} stopped with status {status}; start this command again to go on")
+    with beside(runs / item.name / "done.json") as file:
+        file.write((json.dumps({"commands": list(map(command, commands))}, indent=1) + "\n").encode())
+
+
+def main(
+    only: tyro.conf.Positional[tuple[str, ...]] = (),
+    show_list: Annotated[bool, tyro.conf.arg(name="list")] = False,
+    runs: Path = Path("runs"),
+    shared: Path = Path("../shared/data"),
+    weights: Path = Path("weights"),
+) -> None:
+    """Trains what is not trained yet.
+
+    Args:
+        only: names of networks; all if none is given.
+        show_list: only print what is done, how fast, and what is left.
+        runs: folder of checkpoints and logs, one folder for each network.
+        shared: folder of the training data, with tensorflow_datasets/ and glyphs/.
+        weights: folder that trained networks are written to.
+    """
+    items = queue(runs, shared, weights)
+    names = [item.name for item in items]
+    if unknown := [name for name in only if name not in names]:
+        raise SystemExit(f"there is no network {unknown[0]}; there are {', '.join(names)}")
+    items = [item for item in items if not only or item.name in only]
+    if show_list:
+        show(items, runs)
+        return
+    for item in items:
+        if not progress(item, runs).done:
+            run(item, runs)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
