@@ -17,8 +17,11 @@ TURNS = {1: (0, 0), 2: (1, 0), 3: (0, 2), 4: (1, 2), 5: (1, 1), 6: (0, 3), 7: (1
 # TIFF's tags, and two of their values.
 BITS, PHOTOMETRIC, ORIENTATION, SAMPLE_FORMAT = 258, 262, 274, 339
 WHITE_IS_ZERO, SIGNED = 0, 2
-# TIFF's tags that Pillow reads while it turns a picture: EXIF, GPS and interoperability folders, and XMP.
-NOT_PIXELS = (ORIENTATION, 34665, 34853, 40965, 700)
+# TIFF's tags that pixels depend on: layout, compression, palette, alpha, sample format, YCbCr, ICC profile.
+PIXEL_TAGS = frozenset(
+    (*range(254, 260), 262, 266, 273, *range(277, 282), 284, 292, 293, 317, *range(320, 326), 332, 334, 338, 339, 347,
+     *range(512, 522), *range(529, 533), 34675, 50674)
+)  # fmt: skip
 # The types of whole numbers in TIFF: their codes for `struct`.
 WHOLE = {1: "B", 3: "H", 4: "L"}
 # Name among Pillow's facts of the bits a channel that a PNG's header declares.
@@ -160,7 +163,7 @@ def _in_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Imag
             space = str(getattr(source.profile, "xcolor_space", "")).strip()
             if space == "RGB":
                 bare = bare.convert("RGB")
-            elif space == "GRAY" and bare.mode in ("1", "LA"):
+            elif space == "GRAY" and (bare.mode in ("1", "LA") or bare.mode == "RGB" and _is_grey(bare)):
                 bare = bare.convert("L")
             if {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}.get(bare.mode) != space:
                 raise ValueError(f"it is for {space}, and the pixels are {bare.mode}")
@@ -191,6 +194,12 @@ def _transformed(image: Image.Image, source: ImageCms.ImageCmsProfile) -> Image.
     )  # fmt: skip
     assert made is not None  # it is, without inPlace
     return made
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether an RGB picture is grey, as of a format without grey, such as WebP."""
+    red, green, blue = np.moveaxis(np.asarray(image), -1, 0)
+    return bool((red == green).all() and (green == blue).all())
 
 
 def _is_srgb(source: ImageCms.ImageCmsProfile, mode: str) -> bool:
@@ -240,10 +249,10 @@ def exif_orientation(info: dict) -> int:
 def split_tiff(data: bytes) -> tuple[bytes, int | None]:
     """Splits TIFF or EXIF data into what its pixels need and its orientation.
 
-    Pillow reads other tags while it turns a TIFF, and fails where one of them is odd. So it gets the file without.
+    Pillow stops at the first odd tag of a TIFF, or fails at it while it turns the picture. So it gets the file without.
 
     Returns:
-        (the data whose first folder has none of NOT_PIXELS, the orientation if there is a valid one). What is not
+        (the data whose first folder has none but PIXEL_TAGS, the orientation if there is a valid one). What is not
         understood is returned as it is.
     """
     order, big = "<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+")
@@ -253,7 +262,8 @@ def split_tiff(data: bytes) -> tuple[bytes, int | None]:
         (at,) = struct.unpack_from(order + offset, data, 8 if big else 4)
         (n,) = struct.unpack_from(order + count, data, at)
         first = at + struct.calcsize(count)
-        tags = [struct.unpack_from(order + entry, data, first + i * size) for i in range(min(n, 2**16))]
+        there = min(n, max(0, len(data) - first) // size)
+        tags = [struct.unpack_from(order + entry, data, first + i * size) for i in range(there)]
         after = data[first + n * size :][: struct.calcsize(offset)]
     except struct.error:
         return data, None
@@ -262,8 +272,8 @@ def split_tiff(data: bytes) -> tuple[bytes, int | None]:
         if tag == ORIENTATION and kind in WHOLE and number == 1:
             (found,) = struct.unpack_from(order + WHOLE[kind], value)
             orientation = found if found in TURNS else orientation
-    kept = [struct.pack(order + entry, *tag) for tag in tags if tag[0] not in NOT_PIXELS]
-    if len(kept) == n:
+    kept = [struct.pack(order + entry, *tag) for tag in tags if tag[0] in PIXEL_TAGS]
+    if len(kept) == there or there < n:
         return data, orientation
     folder = struct.pack(order + count, len(kept)) + b"".join(kept) + after
     return data[:at] + folder + data[at + len(folder) :], orientation

@@ -14,7 +14,17 @@ import numpy as np
 from PIL import Image, features
 
 from jdiff.images.masks import mask_of
-from jdiff.images.pixels import DEPTH, Picture, as_declared, exif_orientation, on_white, one_line, split_tiff, turned
+from jdiff.images.pixels import (
+    DEPTH,
+    Picture,
+    RangeError,
+    as_declared,
+    exif_orientation,
+    on_white,
+    one_line,
+    split_tiff,
+    turned,
+)
 
 # Key of the PNG text chunk that holds the settings.
 KEY = "jdiff"
@@ -98,7 +108,12 @@ def decode(data: bytes, name: str | Path = "picture") -> Picture:
     if data[:4] in TIFF:
         data, orientation = split_tiff(data)[0], split_tiff(data)[1] or exif_orientation({"xmp": data})
     with _opened(data, name) as image:
-        found = as_declared(image, name)
+        try:
+            found = as_declared(image, name)
+        except RangeError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{name}: the picture is damaged ({one_line(error)})") from error
         return turned(found, exif_orientation(image.info) if orientation is None else orientation)
 
 
