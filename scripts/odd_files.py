@@ -2,6 +2,7 @@
 
 import io
 import struct
+import warnings
 import zlib
 from typing import Any, NamedTuple
 
@@ -21,6 +22,15 @@ ADOBE = np.array(
 PROFILES = {"P3": (P3, 2.2), "Adobe": (ADOBE, 2.19921875), "grey": (None, 1.8)}
 # EXIF's tags that say nothing of how a picture looks, and one of no meaning.
 OTHER_TAGS = (270, 271, 282, 283, 296, 305, 306, 315, 700, 33432, 34665, 34853, 36867, 37510, 40965, 51111)
+
+
+class Tag(NamedTuple):
+    """An entry of a TIFF's folder."""
+
+    tag: int
+    kind: int  # 3: 16 bits, 4: 32 bits, ...
+    count: int
+    value: bytes  # 4: the value, or where it stands
 
 
 class Scene(NamedTuple):
@@ -53,60 +63,52 @@ def turned(shown: np.ndarray, orientation: int) -> np.ndarray:
     return shown[::rows, ::columns]
 
 
-def exif(rng: np.random.Generator, orientation: int, others: int = 3) -> bytes:
-    """Returns EXIF data with an orientation and up to `others` odd tags beside it."""
-    order = rng.choice(["<", ">"])
-    tags = [(274, 3, 1, struct.pack(f"{order}HH", orientation, 0))]
-    for tag in rng.choice(OTHER_TAGS, rng.integers(others + 1), replace=False):
-        tags.append((int(tag), int(rng.integers(0, 14)), int(rng.choice([0, 1, 2, 9, 70000])), rng.bytes(4)))
-    return folder(order, sorted(tags))
+def odd_tags(rng: np.random.Generator, most: int = 3) -> list[Tag]:
+    """Returns up to `most` tags that say nothing of the pixels, of any type and count, right or wrong."""
+    names = rng.choice(OTHER_TAGS, rng.integers(most + 1), replace=False)
+    return [
+        Tag(int(name), int(rng.integers(0, 14)), int(rng.choice([0, 1, 2, 9, 70000])), rng.bytes(4)) for name in names
+    ]
 
 
-def folder(order: str, tags: list[tuple[int, int, int, bytes]], after: bytes = b"") -> bytes:
-    """Returns a TIFF of one folder with these tags, of 4 bytes each, and then `after`."""
+def exif(tags: list[Tag], orientation: int, order: str = "<") -> bytes:
+    """Returns EXIF data with an orientation and these tags beside it."""
+    return folder(order, [Tag(274, 3, 1, struct.pack(f"{order}HH", orientation, 0)), *tags])
+
+
+def folder(order: str, tags: list[Tag], after: bytes = b"") -> bytes:
+    """Returns a TIFF of one folder with these tags, and then `after`."""
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HL", 42, 8)
-    packed = b"".join(struct.pack(f"{order}HHL", *tag[:3]) + tag[3] for tag in tags)
+    packed = b"".join(struct.pack(f"{order}HHL", *tag[:3]) + tag.value for tag in sorted(tags))
     return head + struct.pack(f"{order}H", len(tags)) + packed + bytes(4) + after
 
 
 def tiff(
-    rng: np.random.Generator, pixels: np.ndarray, how: int = 1, sample: int = 1, orientation: int = 1, order: str = "<"
+    tags: list[Tag], pixels: np.ndarray, how: int = 1, sample: int = 1, orientation: int = 1, order: str = "<"
 ) -> bytes:
-    """Returns a TIFF, not compressed, of pixels [h w] or [h w 3]. Odd tags stand beside those of the pixels.
+    """Returns a TIFF, not compressed, of pixels [h w] or [h w 3].
 
     Args:
-        rng: of odd tags.
+        tags: to stand beside those of the pixels.
         pixels: of any dtype.
         how: photometric interpretation: 0 white is zero, 1 black is zero, 2 RGB.
         sample: format: 1 without sign, 2 with sign, 3 floats.
         orientation: 1 to 8.
         order: of bytes, as in `struct`.
     """
-    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    h, w, *channels = pixels.shape
+    n = channels[0] if channels else 1
     bits, raw = 8 * pixels.itemsize, pixels.astype(np.dtype(f"{order}{pixels.dtype.str[1:]}")).tobytes()
-    short = lambda value: struct.pack(f"{order}HH", value, 0)
-    long = lambda value: struct.pack(f"{order}L", value)
-    plain = {
-        256: pixels.shape[1],
-        257: pixels.shape[0],
-        259: 1,
-        262: how,
-        274: orientation,
-        277: channels,
-        278: pixels.shape[0],
-    }
-    tags = [(tag, 3, 1, short(value)) for tag, value in plain.items()]
-    tags += [(279, 4, 1, long(len(raw)))]
-    tags += [(tag, 3, 1, short(value)) for tag, value in ((258, bits), (339, sample)) if channels == 1]
-    odd = rng.choice(OTHER_TAGS, rng.integers(4), replace=False)
-    tags += [(int(t), int(rng.integers(0, 14)), int(rng.choice([0, 1, 2, 9])), rng.bytes(4)) for t in odd]
-    more = 1 + (channels > 1)
-    start = 8 + 2 + 12 * (len(tags) + more) + 4
-    if channels > 1:
-        tags.append((258, 3, channels, long(start)))
-    lists = struct.pack(f"{order}{channels}H", *[bits] * channels) if channels > 1 else b""
-    tags.append((273, 4, 1, long(start + len(lists))))
-    return folder(order, sorted(tags), lists + raw)
+    shorts = {256: w, 257: h, 259: 1, 262: how, 274: orientation, 277: n, 278: h}
+    shorts |= {258: bits, 339: sample} if n == 1 else {}
+    longs = {279: len(raw), 273: 0} | ({258: 0} if n > 1 else {})
+    start = 8 + 2 + 12 * (len(tags) + len(shorts) + len(longs)) + 4  # of what is not in the folder
+    depths = struct.pack(f"{order}{n}H", *[bits] * n) if n > 1 else b""
+    longs |= {273: start + len(depths)} | ({258: start} if n > 1 else {})
+    own = [Tag(tag, 3, 1, struct.pack(f"{order}HH", value, 0)) for tag, value in shorts.items()]
+    own += [Tag(tag, 4, 1, struct.pack(f"{order}L", value)) for tag, value in longs.items()]
+    own = [tag._replace(kind=3, count=n) if tag.tag == 258 else tag for tag in own]
+    return folder(order, [*own, *tags], depths + raw)
 
 
 def png(pixels: np.ndarray, bits: int, kind: int, chunks: dict[bytes, bytes] | None = None) -> bytes:
@@ -162,5 +164,7 @@ def in_profile(colour: np.ndarray, name: str) -> np.ndarray:
 def written(image: Image.Image, kind: str, **how: Any) -> bytes:
     """Returns the file that Pillow writes."""
     file = io.BytesIO()
-    image.save(file, kind, **how)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of formats that Pillow gives up
+        image.save(file, kind, **how)
     return file.getvalue()
