@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from jdiff import images
 
@@ -101,6 +101,21 @@ def test_an_opened_photo_is_turned_and_a_changed_one_is_not(kind, orientation, t
         np.testing.assert_allclose(images.as_picture(opened), images.load(path), atol=1e-6)
         by_hand = ImageOps.exif_transpose(opened)
         np.testing.assert_allclose(images.as_picture(by_hand), images.load(path), atol=1e-6)
+
+
+def test_an_opened_tiff_is_turned_once_where_xmp_says_it_too(tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[700], tags[700], tags[0x0112] = 1, b'<x tiff:Orientation="6"/>', 6
+    path = saved(tmp_path, "a.tif", Image.new("RGB", (6, 3)), tiffinfo=tags)
+    with Image.open(path) as opened:
+        assert images.as_picture(opened).shape == images.load(path).shape == (6, 3, 3)
+
+
+def test_floats_in_other_units_are_refused():
+    pixels = np.ones((1, 2), "<f4").tobytes()
+    assert images.decode(b"Pf\n2 1\n-1.0\n" + pixels).colour.min() == 1
+    with pytest.raises(ValueError, match="floats in units of 2, which have no defined black and white"):
+        images.decode(b"Pf\n2 1\n-2.0\n" + pixels)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

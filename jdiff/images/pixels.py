@@ -75,8 +75,8 @@ def of_pil(image: Image.Image, name: str) -> Picture:
         raise
     except Exception as error:  # decoders raise what they like
         raise ValueError(f"{name} cannot be read: {one_line(error)}") from error
-    # Pillow turns TIFF itself, and a picture that was changed may have been turned by hand
-    is_opened = isinstance(image, ImageFile.ImageFile) and image.format != "TIFF"
+    # Pillow turns a TIFF itself, and takes the orientation away; a picture that was changed may be turned by hand
+    is_opened = isinstance(image, ImageFile.ImageFile)
     return turned(found, exif_orientation(image.info)) if is_opened else found
 
 
