@@ -56,6 +56,16 @@ class Seen(NamedTuple):
 
     outcome: str  # one of OUTCOMES
     said: str = ""
+    seconds: float = 0.0  # of reading
+
+
+class Found(NamedTuple):
+    """What became of the files of one format."""
+
+    whole: Counter[str]  # how often each of OUTCOMES happened
+    damaged: Counter[str]
+    bad: list[str]  # what was said of the bad ones
+    slowest: float  # seconds of one reading
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
@@ -157,6 +167,18 @@ def outcome(path: Path, odd: Odd, whole: bool) -> Seen:
     """Writes a file, reads it by the library, and compares."""
     path.write_bytes(odd.data)
     want = odd.shown if whole else reference(odd.data)
+    began = time.monotonic()
+    found = read(path)
+    seconds = time.monotonic() - began
+    if isinstance(found, np.ndarray):
+        found = compared(found, want, whole, odd.error if whole else CLOSE)
+    elif found.outcome == "refused" and whole and want is not None:
+        found = Seen("wrong", found.said)
+    return found._replace(seconds=seconds)
+
+
+def read(path: Path) -> np.ndarray | Seen:
+    """Reads a file by the library: [h w 3] in [0, 1], or what was said."""
 
     def late(*_: object) -> None:
         raise Late
@@ -167,12 +189,10 @@ def outcome(path: Path, odd: Odd, whole: bool) -> Seen:
         with warnings.catch_warnings():
             warnings.filterwarnings("error")
             warnings.filterwarnings("ignore", ".*ICC profile cannot be used")
-            found = (images.load(path) + 1) / 2
+            return (images.load(path) + 1) / 2
     except ValueError as error:
         line = str(error)
-        if str(path) not in line or "\n" in line:
-            return Seen("raised", line)
-        return Seen("wrong" if whole and want is not None else "refused", line)
+        return Seen("refused" if str(path) in line and "\n" not in line else "raised", line)
     except Late:
         return Seen("slow")
     except BaseException as error:  # whatever it is, it is what is looked for
@@ -180,40 +200,36 @@ def outcome(path: Path, odd: Odd, whole: bool) -> Seen:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    if not (
-        found.ndim == 3 and found.shape[2] == 3 and np.isfinite(found).all() and 0 <= found.min() <= found.max() <= 1
-    ):
+
+
+def compared(found: np.ndarray, want: np.ndarray | None, whole: bool, most: float) -> Seen:
+    """Compares what was read with what is known; `most` is the largest difference allowed, of 255."""
+    if found.ndim != 3 or found.shape[2] != 3 or not ((found >= 0) & (found <= 1)).all():  # NaN too
         return Seen("wrong", f"{found.shape}, {found.min()} to {found.max()}")
     if want is None:
         return Seen("wrong", "it should be refused") if whole else Seen("no reference")
     if found.shape != want.shape:
         return Seen("wrong", f"{found.shape}, wanted {want.shape}")
     error = 255 * float(np.abs(found - want).max())
-    most = odd.error if whole else CLOSE
     return Seen("right") if error <= most else Seen("wrong", f"differs by {error:.1f} of 255, allowed is {most}")
 
 
-def fuzz(name: str, count: int, seed: int, folder: Path) -> tuple[dict[bool, Counter[str]], list[str]]:
-    """Reads `count` files of one format, one half of them damaged.
-
-    Returns:
-        (how often each of OUTCOMES happened, of whole files under True and of damaged ones under False; what was said
-        where that was bad).
-    """
+def fuzz(name: str, count: int, seed: int, folder: Path) -> Found:
+    """Reads `count` files of one format, one half of them damaged. Bad ones are kept in the folder."""
     rng = np.random.default_rng([seed, *name.encode()])
-    seen: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
-    said = []
+    whole_seen, damaged_seen, bad, slowest = Counter(), Counter(), [], 0.0
     for i in range(count):
         whole, maker = i % 2 == 0, MAKERS[name][i // 2 % len(MAKERS[name])]
         odd = maker(rng)
         if not whole:
             odd = odd._replace(data=damaged(odd.data, rng))
         result = outcome(folder / "picture", odd, whole)
-        seen[whole][result.outcome] += 1
+        (whole_seen if whole else damaged_seen)[result.outcome] += 1
+        slowest = max(slowest, result.seconds)
         if result.outcome in BAD:
-            said.append(f"{name} {i}, {'whole' if whole else 'damaged'}: {result.outcome}: {result.said}")
+            bad.append(f"{name} {i}, {'whole' if whole else 'damaged'}: {result.outcome}: {result.said}")
             (folder / f"bad-{name}-{i}").write_bytes(odd.data)
-    return seen, said
+    return Found(whole_seen, damaged_seen, bad, slowest)
 
 
 def main(count: int = 1000, seed: int = 0, keep: Path | None = None) -> None:
@@ -224,23 +240,22 @@ def main(count: int = 1000, seed: int = 0, keep: Path | None = None) -> None:
         seed: of the files.
         keep: a folder for the files that are bad.
     """
-    print("| format | whole | right | refused | damaged | right | refused | no reference | bad | seconds |")
+    print("| format | whole | right | refused | damaged | right | refused | no reference | bad | slowest, s |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    said, total = [], Counter()
+    said, total, slowest = [], Counter(), 0.0
     with tempfile.TemporaryDirectory() as temporary:
         folder = keep or Path(temporary)
         folder.mkdir(exist_ok=True)
         for k, name in enumerate(MAKERS):
-            began = time.monotonic()
             # every format has its share; the first ones what is left over
-            share = count // len(MAKERS) + (k < count % len(MAKERS))
-            seen, bad = fuzz(name, share, seed, folder)
-            row = [seen[True].total(), seen[True]["right"], seen[True]["refused"], seen[False].total()]
-            row += [seen[False][kind] for kind in ("right", "refused", "no reference")] + [len(bad)]
+            found = fuzz(name, count // len(MAKERS) + (k < count % len(MAKERS)), seed, folder)
+            row = [found.whole.total(), found.whole["right"], found.whole["refused"], found.damaged.total()]
+            row += [found.damaged[kind] for kind in ("right", "refused", "no reference")] + [len(found.bad)]
             total.update(dict(enumerate(row)))
-            print(f"| {name} | {' | '.join(map(str, row))} | {time.monotonic() - began:.0f} |", flush=True)
-            said += bad
-    print(f"| all | {' | '.join(str(total[i]) for i in range(8))} | |")
+            slowest = max(slowest, found.slowest)
+            print(f"| {name} | {' | '.join(map(str, row))} | {found.slowest:.1f} |", flush=True)
+            said += found.bad
+    print(f"| all | {' | '.join(str(total[i]) for i in range(8))} | {slowest:.1f} |")
     for line in said:
         print(line)
     if said:

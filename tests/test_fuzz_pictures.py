@@ -19,9 +19,9 @@ COUNT = 24
 
 @pytest.mark.parametrize("name", fuzz_pictures.MAKERS)
 def test_pictures_of_every_format_are_right_or_one_line(name, tmp_path):
-    seen, said = fuzz_pictures.fuzz(name, COUNT, 5, tmp_path)
-    assert said == []
-    assert seen[True].total() + seen[False].total() == COUNT and seen[True]["right"] >= COUNT // 4
+    found = fuzz_pictures.fuzz(name, COUNT, 5, tmp_path)
+    assert found.bad == [] and found.slowest < fuzz_pictures.LONGEST
+    assert found.whole.total() + found.damaged.total() == COUNT and found.whole["right"] >= COUNT // 4
 
 
 def raised(*args):
@@ -40,8 +40,8 @@ FAULTS = {
 def test_the_fuzz_sees_faults(name, tmp_path, monkeypatch):
     module, function, fault, outcome = FAULTS[name]
     monkeypatch.setattr(module, function, fault)
-    seen, said = fuzz_pictures.fuzz("PNG", 48, 0, tmp_path)
-    assert seen[True][outcome] > 0 and said
+    found = fuzz_pictures.fuzz("PNG", 48, 0, tmp_path)
+    assert found.whole[outcome] > 0 and found.bad
 
 
 def test_a_slow_decoder_is_seen(tmp_path, monkeypatch):
@@ -51,7 +51,7 @@ def test_a_slow_decoder_is_seen(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fuzz_pictures, "LONGEST", 0.05)
     monkeypatch.setattr(images, "load", forever)
-    assert fuzz_pictures.fuzz("PNG", 1, 0, tmp_path)[0][True] == {"slow": 1}
+    assert fuzz_pictures.fuzz("PNG", 1, 0, tmp_path).whole == {"slow": 1}
 
 
 @pytest.mark.parametrize("order", "<>")

@@ -43,7 +43,9 @@ def on_white(picture: Picture) -> np.ndarray:
     if picture.alpha is not None:
         alpha = picture.alpha[..., None]
         colour = colour * alpha + (1 - alpha)
-    return 2 * colour - 1
+    shown = 2 * colour
+    shown -= 1  # in place: a large picture has gigabytes
+    return shown
 
 
 def turned(picture: Picture, orientation: int) -> Picture:
@@ -91,7 +93,9 @@ def as_declared(image: Image.Image, name: str) -> Picture:
         grey, alpha = _deep_grey(image, name)
         return Picture(_by_profile_16(grey, profile, name)[..., None].repeat(3, axis=2), alpha)
     alpha = _alpha(image)
-    return Picture(np.asarray(_in_srgb(image, profile, name), np.float32) / 255, alpha)
+    colour = np.array(_in_srgb(image, profile, name), np.float32)
+    colour /= 255
+    return Picture(colour, alpha)
 
 
 def _deep_grey(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | None]:
