@@ -2,7 +2,8 @@
 
     python scripts/prepare_label_font.py --source /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 
-Needs fontTools, which comes with the extra `figures`. DejaVu's licence allows this under another name: jdiff/images/fonts/LICENSE_DEJAVU.
+Needs fontTools, which comes with the extra `figures`. DejaVu's licence allows this under another name:
+jdiff/images/fonts/LICENSE_DEJAVU.
 """
 
 from pathlib import Path
