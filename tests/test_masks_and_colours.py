@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps, TiffImagePlugin
 
 from jdiff import images
 
@@ -64,10 +64,64 @@ def test_a_photo_is_turned_as_its_exif_says(orientation, tmp_path):
     exif[0x0112] = orientation
     exif[0x9286] = b"odd"
     path = saved(tmp_path, "a.png", picture, exif=exif)
-    from PIL import ImageOps
-
     want = np.asarray(ImageOps.exif_transpose(Image.open(path)), np.float32) / 127.5 - 1
     np.testing.assert_allclose(images.load(path), want, atol=1e-6)
+
+
+DEEP = {
+    "16 bits": ("a.png", lambda: Image.fromarray(np.round(65535 * RAMP).astype(np.uint16))),
+    "floats": ("a.tif", lambda: Image.fromarray(RAMP.astype(np.float32))),
+    "alpha": ("a.png", lambda: Image.fromarray(np.round(255 * np.dstack([RAMP] * 4)).astype(np.uint8))),
+    "palette": ("a.gif", lambda: Image.fromarray(np.round(255 * RAMP).astype(np.uint8)).convert("P")),
+    "CMYK": ("a.tif", lambda: Image.fromarray(np.round(255 * np.dstack([RAMP] * 4)).astype(np.uint8), "CMYK")),
+    "LAB": ("a.tif", lambda: Image.new("LAB", (4, 4), (100, 200, 60))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_pillow_picture_means_what_its_file_means(name, tmp_path):
+    file, make = DEEP[name]
+    path = saved(tmp_path, file, make())
+    want = images.load(path)
+    with Image.open(path) as opened:
+        for picture in (opened, make()):
+            np.testing.assert_allclose(images.as_picture(picture), want, atol=1e-6)
+            np.testing.assert_array_equal(images.to_uint8(picture), images.to_uint8(want))
+            np.testing.assert_allclose(images.as_picture([picture, picture])[1], want, atol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "webp"])
+def test_an_opened_photo_is_turned_and_a_changed_one_is_not(kind, orientation, tmp_path):
+    picture = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(3, 6) * 14).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, f"a.{kind}", picture, exif=exif)
+    with Image.open(path) as opened:
+        np.testing.assert_allclose(images.as_picture(opened), images.load(path), atol=1e-6)
+        by_hand = ImageOps.exif_transpose(opened)
+        np.testing.assert_allclose(images.as_picture(by_hand), images.load(path), atol=1e-6)
+
+
+def test_an_opened_tiff_is_turned_once_where_xmp_says_it_too(tmp_path):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[700], tags[700], tags[0x0112] = 1, b'<x tiff:Orientation="6"/>', 6
+    path = saved(tmp_path, "a.tif", Image.new("RGB", (6, 3)), tiffinfo=tags)
+    with Image.open(path) as opened:
+        assert images.as_picture(opened).shape == images.load(path).shape == (6, 3, 3)
+
+
+def test_floats_in_other_units_are_refused():
+    pixels = np.ones((1, 2), "<f4").tobytes()
+    assert images.decode(b"Pf\n2 1\n-1.0\n" + pixels).colour.min() == 1
+    with pytest.raises(ValueError, match="floats in units of 2, which have no defined black and white"):
+        images.decode(b"Pf\n2 1\n-2.0\n" + pixels)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_pillow_picture_without_a_defined_range_is_refused(mode):
+    with pytest.raises(ValueError, match="photo: the picture has .* no defined black and white"):
+        images.as_picture(Image.new(mode, (2, 2), 200), "photo")
 
 
 def strokes(colour, ground=(0, 0, 0, 0), half=slice(8, None)):
@@ -105,6 +159,38 @@ def test_a_photo_is_no_mask(tmp_path):
             images.load_mask(saved(tmp_path, f"{name}.png", Image.fromarray(pixels)))
 
 
+def test_a_nearly_black_picture_is_no_mask(tmp_path):
+    pixels = np.random.default_rng(0).choice([0, 0, 0, 0, 0, 0, 1, 3], (32, 32)).astype(np.uint8)
+    with pytest.raises(ValueError, match="a.png is nearly black, with a largest value of 3 of 255"):
+        images.load_mask(saved(tmp_path, "a.png", Image.fromarray(pixels)))
+
+
+ARRAYS = {
+    "bool": RIGHT > 0,
+    "uint8": (255 * RIGHT).astype(np.uint8),
+    "uint8 of 0 and 1": RIGHT.astype(np.uint8),
+    "int64": RIGHT.astype(np.int64),
+    "float32": RIGHT,
+    "float64": RIGHT.astype(np.float64),
+    "PIL, 16 bits": Image.fromarray((65535 * RIGHT).astype(np.uint16)),
+    "PIL, 1 bit": Image.fromarray(RIGHT > 0),
+    "PIL, red": strokes((200, 10, 10)),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_every_kind_of_mask_means_the_same(name):
+    np.testing.assert_array_equal(images.as_mask(ARRAYS[name]), RIGHT)
+
+
+@pytest.mark.parametrize(
+    "wrong", [2 * RIGHT, -RIGHT, np.nan * RIGHT, 255 * RIGHT.astype(int), "mask.png", None, [[0], [0, 1]]]
+)
+def test_what_is_no_mask_is_refused(wrong):
+    with pytest.raises(ValueError, match="hole must"):
+        images.as_mask(wrong, "hole")
+
+
 VALUES = {
     "uint8": np.array([[[0, 255, 51]]], np.uint8),
     "PIL": Image.fromarray(np.array([[[0, 255, 51]]], np.uint8)),
@@ -128,6 +214,34 @@ def test_every_kind_of_picture_means_the_same(name):
 def test_what_is_no_picture_is_refused(wrong):
     with pytest.raises(ValueError, match="photo must"):
         images.as_picture(wrong, "photo")
+
+
+BYTES = np.linspace(0, 255, 48).reshape(4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    "wrong", [BYTES, BYTES - 1.5, np.full((4, 4, 3), np.nan), np.full((4, 4, 3), np.inf), BYTES.astype(int)]
+)
+def test_sheets_and_files_refuse_what_is_no_picture(wrong, tmp_path):
+    for attempt in (
+        images.to_uint8, lambda x: images.square(x, 2), lambda x: images.save(tmp_path / "a.png", x),
+        lambda x: images.save_gif(tmp_path / "a.gif", x[None]), lambda x: images.save_mp4(tmp_path / "a.mp4", x[None]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="must"):
+            attempt(wrong)
+    if not np.isnan(wrong).all():  # which is an empty cell
+        with pytest.raises(ValueError, match="must"):
+            images.strip(wrong[None])
+    assert not list(tmp_path.iterdir())
+
+
+def test_noisy_pictures_are_shown():
+    noisy = 3 * np.random.default_rng(0).normal(size=(32, 32, 3))
+    np.testing.assert_array_equal(images.to_uint8(noisy), images.to_uint8(noisy.clip(-1, 1)))
+
+
+def test_a_bright_pillow_picture_gets_no_warning():
+    assert images.as_picture(Image.fromarray(np.full((2, 2, 3), [200, 250, 255], np.uint8))).min() > 0
 
 
 def test_a_picture_in_0_to_1_gets_a_warning():
@@ -167,3 +281,40 @@ def test_a_damaged_file_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="a.gif: ") as caught:
         images.load(tmp_path / "a.gif")
     assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_read_says_why(tmp_path, monkeypatch):
+    for name, data, message in (
+        ("empty.png", b"", "this file is empty"),
+        ("a.heic", b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "pip install pillow-heif"),
+        ("text.png", b"not a picture", "this is no picture that can be read"),
+        ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n", "EPS .* save it as PNG"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=f"{name}: .*{message}"):
+            patch.setattr("jdiff.images.read.find_spec", lambda name: None)
+            images.load(tmp_path / name)
+    avif = b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif"
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ValueError, match="a.avif: this is AVIF.* -U pillow"),
+    ):
+        patch.setattr("PIL.features.check", lambda name: False)
+        images.decode(avif, "a.avif")
+    with pytest.raises(ValueError, match="this is a folder"):
+        images.load(tmp_path)
+
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refused)
+    with pytest.raises(ValueError, match="text.png: no permission to read this file"):
+        images.load(tmp_path / "text.png")
+
+
+def test_heic_is_read_where_its_plugin_is(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="pillow-heif is in the extra heic")
+    pixels = np.full((32, 48, 3), 90, np.uint8)
+    pixels[:16] = 200
+    heif.from_pillow(Image.fromarray(pixels)).save(tmp_path / "a.heic", quality=100, chroma=444)
+    np.testing.assert_allclose(images.load(tmp_path / "a.heic"), pixels / 127.5 - 1, atol=0.05)

@@ -1,9 +1,21 @@
 """Pictures in and out of files, and sheets of many, by Pillow and ffmpeg. A picture is [h w c] in [-1, 1]."""
 
-from jdiff.images.read import Picture, decode, load, load_mask, read_settings
+from jdiff.images.masks import as_mask, mask_of
+from jdiff.images.pixels import Picture, on_white
+from jdiff.images.read import decode, load, load_mask, read_bytes, read_settings
 from jdiff.images.sheet import Sheet, grid, sheet_size, strip
-from jdiff.images.values import RANGE, as_mask, as_picture, mask_of, square, to_uint8
-from jdiff.images.write import LIMITS, beside, check_size, discard_parts, has_video, save, save_gif, save_mp4
+from jdiff.images.values import RANGE, as_picture, square, to_uint8
+from jdiff.images.write import (
+    LIMITS,
+    beside,
+    check_size,
+    check_writable,
+    discard_parts,
+    has_video,
+    save,
+    save_gif,
+    save_mp4,
+)
 
 __all__ = [
     "LIMITS",
@@ -14,6 +26,7 @@ __all__ = [
     "as_picture",
     "beside",
     "check_size",
+    "check_writable",
     "decode",
     "discard_parts",
     "grid",
@@ -21,6 +34,8 @@ __all__ = [
     "load",
     "load_mask",
     "mask_of",
+    "on_white",
+    "read_bytes",
     "read_settings",
     "save",
     "save_gif",

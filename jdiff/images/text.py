@@ -1,10 +1,14 @@
-"""Labels of a sheet: a font that has their letters, lines that fit, and numbers where no font has them."""
+"""Labels of a sheet: a font that has their letters, lines that fit, and numbers where no font has them.
+
+The fonts are Pillow's own, a part of DejaVu Sans that ships with jdiff, and those of the system with wide coverage.
+"""
 
 import functools
 import math
 import os
 import sys
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +24,8 @@ SMALLEST = 11
 LEADING = 1.3
 # Letters of a word that are measured at most, for each pixel of the width: no letter is narrower than a third.
 LETTERS = 3
+# The part of DejaVu Sans that ships; see scripts/prepare_label_font.py.
+CARRIED = Path(__file__).with_name("fonts") / "labels.ttf"
 # Names of fonts with wide coverage, looked for in this order; the first that has all letters of a label is used.
 WIDE = (
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "NotoSansHebrew-Regular.ttf",
@@ -81,9 +87,15 @@ def _drawable(label: str, i: int, count: int) -> tuple[str, str]:
                 return name, composed
     plain = "".join(c for c in unicodedata.normalize("NFKD", composed) if not unicodedata.combining(c))
     name = min(fonts, key=lambda name: len(_missing(name, plain)))
-    missing = _missing(name, plain) | {c for c in plain if _is_complex(c)}
+    missing = _missing(name, plain) | ({c for c in plain if _is_complex(c)} if not features.check("raqm") else set())
     if not missing:
         return name, plain
+    letters = "".join(sorted(missing))
+    warnings.warn(
+        f"no font has {letters[:16]!r} of the label {composed[:40]!r}, which is shown by its number; "
+        "install a font with these letters, such as Noto Sans",
+        stacklevel=2,
+    )
     number = f"no. {i + 1}" if count > 1 else "(no font has these letters)"
     rest = " ".join("".join(" " if c in missing else c for c in plain).split())
     return name, f"{number}: {rest}" if any(c.isalnum() for c in rest) else number
@@ -132,7 +144,7 @@ def _font(name: str, pixels: int) -> Font:
 
 @functools.lru_cache(1)
 def _wide_fonts() -> tuple[str, ...]:
-    """Files of fonts with wide coverage: those of the system, and matplotlib's."""
+    """Files of fonts with wide coverage: the one that ships, those of the system, and matplotlib's."""
     folders = ["/usr/share/fonts", "/usr/local/share/fonts", "/System/Library/Fonts", "/Library/Fonts"]
     folders += [os.path.expanduser(f"~/{name}") for name in (".fonts", ".local/share/fonts", "Library/Fonts")]
     if sys.platform == "win32":
@@ -151,7 +163,8 @@ def _wide_fonts() -> tuple[str, ...]:
         own = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
         if own.is_file():
             found.setdefault(own.name, str(own))
-    return tuple(found[name] for name in WIDE if name in found)
+    carried = [str(CARRIED)] if CARRIED.is_file() else []
+    return (*carried, *(found[name] for name in WIDE if name in found))
 
 
 def _length(font: Font, text: str) -> float:

@@ -1,10 +1,11 @@
 """Pictures and animations into files, each complete or not there."""
 
 import contextlib
-import itertools
 import json
+import math
 import os
 import re
+import secrets
 import stat
 import subprocess
 import threading
@@ -24,14 +25,15 @@ from jdiff.images.values import as_array, to_uint8
 LIMITS = {".mp4": 16384, ".gif": 65535, ".png": 2**24}
 # ffmpeg's quality of H.264: 18 looks as good as the original.
 QUALITY = "18"
-# Milliseconds of a GIF's frame below which browsers slow it down.
-SHORTEST = 20
+# Milliseconds of a GIF's frame: below the first browsers slow it down, and the second is the most it can be.
+SHORTEST, LONGEST = 20, 655350
+# Bytes of the longest file name, on every common file system.
+LONGEST_NAME = 255
 
 # What is being written: parts of files, and processes that write them. `discard_parts` takes it all away.
 _parts: set[Path] = set()
 _processes: set[subprocess.Popen] = set()
 _lock = threading.RLock()
-_count = itertools.count()
 
 
 def save(path: str | Path, image: Any, settings: dict[str, Any] | None = None) -> None:
@@ -48,7 +50,10 @@ def save(path: str | Path, image: Any, settings: dict[str, Any] | None = None) -
     """
     info = PngInfo()
     if settings is not None:
-        info.add_itxt(KEY, json.dumps(settings, ensure_ascii=False, allow_nan=False))
+        try:
+            info.add_itxt(KEY, json.dumps(settings, ensure_ascii=False, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"settings must be JSON in Unicode: {error}") from error
     picture = as_pil(image)
     with beside(path) as file:
         picture.save(file, "PNG", pnginfo=info)
@@ -65,13 +70,18 @@ def save_gif(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 
         hold: how much longer the last frame stays.
 
     Raises:
-        ValueError: there is no frame, a frame is not finite, or a side is longer than 65,535 pixels.
+        ValueError: there is no frame, a frame is not finite, a side is longer than 65,535 pixels, or a frame stays
+            longer than 655 seconds.
         OSError: the file cannot be written.
     """
     shown, seconds = _frames(frames, seconds, hold, ".gif")
     pictures = [as_pil(frame).convert("RGB").quantize(256) for frame in shown]
     each = max(SHORTEST, round(1000 * seconds / len(shown)))
     times = [each] * (len(shown) - 1) + [each + round(1000 * hold)]
+    if times[-1] > LONGEST:
+        raise ValueError(
+            f"seconds and hold must give a GIF frames of at most {LONGEST / 1000:.0f} s, got {times[-1] / 1000:.0f} s"
+        )
     durations = times[0] if len(times) == 1 else times
     with beside(path) as file:
         pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
@@ -90,7 +100,7 @@ def save_mp4(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 
         hold: as in `save_gif`.
 
     Raises:
-        ValueError: as `save_gif`, with 16,384 pixels, or the extra is not installed.
+        ValueError: as `save_gif`, with 16,384 pixels a side, or the extra is not installed.
         OSError: the file cannot be written, or ffmpeg failed.
     """
     if not has_video():
@@ -105,7 +115,11 @@ def save_mp4(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 
     height, width = shown.shape[1:3]
     shown = np.pad(shown, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), constant_values=255)
     size = f"{shown.shape[2]}x{shown.shape[1]}"
-    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-loglevel", "error"]
+    try:
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise ValueError(f"an MP4 needs ffmpeg, which imageio does not find: {error}") from error
+    ffmpeg = [program, "-nostdin", "-hide_banner", "-loglevel", "error"]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", f"{rate:.6f}", "-i", "pipe:0"]
     h264 = ["-c:v", "libx264", "-crf", QUALITY, "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", "-y"]
     with _part(path) as part:
@@ -156,7 +170,7 @@ def _frames(frames: Any, seconds: float, hold: float, suffix: str) -> tuple[np.n
     found = as_array(frames, "frames")
     if found.ndim != 4 or not all(found.shape) or found.shape[-1] not in (1, 3):
         raise ValueError(f"frames must have shape [m h w 3] with at least one frame, got {list(found.shape)}")
-    if not (seconds > 0 and hold >= 0):
+    if not (0 < seconds < math.inf and 0 <= hold < math.inf):
         raise ValueError(f"seconds must be more than 0 and hold at least 0, got {seconds} and {hold}")
     check_size(f"frames for a file{suffix}", *found.shape[1:3])
     return found, seconds
@@ -197,23 +211,68 @@ def beside(path: str | Path) -> Iterator[IO[bytes]]:
         The open file.
 
     Raises:
-        OSError: the file cannot be written, or is read-only.
+        OSError: the file cannot be written; see `check_writable`.
     """
     with _part(path) as part:
         with _lock:  # not after `discard_parts`
-            file = open(part, "wb")
+            file = open(part, "xb")
         with file:
             yield file
 
 
+def check_writable(path: str | Path) -> None:
+    """Checks that a file can be written, before the work whose result goes there. A link stands for its target.
+
+    Raises:
+        OSError: the name is too long, the folder does not exist or cannot be written to, or what is there is a
+            folder, no regular file, or read-only.
+
+    Example:
+        >>> check_writable("no-such-folder/a.png")
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: no-such-folder/a.png: there is no folder no-such-folder
+    """
+    _mode_of(path, _target(path))
+
+
+def _target(path: str | Path) -> Path:
+    """The file that `path` stands for: a link's target."""
+    if os.path.islink(path):
+        with contextlib.suppress(FileNotFoundError):  # the target is not there yet
+            os.stat(path)  # a loop of links raises
+    return Path(os.path.realpath(path))
+
+
+def _mode_of(path: str | Path, target: Path) -> int | None:
+    """The mode of the file that will be replaced, None where there is none; raises OSError if it must not be."""
+    size = len(os.fsencode(target.name))
+    if size > LONGEST_NAME:
+        raise OSError(f"{path}: the file name has {size} bytes; give one of at most {LONGEST_NAME}")
+    folder = target.parent if os.path.islink(path) else Path(path).parent
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {folder}")
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: no permission to write to the folder {folder}")
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path}: this is a folder; give the name of a file")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path}: this is no regular file, and it is not replaced")
+    if not mode & 0o222 or not os.access(target, os.W_OK):
+        raise PermissionError(f"{path}: the file is read-only; give another name, or allow writing")
+    return stat.S_IMODE(mode)
+
+
 @contextlib.contextmanager
 def _part(path: str | Path) -> Iterator[Path]:
-    """A path beside `path`, to which it is renamed when the block ends well."""
-    target = Path(os.path.realpath(path))
-    mode = _mode(target)
-    if mode is not None and not mode & 0o222:
-        raise PermissionError(f"{path}: the file is read-only")
-    part = target.with_name(f".jdiff-{os.getpid()}-{next(_count)}.part")
+    """A path beside the file that `path` stands for, to which it is renamed when the block ends well."""
+    target = _target(path)
+    mode = _mode_of(path, target)
+    part = target.with_name(f".jdiff-{secrets.token_hex(8)}.part")  # short, whatever the name
     with _lock:
         _parts.add(part)
     try:
@@ -223,20 +282,13 @@ def _part(path: str | Path) -> Iterator[Path]:
                 os.chmod(part, mode)
         os.replace(part, target)
     except OSError as error:
-        if error.filename == str(part):  # named by what the user asked for
+        if error.errno is not None and error.filename in (None, str(part)):  # named by what the user asked for
             raise type(error)(error.errno, error.strerror, str(path)) from error
         raise
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
         _parts.discard(part)
-
-
-def _mode(path: Path) -> int | None:
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        return None
 
 
 def discard_parts() -> None:
