@@ -163,7 +163,7 @@ READ = {
         }
     },
     "additional_special_tokens": lambda n: {"tokenizer_config": {"additional_special_tokens": [*EXTRAS, "<sks>", "a"]}},
-    "extra_special_tokens": lambda n: {"tokenizer_config": {"extra_special_tokens": [*EXTRAS, token("<sks>")]}},
+    "extra_special_tokens": lambda n: {"tokenizer_config": {"extra_special_tokens": [*EXTRAS, "<sks>"]}},
     "fewer extra ids": lambda n: {"tokenizer_config": {"extra_ids": 10}},
 }  # fmt: skip
 FINE = [
@@ -253,6 +253,10 @@ REFUSED = {
         "must number its added tokens from .* without gaps",
     ),
     "extra ids": (lambda n: {"tokenizer_config": {"extra_ids": -1}}, "extra_ids must be a whole number of at least 0"),
+    "a piece's number": (
+        lambda n: {"added_tokens": {"a": n}},
+        "gives 'a' the number .*, but in T5's vocabulary it is",
+    ),
     "no object": (lambda n: {"added_tokens": [1]}, "added_tokens.json must hold a JSON object, got a list"),
 }
 
@@ -302,7 +306,7 @@ def test_without_the_libraries_it_is_said_what_to_install(monkeypatch, pieces):
     for name in ("ftfy", "bs4"):
         with monkeypatch.context() as patch, pytest.raises(ValueError, match=rf"needs {name}: pip install"):
             patch.setitem(sys.modules, name, None)
-            text.CLEANING["caption"]("a red three")
+            cleaning.CLEANING["caption"]("a red three")
 
 
 AWKWARD = (
@@ -330,7 +334,7 @@ def test_captions_are_cleaned_as_diffusers_cleans_them():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # theirs, on what looks like a file's name
         want = [once(once(prompt)) for prompt in [*AWKWARD, *made]]
-    assert [text.CLEANING["caption"](prompt) for prompt in [*AWKWARD, *made]] == want
+    assert [cleaning.CLEANING["caption"](prompt) for prompt in [*AWKWARD, *made]] == want
     assert len(set(want)) > 800
 
 
@@ -348,9 +352,9 @@ def test_no_rule_of_the_cleaning_could_be_left_out(monkeypatch):
 
 
 def test_the_other_two_ways():
-    assert text.CLEANING["none"](" A <b> ") == " A <b> "
-    assert text.CLEANING["lower"](" A <b> ") == "a <b>"
-    assert list(text.CLEANING) == ["none", "lower", "caption"]
+    assert cleaning.CLEANING["none"](" A <b> ") == " A <b> "
+    assert cleaning.CLEANING["lower"](" A <b> ") == "a <b>"
+    assert list(cleaning.CLEANING) == ["none", "lower", "caption"]
 
 
 def test_what_an_html_parser_rejects_is_said():
@@ -359,4 +363,4 @@ def test_what_an_html_parser_rejects_is_said():
         ValueError,
         match=r"the cleaning 'caption' needs a prompt that HTML allows, got '<!\[x\[y'; use 'lower' or 'none'",
     ):
-        text.CLEANING["caption"]("<![x[y")
+        cleaning.CLEANING["caption"]("<![x[y")

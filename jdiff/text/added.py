@@ -29,12 +29,12 @@ class Mark(NamedTuple):
     single_word: bool = False  # found only where no letter or digit is beside it
 
 
-def read(folder: Path, pieces: int) -> list[Mark]:
+def read(folder: Path, vocabulary: Mapping[str, int]) -> list[Mark]:
     """Reads the marks of a tokenizer's folder: T5's own and those that the folder adds.
 
     Args:
         folder: folder with the tokenizer's files.
-        pieces: size of the SentencePiece vocabulary, after which the marks are numbered.
+        vocabulary: {piece: number} of SentencePiece, after which the marks are numbered.
 
     Raises:
         ValueError: a token cannot be read as transformers reads it, or a file cannot be read.
@@ -43,9 +43,10 @@ def read(folder: Path, pieces: int) -> list[Mark]:
     config = found.get(CONFIG, {})
     extra = checks.whole(f"{folder / CONFIG}: extra_ids", config.get("extra_ids", EXTRA), 0)
     own: dict[str, int] = dict(zip(BASE, range(3), strict=True)) | {
-        f"<extra_id_{i}>": pieces + extra - 1 - i for i in range(extra)
+        f"<extra_id_{i}>": len(vocabulary) + extra - 1 - i for i in range(extra)
     }
     marks = {content: Mark(content, number) for content, number in own.items()}
+    own = {**vocabulary, **own}
     lists = {(name, key): _contents(folder / name, key, found.get(name, {})) for name in (CONFIG, MAP) for key in LISTS}
     special = [content for key in LISTS for content in lists[CONFIG, key]]
     for mark in _stated(folder, found, special):
@@ -56,13 +57,14 @@ def read(folder: Path, pieces: int) -> list[Mark]:
             )
         marks[mark.content] = mark
     new = [content for content in dict.fromkeys(special) if content not in marks]
-    if new and extra and not any(content in own for content in special):
+    if new and extra and not any(content in marks for content in special):
         raise ValueError(
             f"{folder / CONFIG} has special tokens ({new[0]!r}) but not the {extra} <extra_id_...>, which transformers "
             "then reads as words; add them to the list"
         )
+    first = len(vocabulary) + extra
     for content in new:
-        marks[content] = Mark(content, pieces + extra + len(marks) - len(own))
+        marks[content] = Mark(content, own.get(content, first + sum(content not in own for content in marks)))
     named = {(name, key): value for name in (CONFIG, MAP) for key, value in _named(found.get(name, {}))}
     for (name, key), content in named.items():
         if content not in marks or NAMED.get(key, content) != content:
@@ -72,9 +74,9 @@ def read(folder: Path, pieces: int) -> list[Mark]:
         if lost := [content for content in contents if content not in marks]:
             raise ValueError(f"{folder / name}: {key} has {lost[0]!r}, which no file gives a number")
     added = sorted(mark.number for content, mark in marks.items() if content not in own)
-    if added != list(range(pieces + extra, pieces + extra + len(added))):
+    if added != list(range(first, first + len(added))):
         raise ValueError(
-            f"{folder} must number its added tokens from {pieces + extra} without gaps, got {added[:5]}; transformers "
+            f"{folder} must number its added tokens from {first} without gaps, got {added[:5]}; transformers "
             "5 would number them anew"
         )
     return list(marks.values())

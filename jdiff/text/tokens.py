@@ -85,7 +85,7 @@ def piece_tokens(folder: str | Path) -> Tokenizer:
     first = (model.pad_id(), model.eos_id(), model.unk_id())
     if first != (PAD, END, UNKNOWN):
         raise ValueError(f"{path} must number padding, end and unknown {(PAD, END, UNKNOWN)}, as T5 does, got {first}")
-    marks = added.read(folder, model.vocab_size())
+    marks = added.read(folder, {model.id_to_piece(i): i for i in range(model.vocab_size())})
     contents = {mark.number: mark.content for mark in marks}
     split = added.splitter(marks, characters.Normalize)
 
