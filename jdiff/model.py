@@ -1,12 +1,11 @@
-"""From a folder or a name to a Model: the network with its parameters, prompts to embeddings, schedule and config."""
+"""A model that is ready to sample: loading it from a folder or by name, saving it, and guided prompts."""
 
-import difflib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -14,28 +13,40 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import checks, combine, step
-from jdiff.checkpoints import convert, digests, hub, scheduler
+from jdiff.checkpoints import digests, files, places, scheduler, sources
 from jdiff.checkpoints.folder import write_model
+from jdiff.checkpoints.places import find as find
+from jdiff.checkpoints.places import shipped as shipped
+from jdiff.networks import config as config_json
 from jdiff.networks import unet
 from jdiff.text import embeddings
 from jdiff.text import encoder as encoders
-from jdiff.types import Array, Network
+from jdiff.types import Array, Network, Params
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+DTYPES = ("float32", "bfloat16", "float16", "float64")  # of a network; float64 only where JAX has it enabled
 
 
 class Defaults(NamedTuple):
-    """How a model is sampled unless told otherwise; the values are diffusers' for IF's stage 1."""
+    """How a model is sampled unless told otherwise. The values are those of diffusers for IF's stage 1."""
 
     sampler: str = "diffusers"
     steps: int = 100
     guidance: float = 7.0
-    noise_level: int = 250  # stage 2: timestep to which the picture that it enlarges is noised
-    factor: int = 4  # stage 2: how many times larger than that picture its own is
-    low_res: int = 64  # stage 2: the largest side of that picture
+    noise_level: int = 250  # stage 2: timestep to which the low-res picture is noised
+    factor: int = 4  # stage 2: how many times larger the result is than the low-res picture
+    low_res: int = 64  # stage 2: longer side of the low-res picture
 
 
 STAGE2 = Defaults(steps=50, guidance=4.0)
+
+
+class Loaded(NamedTuple):
+    """Parameters as they were loaded, and what their digest is remembered by."""
+
+    params: Params
+    files: list[Path]
+    dtype: str
+    cache: Path | None  # folder that remembers digests between processes
 
 
 class Model(NamedTuple):
@@ -48,11 +59,67 @@ class Model(NamedTuple):
     x0_rule: Callable[[Array], Array]  # what the model's own samplers do with the clean estimate
     defaults: Defaults
     name: str
-    hash: str  # sha256 in hex of the contents of its files: equal ones draw the same pictures
     predicts: Callable[..., Array] = step.noise  # what the network estimates: a parametrisation of `jdiff.step`
-    variance: Callable[..., Array] = step.learned  # of ancestral sampling
-    text_encoder: Path | None = None  # folder of the text encoder
-    scheduler: Mapping[str, Any] = MappingProxyType({})  # scheduler_config.json, as it was read
+    variance: Callable[..., Array] = step.learned  # of ancestral sampling: `step.learned`, `small` or `large`
+    encoder: encoders.Encoder | None = None  # reads the prompts that no embedding is given for
+    loaded: Loaded | None = None  # parameters as they were loaded, so that their digest can be remembered
+
+    @property
+    def hash(self) -> str:
+        """sha256 in hex of what decides the model's predictions, whoever wrote its files.
+
+        That is: the parameters in the dtype that they are loaded in (names, shapes and values), the config, the noise
+        schedule, the rules for estimates, and the text encoder. A network in diffusers' files and the same network
+        converted have one hash. Of files above 64 MiB the digest is remembered by path, size and time: between
+        processes if the model was loaded with a `cache`, otherwise within this process.
+
+        Example:
+            >>> model = load("mini")
+            >>> doubled = jax.tree.map(lambda a: 2 * a, model.network.params)
+            >>> model._replace(network=model.network.bind(doubled)).hash == model.hash
+            False
+        """
+        params, loaded = self.network.params, self.loaded
+        if loaded is not None and loaded.params is params:
+            digest = digests.of_files(loaded.files, loaded.dtype, lambda: digests.of_params(params), loaded.cache)
+        else:
+            digest = digests.of_params(params)
+        rules = [_name(rule) for rule in (self.x0_rule, self.predicts, self.variance)]
+        told = [digest, dataclasses.asdict(self.config), np.float32(self.schedule).tolist(), rules]
+        told.append(None if self.encoder is None else self.encoder.hash)
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model to a folder, which `load` reads.
+
+        The folder holds `unet/`, `text_encoder/` if the model has an encoder, `scheduler/` and `defaults.json`. The
+        safetensors files carry a digest of their content, which loading and `jdiff.checkpoints.files.check` compare.
+
+        Args:
+            folder: a new folder, or one that a model was saved to before: its model is replaced, other files stay.
+
+        Raises:
+            ValueError: a part has no form in files, such as a custom `x0_rule`; or the folder holds something else.
+            OSError: a file cannot be written. What was in the folder is still there.
+
+        Example:
+            >>> import tempfile
+            >>> model = load("mini")
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     model.save(f"{folder}/copy")
+            ...     load(f"{folder}/copy").hash == model.hash
+            True
+        """
+        noise = scheduler.written(scheduler.Scheduler(self.schedule, self.x0_rule, self.predicts, self.variance))
+        own = None if self.encoder is None else self.encoder.folder
+        write_model(
+            folder,
+            self.config,
+            self.network.params,
+            scheduler=noise,
+            defaults=self.defaults._asdict(),
+            text_encoder=own,
+        )
 
     def guided(
         self, prompts: Sequence[str], guidance: float | None = None, negative: str = ""
@@ -82,137 +149,74 @@ class Model(NamedTuple):
         scale = checks.number("guidance", self.defaults.guidance if guidance is None else guidance)
         return [combine.cfg(text, scale, nothing) for text in texts]
 
-    def save(self, folder: str | Path) -> None:
-        """Writes the model to a new folder, which `load` reads.
-
-        Args:
-            folder: it must not exist, or be empty.
-
-        Raises:
-            ValueError: the folder has files in it.
-            OSError: a file cannot be written.
-        """
-        if Path(folder).exists() and (not Path(folder).is_dir() or any(Path(folder).iterdir())):
-            raise ValueError(f"folder must be new or empty, got {folder}")
-        write_model(
-            folder, self.config, self.network.params, scheduler=self.scheduler, defaults=self.defaults._asdict(),
-            text_encoder=self.text_encoder,
-        )  # fmt: skip
-
-
-def shipped(name: str) -> Path:
-    """Folder of weights that came with the library, in a wheel or in a checkout.
-
-    >>> (shipped("mini") / "unet" / "config.json").is_file()
-    True
-    """
-    package = Path(__file__).resolve().parent
-    return next((p for p in (package / "weights" / name, package.parent / "weights" / name) if p.is_dir()), Path(name))
-
 
 def load(
     name_or_folder: str | Path,
-    dtype: Any = "float32",
+    dtype: files.DTypeLike = "float32",
     *,
     known: Mapping[str, Any] = embeddings.NONE,
     encoder: str | Path | None = None,
     texts: Sequence[str] = (),
     cache: str | Path | None = None,
 ) -> Model:
-    """The Model of that name ("mini" and "mini-upscaler" are shipped), or of a folder that `jdiff convert` wrote.
-
-    A folder of diffusers' own is read too, tensor by tensor; and a hub's OWNER/NAME, "DeepFloyd/IF-I-L-v1.0", by
-    `jdiff.checkpoints.hub.find`, whose licence is to be accepted there first.
+    """Loads a model.
 
     Args:
-        name_or_folder: of the model.
-        dtype: of the network: float32, bfloat16 or float16; the text encoder computes in float32.
-        known: {prompt: embedding [l d]}, as `embeddings.read` has it: prompts that need no encoder.
-        encoder: folder of the text encoder for all others; None is the model's own `text_encoder/`.
-        texts: prompts that are embedded before the network's weights are read, so that its encoder's and they are
-            never in memory together, however large; they are known from then on.
-        cache: folder where what the encoder made is kept, and found again.
+        name_or_folder: a shipped model ("mini", "mini-upscaler"), a folder that `Model.save`, `jdiff convert` or
+            diffusers wrote, or OWNER/NAME on the hub, such as "DeepFloyd/IF-I-L-v1.0", whose licence must be accepted
+            there first.
+        dtype: of the network: float32, bfloat16 or float16. The text encoder computes in float32.
+        known: {prompt: embedding [l d]}, as `embeddings.read` returns it: prompts that need no encoder.
+        encoder: the text encoder for all other prompts: a folder that `jdiff convert` or transformers wrote, or
+            OWNER/NAME/text_encoder on the hub. The model's own if None.
+        texts: prompts to embed before the network's weights are read, so that the encoder's weights and the network's
+            are never in memory together. They are known from then on.
+        cache: folder that keeps embeddings, and digests of large files, between processes.
 
-    Raises ValueError, in one message, where there is no such folder or its files are no model's.
+    Raises:
+        ValueError: there is no such model, or what is wrong with its files, in one message.
 
-    >>> model = load("mini", texts=["a red three"])
-    >>> model.embed(["a red three"]).shape, model.config.sample_size
-    ((1, 40, 128), 32)
+    Example:
+        >>> model = load("mini", texts=["a red three"])
+        >>> model.embed(["a red three"]).shape, model.config.sample_size
+        ((1, 40, 128), 32)
     """
     name = str(getattr(dtype, "name", None) or (dtype if isinstance(dtype, str) else np.dtype(dtype).name))
-    if name not in DTYPES and name != "float64":
-        raise ValueError(f"dtype is {name!r}, accepted are {', '.join(DTYPES)}")
-    folder = find(name_or_folder, half=np.dtype(DTYPES.get(name, np.float64)).itemsize == 2)
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be {', '.join(DTYPES[:3])}, got {name!r}")
+    cache = None if cache is None else Path(cache)
+    half = jnp.dtype(name).itemsize == 2
+    folder = places.find(name_or_folder, half)
     config = unet.read_config(folder / "unet")
-    network = unet.unet(config)
-    scheduler_config = _json(folder / "scheduler" / "scheduler_config.json")
-    settings = scheduler.read(scheduler_config, config.upscales)
-    defaults = (STAGE2 if config.upscales else Defaults())._replace(**_json(folder / "defaults.json"))
+    noise = scheduler.read(_json(folder / "scheduler" / "scheduler_config.json"), config.upscales)
+    defaults = _defaults(folder / "defaults.json", STAGE2 if config.upscales else Defaults())
 
     found, why = _encoder(folder / "text_encoder", encoder, cache)
     embed = embeddings.embedder(known, found, cache, why)
-    if texts:  # before the network, whose weights are not to be in memory with the encoder's
+    if texts:  # before the network's weights are read, which must not be in memory beside the encoder's
         known = {**known, **dict(zip(texts, embed(list(texts)), strict=True))}
         embed = embeddings.embedder(known, found, cache, why)
-    weights = convert.weights(folder / "unet", network.params, DTYPES.get(name, np.float64))
-    params = {path: jax.block_until_ready(jnp.array(x)) for path, x in weights.arrays}  # one by one: not all twice
+    network = unet.unet(config)
+    source = sources.find("unet", folder / "unet", network.params, half)
+    flat = {path: jax.block_until_ready(jnp.array(x)) for path, x in source.arrays(jnp.dtype(name))}  # one at a time
+    network = network.bind(files.unflatten(flat, network.params))
     return Model(
-        network=network.bind(convert.unflatten(params, network.params)),
+        network=network,
         embed=partial(_embedded, embed, config.encoder_hid_dim),
         config=config,
-        **settings._asdict(),
+        **noise._asdict(),
         defaults=defaults,
         name=folder.resolve().name if Path(name_or_folder).is_dir() else Path(name_or_folder).name,
-        hash=_hash(folder, weights.files, found, cache),
-        text_encoder=found.folder if found else None,
-        scheduler=scheduler_config,
+        encoder=found,
+        loaded=Loaded(network.params, source.paths, name, cache),
     )
 
 
-def find(name_or_folder: str | Path, half: bool = False) -> Path:
-    """Returns the folder of a model: the one given, one that ships, or one that is downloaded from the hub.
-
-    Args:
-        name_or_folder: a folder, "mini" or "mini-upscaler", or a hub's OWNER/NAME.
-        half: whether weights of 16 bits are downloaded where there are any.
-
-    Raises:
-        ValueError: there is no such model, or the folder holds no UNet.
-
-    Example:
-        >>> find("mini") == shipped("mini")
-        True
-    """
-    folder = Path(name_or_folder)
-    if not folder.is_dir():
-        folder = shipped(str(name_or_folder))
-    if not folder.is_dir() and hub.is_name(name_or_folder) and not Path(name_or_folder).parent.is_dir():
-        folder = hub.find(str(name_or_folder), half)
-    given = f"got {str(name_or_folder)!r}"
-    if not folder.is_dir():
-        near = difflib.get_close_matches(str(name_or_folder), _models_near(Path(name_or_folder)), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        kinds = "mini, mini-upscaler, a folder written by `jdiff convert` or diffusers, or OWNER/NAME on the hub"
-        raise ValueError(f"model must be {kinds}, {given}, which does not exist{hint}")
-    names = ("model*.safetensors", "diffusion_pytorch_model*.safetensors")
-    if not any(path for name in names for path in (folder / "unet").glob(name)):
-        raise ValueError(
-            f"model must be a folder with unet/model.safetensors or diffusers' files, {given}, without them"
-        )
-    return folder
-
-
-def _models_near(path: Path) -> list[str]:
-    """Names of the models that ship, and of the folders beside one that does not exist."""
-    beside = [str(folder) for folder in path.parent.iterdir() if folder.is_dir()] if path.parent.is_dir() else []
-    return ["mini", "mini-upscaler", *beside]
-
-
-def _encoder(own: Path, given: str | Path | None, cache: str | Path | None) -> tuple[encoders.Encoder | None, str]:
-    """(the text encoder `given`, or the model's `own`, or None; why there is none)."""
+def _encoder(own: Path, given: str | Path | None, cache: Path | None) -> tuple[encoders.Encoder | None, str]:
+    """(the text encoder that is given, or else the model's own, or None; why there is none)."""
     if given is not None:
         return encoders.find(given, cache=cache), ""
-    if not (own / "model.safetensors").is_file():
+    if not any(own.glob("model*.safetensors")):
         return None, "the model's folder has no text encoder that reads prompts"
     try:
         return encoders.find(own, cache=cache), ""
@@ -223,24 +227,38 @@ def _encoder(own: Path, given: str | Path | None, cache: str | Path | None) -> t
 def _embedded(embed: Callable[[Sequence[str]], np.ndarray], width: int, prompts: Sequence[str]) -> Array:
     states = jnp.asarray(embed(prompts))
     if len(states) and states.shape[-1] != width:
-        raise ValueError(f"the prompts' embeddings are {states.shape[-1]} wide, accepted by this model are {width}")
+        raise ValueError(
+            f"embeddings must be {width} wide for this model, got {states.shape[-1]}; use those of its own text encoder"
+        )
     return states
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def _json(path: Path) -> Mapping[str, Any]:
+    """The contents of a JSON file; empty if there is none."""
+    return config_json.read(path) if path.is_file() else {}
+
+
+def _defaults(path: Path, defaults: Defaults) -> Defaults:
+    """The defaults with those of a file in their place."""
+    given = dict(_json(path))
+    if unknown := [key for key in given if key not in Defaults._fields]:
+        raise ValueError(f"{path} must hold only {', '.join(Defaults._fields)}, got {unknown[0]!r}")
     try:
-        value = json.loads(path.read_text())
+        for key in given.keys() & {"steps", "factor", "low_res"}:
+            given[key] = checks.whole(key, given[key], 1)
+        if "noise_level" in given:
+            given["noise_level"] = checks.whole("noise_level", given["noise_level"], 0)
+        if "guidance" in given:
+            given["guidance"] = checks.number("guidance", given["guidance"])
+        if not isinstance(given.get("sampler", ""), str):
+            raise ValueError(f"sampler must be a name, got {given['sampler']!r}")
     except ValueError as error:
-        raise ValueError(f"{path} is no readable JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, accepted is an object")
-    return value
+        raise ValueError(f"{path}: {error}") from error
+    return defaults._replace(**given)
 
 
-def _hash(folder: Path, files: Sequence[Path], encoder: encoders.Encoder | None, cache: str | Path | None) -> str:
-    """sha256 of the contents of what a picture depends on: config, weights, scheduler, text encoder."""
-    own = [folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json"]
-    contents = [digests.sha256(path, cache) for path in [*(path for path in own if path.is_file()), *files]]
-    return hashlib.sha256(json.dumps([contents, encoder.hash if encoder else None]).encode()).hexdigest()
+def _name(rule: Callable) -> list[Any]:
+    """A function as JSON: its name and what it was made with."""
+    function, args = getattr(rule, "func", rule), getattr(rule, "args", ())
+    told = [_name(x) if callable(x) else np.asarray(x).tolist() for x in args]
+    return [getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function)), told]

@@ -32,7 +32,7 @@ from safetensors.numpy import save_file
 
 import jdiff
 from jdiff import combine, model, sample, schedule, step, views
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import convert, files
 from jdiff.networks import t5, unet
 from jdiff.training.conv import NHWC, conv_by_patches, fitting_conv
 from jdiff.types import Conditioning
@@ -363,7 +363,7 @@ def memory(layers: int = 2) -> Iterator[Row]:
         (folder / "model" / "unet" / "config.json").write_text(json.dumps(if_config("M")))
         abstract = unet.unet(unet.read_config(folder / "model" / "unet")).params
         weights = jax.tree.map(lambda a: np.full(a.shape, 0.01, np.float32), abstract)
-        convert.save(folder / "model" / "unet" / "model.safetensors", weights)
+        files.save(folder / "model" / "unet" / "model.safetensors", weights)
         for which in ("encoder", "network", "both, texts first", "both, network first"):
             command = [sys.executable, "-c", LOAD, which, str(folder / "model"), str(text)]
             began = time.perf_counter()
@@ -374,11 +374,11 @@ def memory(layers: int = 2) -> Iterator[Row]:
 
 def sizes() -> Iterator[Row]:
     """Gigabytes of IF's weights in each dtype, from the shapes of their configs: nothing is measured."""
-    xxl = convert.flatten(t5.t5(t5.Config())[1])
+    xxl = files.flatten(t5.t5(t5.Config())[1])
     found: dict[str, tuple[dict, tuple[str, ...]]]
     found = {"T5 v1.1 XXL, encoder": ({path: leaf.shape for path, leaf in xxl.items()}, (*convert.STORED, "int8"))}
     for name in STAGE1:
-        flat = convert.flatten(unet.unet(unet.read_config(if_config(name))).params)
+        flat = files.flatten(unet.unet(unet.read_config(if_config(name))).params)
         found[f"IF-I-{name}"] = ({path: leaf.shape for path, leaf in flat.items()}, convert.STORED)
     for name, (shapes, dtypes) in found.items():
         written = lambda dtype, shapes=shapes: sum(

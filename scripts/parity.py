@@ -25,7 +25,7 @@ import torch
 import tyro
 from flax import nnx
 
-from jdiff.checkpoints import convert, int8
+from jdiff.checkpoints import convert, files, int8, names
 from jdiff.networks import t5, unet
 from jdiff.networks.unet import CROSS_DOWN, CROSS_UP, PLAIN_DOWN, PLAIN_UP
 from jdiff.types import Conditioning
@@ -164,9 +164,9 @@ def part(name: str, module: torch.nn.Module, prefix: str, make: Callable, theirs
     module = randomise(module.double())
     graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     abstract = nnx.to_pure_dict(state)
-    flat = {prefix + k: v for k, v in convert.flatten(abstract).items()}
-    weights = convert.translate({prefix + k: v.numpy() for k, v in module.state_dict().items()}, flat)
-    params = convert.unflatten({k.removeprefix(prefix): v for k, v in convert.flatten(weights).items()}, abstract)
+    flat = {prefix + k: v for k, v in files.flatten(abstract).items()}
+    weights = names.translate({prefix + k: v.numpy() for k, v in module.state_dict().items()}, flat)
+    params = files.unflatten({k.removeprefix(prefix): v for k, v in files.flatten(weights).items()}, abstract)
     return Rung(name, module, theirs, lambda p, *a: call(nnx.merge(graphdef, p), *a), params, inputs)
 
 
@@ -227,7 +227,7 @@ def primitives() -> list[Rung]:
 def rms() -> Rung:
     module = randomise(modeling_t5.T5LayerNorm(24, 1e-6).double())
     graphdef, state = nnx.split(nnx.eval_shape(lambda: t5.RMSNorm(24, 1e-6)))
-    params = convert.unflatten({"scale": module.state_dict()["weight"].numpy()}, nnx.to_pure_dict(state))
+    params = files.unflatten({"scale": module.state_dict()["weight"].numpy()}, nnx.to_pure_dict(state))
     return Rung(
         "RMSNorm", module, lambda m, x: m(x), lambda p, x: nnx.merge(graphdef, p)(x), params, (normal(2, 7, 24),)
     )
@@ -323,7 +323,7 @@ def network(name: str, settings: dict) -> Rung:
     config = unet.read_config(dict(module.config))
     made = unet.unet(config)
     apply, abstract = made.apply, made.params
-    params = convert.translate({k: v.numpy() for k, v in module.state_dict().items()}, abstract)
+    params = names.translate({k: v.numpy() for k, v in module.state_dict().items()}, abstract)
     return Rung(name, module, call_theirs, lambda *a: call_ours(apply, *a), params, inputs_of(config, 2, 16, 24, 7))
 
 
@@ -332,7 +332,7 @@ def encoder(name: str, settings: dict, length: int = 77, *ends: int) -> Rung:
     module = randomise(T5EncoderModel(T5Config(feed_forward_proj="gated-gelu", **settings)).double())
     apply, abstract = t5.t5(t5.Config(**settings))
     weights = {k: v.numpy() for k, v in module.state_dict().items()}
-    params = convert.translate(weights, abstract, convert.T5_RULES, convert.T5_DROPPED)
+    params = names.translate(weights, abstract, names.T5_RULES, names.T5_DROPPED)
     ends = ends or (length // 3, length)
     tokens = np.random.default_rng(4).integers(0, settings["vocab_size"], (len(ends), length))
     mask = (np.arange(length) < np.array(ends)[:, None]).astype(np.int64)
@@ -403,7 +403,8 @@ def in_int8(rung: Rung) -> float:
             tree = dict(zip(("kernel", "scale"), int8.quantise(tree["kernel"]), strict=True))
         return {k: stored(v) if isinstance(v, dict) else v for k, v in tree.items()}
 
-    params = jax.tree.map(np.asarray, int8.restore(stored(rung.params), jnp.float32))
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.float32), rung.params)
+    params = jax.tree.map(np.asarray, int8.restore(stored(rung.params), like))
     return relative(ours(rung._replace(params=params), "float32"), exact(rung))
 
 
@@ -422,7 +423,7 @@ def measure_full(folder: Path) -> Errors:
     path = convert.convert(folder / "theirs", folder / "ours") / "unet"
     made = unet.unet(unet.read_config(path))
     apply, abstract = made.apply, made.params
-    params = jax.tree.map(jnp.asarray, convert.load(path, abstract))
+    params = jax.tree.map(jnp.asarray, files.load(path, abstract))
     got = jax.jit(call_ours, static_argnums=0)(apply, params, *(jnp.asarray(x, jnp.float32) for x in inputs))
     return Errors(relative(got, truth), relative(own, truth))
 

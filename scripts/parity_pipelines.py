@@ -17,7 +17,7 @@ import torch
 from jax.tree_util import Partial
 
 from jdiff import combine, sample, schedule, step, views
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import names
 from jdiff.networks import unet
 from jdiff.types import Level, Network, Solver
 
@@ -88,7 +88,7 @@ def network(stage: int) -> tuple[Any, Network]:
     module: Any = parity.randomise(UNet2DConditionModel(**{1: parity.STAGE1, 2: parity.STAGE2}[stage]).double())
     made = unet.unet(unet.read_config(dict(module.config)))
     weights = {k: v.numpy() for k, v in module.state_dict().items()}
-    return module, made.bind(convert.translate(weights, made.params))
+    return module, made.bind(names.translate(weights, made.params))
 
 
 def scheduler(stage: int, dtype: torch.dtype) -> Any:

@@ -7,8 +7,6 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:gli
 """
 
 import csv
-import dataclasses
-import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,7 @@ import tyro
 from jax.tree_util import Partial
 
 from jdiff import schedule
-from jdiff.checkpoints import convert
+from jdiff.checkpoints.folder import ByteEncoder, write_model
 from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
@@ -90,31 +88,6 @@ def hybrid(abar, weight, denoise, encode, params, key, batch):
     loss, metrics = objectives.hybrid(abar, weight, objectives.cast_weight(abar), denoise, params, key, batch)
     anchor, _ = name_it(encode, params, key, batch)
     return loss + 0.1 * anchor, metrics | {"anchor": anchor}
-
-
-def export(out: Path, config: unet.Config, params: Any, text: Any, defaults: dict) -> None:
-    """Writes a UNet and a text encoder as a model's folder, in diffusers' layout."""
-    configs = {
-        "unet": {"_class_name": "UNet2DConditionModel"}
-        | {key: value for key, (value, _) in unet.FIXED.items()}
-        | dataclasses.asdict(config),
-        "text_encoder": {"model_type": "t5", "feed_forward_proj": "gated-gelu"}
-        | {"tokenizer_class": "ByT5Tokenizer", "max_length": captions.LENGTH}
-        | dataclasses.asdict(TEXT),
-    }
-    for name, tree in (("unet", params), ("text_encoder", text)):
-        folder = out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        flat = {path: np.asarray(a, np.float32) for path, a in convert.flatten(tree).items()}
-        digest = hashlib.sha256(b"".join(path.encode() + flat[path].tobytes() for path in sorted(flat)))
-        kind = "t5" if name == "text_encoder" else "unet"
-        convert.save(
-            folder / "model.safetensors", flat, {"kind": kind, "dtype": "float32", "sha256": digest.hexdigest()}
-        )
-        (folder / "config.json").write_text(json.dumps(configs[name], indent=2) + "\n")
-    (out / "scheduler").mkdir(exist_ok=True)
-    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
-    (out / "defaults.json").write_text(json.dumps(defaults, indent=2) + "\n")
 
 
 def history(log: Path, every: int = 250) -> dict:
@@ -199,7 +172,8 @@ def main(
     objective = Partial(hybrid, abar, weight, Partial(partial(denoise, apply, encode)), Partial(encode))
     data = Partial(partial(draw, batch, 0.1), world)
     state = logged(state, objective, data, optimizer, steps=steps, decay=decay, batch=batch, run=run)
-    export(out, UNET, state.ema["unet"], state.ema["text"], DEFAULTS)
+    text_encoder = ByteEncoder(TEXT, state.ema["text"], captions.LENGTH)
+    write_model(out, UNET, state.ema["unet"], scheduler=SCHEDULER, defaults=DEFAULTS, text_encoder=text_encoder)
     settings = {"batch": batch, "rate": rate, "decay": decay, "least_weight": least_weight, "seed": seed}
     (out / "training.json").write_text(json.dumps(settings | history(run / "log.csv"), indent=1) + "\n")
 

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax.tree_util import Partial
-from train_mini import TEXT, UNET, adam_with_cosine, export, history, logged
+from train_mini import SCHEDULER, TEXT, UNET, adam_with_cosine, history, logged
 
 from jdiff import model, schedule
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import files
+from jdiff.checkpoints.folder import write_model
 from jdiff.mesh import use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
@@ -106,7 +107,7 @@ def main(
     world = captions.world(pad32(images), labels)
     apply = unet.unet(UPSCALER, fitting_conv()).apply
     encode, abstract = t5.t5(TEXT)
-    text = convert.load(model.shipped("mini") / "text_encoder" / "model.safetensors", abstract, dtype=np.float32)
+    text = files.load(model.shipped("mini") / "text_encoder" / "model.safetensors", abstract, dtype=np.float32)
     text = jax.tree.map(jnp.asarray, text)
     key, init_key = jax.random.split(jax.random.key(seed))
     optimizer = adam_with_cosine(rate, steps)
@@ -117,7 +118,8 @@ def main(
     objective = Partial(objectives.hybrid, abar, weight, cast, Partial(partial(denoise, apply)))
     data = Partial(partial(draw, batch, 0.1, encode), text, world, abar)
     state = logged(state, objective, data, optimizer, steps=steps, decay=decay, batch=batch, run=run)
-    export(out, UPSCALER, state.ema, text, DEFAULTS)
+    text_encoder = model.shipped("mini") / "text_encoder"
+    write_model(out, UPSCALER, state.ema, scheduler=SCHEDULER, defaults=DEFAULTS, text_encoder=text_encoder)
     settings = {"batch": batch, "rate": rate, "decay": decay, "least_weight": least_weight, "seed": seed}
     (out / "training.json").write_text(json.dumps(settings | history(run / "log.csv"), indent=1) + "\n")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import convert, files, names
 from jdiff.networks import t5, unet
 
 torch = pytest.importorskip("torch")
@@ -44,7 +44,7 @@ def numpy_of(module):
 
 def assert_same(params, module, dtype=np.float32):
     abstract = unet.unet(unet.read_config(dict(module.config))).params
-    want = convert.translate(numpy_of(module), abstract)
+    want = names.translate(numpy_of(module), abstract)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(dtype), strict=True), params, want)
 
 
@@ -58,8 +58,8 @@ def test_a_single_file_comes_through(net, tmp_path):
         "unet/config.json",
         "unet/model.safetensors",
     ]
-    assert_same(convert.load(out / "unet", abstract_of(out)), net)
-    metadata = convert.read_header(out / "unet" / "model.safetensors")[1]
+    assert_same(files.load(out / "unet", abstract_of(out)), net)
+    metadata = files.read_header(out / "unet" / "model.safetensors")[1]
     assert {k: metadata[k] for k in ("format", "dtype", "kind")} == {
         "format": "jdiff",
         "dtype": "float32",
@@ -73,7 +73,7 @@ def test_shards_come_through(net, tmp_path):
     net.save_pretrained(tmp_path / "src" / "unet", max_shard_size="200KB")
     assert len(list((tmp_path / "src" / "unet").glob("*.safetensors"))) > 2
     out = convert.convert(tmp_path / "src" / "unet", tmp_path / "dst")
-    assert_same(convert.load(out / "unet" / "model.safetensors", abstract_of(out)), net)
+    assert_same(files.load(out / "unet" / "model.safetensors", abstract_of(out)), net)
 
 
 @pytest.mark.parametrize("size", ["10GB", "200KB"])
@@ -81,18 +81,18 @@ def test_the_fp16_variant_is_taken_where_there_is_no_other(one, tmp_path, size):
     half = parity.quietly(one, torch.float16)
     half.save_pretrained(tmp_path / "src" / "unet", variant="fp16", max_shard_size=size)
     out = convert.convert(tmp_path / "src", tmp_path / "half")
-    assert_same(convert.load(out / "unet", abstract_of(out)), half)
+    assert_same(files.load(out / "unet", abstract_of(out)), half)
     one.save_pretrained(tmp_path / "src" / "unet")
     out = convert.convert(tmp_path / "src", tmp_path / "full")
-    assert_same(convert.load(out / "unet", abstract_of(out)), one)
+    assert_same(files.load(out / "unet", abstract_of(out)), one)
 
 
 @pytest.mark.parametrize("dtype", convert.STORED)
 def test_dtypes(one, tmp_path, dtype):
     one.save_pretrained(tmp_path / "src" / "unet")
     out = convert.convert(tmp_path / "src", tmp_path / "dst", dtype)
-    assert_same(convert.load(out / "unet", abstract_of(out)), one, np.dtype(dtype))
-    as_asked = convert.load(out / "unet", abstract_of(out), ml_dtypes.bfloat16)
+    assert_same(files.load(out / "unet", abstract_of(out)), one, np.dtype(dtype))
+    as_asked = files.load(out / "unet", abstract_of(out), ml_dtypes.bfloat16)
     assert {x.dtype for x in jax.tree.leaves(as_asked)} == {np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -101,9 +101,9 @@ def test_t5_alone_and_beside_a_unet(one, tmp_path):
     encoder.save_pretrained(tmp_path / "src" / "text_encoder")
     one.save_pretrained(tmp_path / "src" / "unet")
     abstract = t5.t5(t5.Config(**parity.T5))[1]
-    want = convert.translate(numpy_of(encoder), abstract, convert.T5_RULES, convert.T5_DROPPED)
+    want = names.translate(numpy_of(encoder), abstract, names.T5_RULES, names.T5_DROPPED)
     for src, dst in ((tmp_path / "src" / "text_encoder", tmp_path / "a"), (tmp_path / "src", tmp_path / "b")):
-        got = convert.load(convert.convert(src, dst) / "text_encoder", abstract)
+        got = files.load(convert.convert(src, dst) / "text_encoder", abstract)
         jax.tree.map(np.testing.assert_array_equal, got, want)
     assert not (tmp_path / "a" / "unet").exists() and (tmp_path / "b" / "unet").exists()
 
@@ -114,10 +114,10 @@ def test_the_table_is_a_bijection(settings):
         net = parity.UNet2DConditionModel(**settings)
     abstract = unet.unet(unet.read_config(dict(net.config))).params
     shapes = {name: tuple(p.shape) for name, p in net.state_dict().items()}
-    found, bad = convert.match(shapes, abstract)
+    found, bad = names.match(shapes, abstract)
     assert not bad
     assert sorted(name for name, _ in found.values()) == sorted(shapes)
-    assert sorted(found) == sorted(convert.flatten(abstract))
+    assert sorted(found) == sorted(files.flatten(abstract))
 
 
 def edit(folder, change):
@@ -230,67 +230,67 @@ def test_a_failure_while_writing_leaves_nothing(one, tmp_path, monkeypatch):
         convert.convert(tmp_path / "src", tmp_path / "dst")
     assert [p.name for p in tmp_path.iterdir()] == ["src"]
     with pytest.raises(OSError, match="No space"):
-        convert.save(tmp_path / "a.safetensors", {"a": np.ones(3)})
+        files.save(tmp_path / "a.safetensors", {"a": np.ones(3)})
     assert [p.name for p in tmp_path.iterdir()] == ["src"]
 
 
 def test_memory_is_of_the_order_of_the_largest_tensor(tmp_path):
     rng = np.random.default_rng(0)
     abstract = {i: {"kernel": jax.ShapeDtypeStruct((500, 300), np.float32)} for i in range(40)}
-    rules = ((r"l\.(\d+)\.weight", r"\1.kernel", convert.LINEAR),)
+    rules = ((r"l\.(\d+)\.weight", r"\1.kernel", names.LINEAR),)
     (tmp_path / "src").mkdir()
     tensors = {f"l.{i}.weight": rng.normal(size=(300, 500)).astype(np.float32) for i in range(40)}
     save_file(tensors, tmp_path / "src" / WEIGHTS)
     (tmp_path / "src" / "config.json").write_text("{}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(convert.KINDS, "unet", convert.KINDS["unet"]._replace(rules=rules, shapes=lambda _: abstract))
+        patch.setitem(names.KINDS, "unet", names.KINDS["unet"]._replace(rules=rules, shapes=lambda _: abstract))
         tracemalloc.start()
         convert.convert(tmp_path / "src", tmp_path / "dst")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     largest = 500 * 300 * 4
     assert peak < 3 * largest + (1 << 20)  # and the 1 MiB blocks of the hash; all tensors would be 40
-    got = convert.load(tmp_path / "dst" / "unet", abstract)
+    got = files.load(tmp_path / "dst" / "unet", abstract)
     np.testing.assert_array_equal(got[7]["kernel"], tensors["l.7.weight"].T)
 
 
 def test_save_and_load_are_inverse(tmp_path):
     params = {"a": {0: {"b": np.float32([[1, 2]])}, 1: {"b": np.array(3, ml_dtypes.bfloat16)}}, "c": np.float16([1])}
-    convert.save(tmp_path / "x.safetensors", params, {"kind": "test"})
-    got = convert.load(tmp_path / "x.safetensors", params)
+    files.save(tmp_path / "x.safetensors", params, {"kind": "test"})
+    got = files.load(tmp_path / "x.safetensors", params)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), got, params)
-    assert convert.read_header(tmp_path / "x.safetensors")[1] == {"format": "jdiff", "kind": "test"}
+    assert files.read_header(tmp_path / "x.safetensors")[1] == {"format": "jdiff", "kind": "test"}
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
     with pytest.raises(ValueError, match="c is int64"):
-        convert.save(tmp_path / "y.safetensors", {"c": np.arange(3)})
+        files.save(tmp_path / "y.safetensors", {"c": np.arange(3)})
 
 
 def test_load_names_the_file_and_what_is_wrong(tmp_path):
     path = tmp_path / "x.safetensors"
-    convert.save(path, {"a": np.ones((2, 3), np.float32), "b": np.ones(2, np.float32)})
+    files.save(path, {"a": np.ones((2, 3), np.float32), "b": np.ones(2, np.float32)})
     shape = jax.ShapeDtypeStruct((3, 2), np.float32)
     with pytest.raises(ValueError, match="x.safetensors does not fit") as error:
-        convert.load(path, {"a": shape, "c": shape})
+        files.load(path, {"a": shape, "c": shape})
     for told in ("a has shape (2, 3), accepted is (3, 2)", "b (2,) is not of this network", "c (3, 2) is missing"):
         assert told in str(error.value)
     save_file({"a": np.ones(2, np.float32)}, tmp_path / "y.safetensors")
     with pytest.raises(ValueError, match="y.safetensors has format None, accepted is 'jdiff'"):
-        convert.load(tmp_path / "y.safetensors", {"a": shape})
+        files.load(tmp_path / "y.safetensors", {"a": shape})
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match="x.safetensors is no whole safetensors file"):
-        convert.load(path, {"a": shape})
+        files.load(path, {"a": shape})
     with pytest.raises(ValueError, match="z.safetensors is no whole safetensors file"):
-        convert.load(tmp_path / "z.safetensors", {"a": shape})
+        files.load(tmp_path / "z.safetensors", {"a": shape})
 
 
 def test_translate_and_unflatten_tell_everything():
     abstract = {"conv_in": {"bias": jax.ShapeDtypeStruct((2,), np.float32)}}
-    rules = convert.RULES + ((r"conv_.*", "conv_in.bias", convert.SAME),)
+    rules = names.RULES + ((r"conv_.*", "conv_in.bias", names.SAME),)
     with pytest.raises(ValueError, match="conv_in.bias fits 2 rules"):
-        convert.translate({"conv_in.bias": np.ones(2)}, abstract, rules)
+        names.translate({"conv_in.bias": np.ones(2)}, abstract, rules)
     with pytest.raises(ValueError, match="conv_in.bias is set twice, by x and by y"):
-        convert.translate({"x": np.ones(2), "y": np.ones(2)}, abstract, ((r"x|y", "conv_in.bias", convert.SAME),))
+        names.translate({"x": np.ones(2), "y": np.ones(2)}, abstract, ((r"x|y", "conv_in.bias", names.SAME),))
     with pytest.raises(ValueError, match="conv_in.bias is not finite"):
-        convert.translate({"conv_in.bias": np.full(2, np.nan)}, abstract)
+        names.translate({"conv_in.bias": np.full(2, np.nan)}, abstract)
     with pytest.raises(ValueError, match="a is unknown"):
-        convert.unflatten({"a": 1}, abstract)
+        files.unflatten({"a": 1}, abstract)

@@ -12,7 +12,7 @@ import pytest
 from test_text import pieces  # noqa: F401, a fixture
 
 from jdiff import model
-from jdiff.checkpoints import convert, int8
+from jdiff.checkpoints import convert, files, int8
 from jdiff.networks import t5
 from jdiff.text import encoder
 from jdiff.text import tokens as text
@@ -220,7 +220,7 @@ def test_int8_is_within_half_a_step(tmp_path):
 
 
 def test_xxl_has_the_published_number_of_parameters_and_is_under_5_gb_in_int8():
-    flat = convert.flatten(t5.t5(t5.Config())[1])
+    flat = files.flatten(t5.t5(t5.Config())[1])
     assert sum(leaf.size for leaf in flat.values()) == 4_762_310_656
     sizes = {dtype: sum(d.itemsize * np.prod(s, dtype=int) for path, leaf in flat.items()
                         for d, s in convert.forms(path, leaf.shape, dtype).values()) for dtype in STORED}  # fmt: skip

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from einops import rearrange
+from safetensors.numpy import save_file
 
 import jdiff
-from jdiff import model, sample, step
-from jdiff.checkpoints import convert, digests, hub, scheduler
+from jdiff import model, sample
+from jdiff.checkpoints import digests, files, hub
 from jdiff.networks import t5
 from jdiff.text import tokens as text
 
@@ -34,7 +38,7 @@ def test_embeddings_are_the_encoders_states_of_the_cleaned_bytes(mini):
     tokens, mask = text.byte_tokens([p.lower().strip() for p in PROMPTS], 40)
     folder = model.shipped("mini") / "text_encoder"
     apply, abstract = t5.t5(t5.read_config(folder))
-    params = jax.tree.map(jnp.asarray, convert.load(folder, abstract))
+    params = jax.tree.map(jnp.asarray, files.load(folder, abstract))
     for i in range(2):
         alone = jax.jit(apply)(params, tokens[i : i + 1], mask[i : i + 1])[0]
         np.testing.assert_allclose(alone, states[i], atol=1e-6)
@@ -65,49 +69,140 @@ def test_half_precision_is_close(mini, dtype, most):
     assert np.linalg.norm(a - b) < most * np.linalg.norm(a)
 
 
-def test_two_trainings_have_two_hashes(folder, mini):
+def test_two_trainings_have_two_hashes_whoever_writes_them(folder, mini):
     path = folder / "unet" / "model.safetensors"
-    _, metadata = convert.read_header(path)
+    _, metadata = files.read_header(path)
     assert jdiff.load(folder).hash == mini.hash
-    params = jax.tree.map(np.asarray, mini.network.params)
-    convert.save(path, jax.tree.map(lambda a: 2 * a, params), metadata)  # the writer says the same of both
-    assert jdiff.load(folder).hash != mini.hash
-    convert.save(path, params, metadata)
+    doubled = jax.tree.map(lambda a: 2 * np.asarray(a), mini.network.params)
+    by_us = lambda params: files.save(path, params, metadata)
+    by_others = lambda params: save_file({k: np.array(x) for k, x in files.flatten(params).items()}, path, metadata)
+    for write in (by_us, by_others):  # both with the metadata of the first
+        write(doubled)
+        found = jdiff.load(folder).hash
+        assert found != mini.hash
+        assert found == mini._replace(network=mini.network.bind(doubled)).hash
+    by_others(mini.network.params)
     assert jdiff.load(folder).hash == mini.hash
 
 
-@pytest.mark.parametrize("file", ["unet/config.json", "scheduler/scheduler_config.json", "text_encoder/config.json"])
-def test_the_hash_names_the_settings_too(folder, mini, file):
-    path = folder / file
-    path.write_text(path.read_text().replace('"max_length": 40', '"max_length": 39').replace("}", " }"))
+CHANGES = {
+    "unet/config.json": ('"norm_eps": 1e-05', '"norm_eps": 1e-06'),
+    "scheduler/scheduler_config.json": ('"sample_max_value": 1.0', '"sample_max_value": 1.5'),
+    "text_encoder/config.json": ('"max_length": 40', '"max_length": 39'),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_hash_names_the_settings_that_decide_pictures(folder, mini, name):
+    path = folder / name
+    before, after = CHANGES[name]
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace("{", "{ "))
+    assert jdiff.load(folder).hash == mini.hash
+    path.write_text(path.read_text().replace(before, after))
     assert jdiff.load(folder).hash != mini.hash
 
 
-def test_a_large_file_is_digested_once(tmp_path, monkeypatch):
-    read = []
-    digest = digests._digest
-    monkeypatch.setattr(digests, "_digest", lambda path: (read.append(path), digest(path))[1])
+def test_the_hash_does_not_depend_on_the_layout_of_files(tmp_path, mini):
+    own = mini.network.params
+    transposed = {}
+    for path, x in files.flatten(own).items():
+        (name, layout), *_ = [
+            (path.removesuffix(end) + their, layout)
+            for end, their, layout in (
+                (".conv1.kernel", ".conv1.weight", "h w i o -> o i h w"),
+                (".kernel", ".weight", "h w i o -> o i h w" if x.ndim == 4 else "i o -> o i"),
+                (".scale", ".weight", "... -> ..."),
+                ("", "", "... -> ..."),
+            )
+            if path.endswith(end)
+        ]
+        name = re.sub(r"(to_out)\.", r"\1.0.", name)
+        transposed[name] = np.ascontiguousarray(rearrange(np.asarray(x), layout))
+    theirs = shutil.copytree(model.shipped("mini"), tmp_path / "theirs")
+    (theirs / "unet" / "model.safetensors").unlink()
+    save_file(transposed, theirs / "unet" / "diffusion_pytorch_model.safetensors")
+    assert jdiff.load(theirs).hash == mini.hash
+
+
+def test_large_files_are_hashed_once(folder, tmp_path, monkeypatch):
+    hashed = []
+    digest = digests.of_arrays
+    monkeypatch.setattr(digests, "of_arrays", lambda arrays: hashed.append(len(arrays)) or digest(arrays))
+    jdiff.load(folder).save(folder)
     monkeypatch.setattr(digests, "SMALL", 10)
-    path = tmp_path / "weights"
-    path.write_bytes(b"a" * 20)
-    first = [digests.sha256(path, tmp_path / "cache") for _ in range(2)]
-    monkeypatch.setattr(digests, "_known", {})  # another process
-    first.append(digests.sha256(path, tmp_path / "cache"))
-    assert len(set(first)) == 1 and len(read) == 1
-    path.write_bytes(b"b" * 20)
-    os.utime(path, ns=(1, 1))
-    assert digests.sha256(path, tmp_path / "cache") != first[0] and len(read) == 2
+    monkeypatch.setattr(files, "CHECKED", 10)  # larger files are not checked when they are read
+    loaded = jdiff.load(folder, cache=tmp_path / "cache")
+    assert hashed == []  # nobody asked
+    first = loaded.hash
+    assert len(hashed) == 2  # the UNet and the text encoder
+    assert jdiff.load(folder).hash == first and len(hashed) == 2  # remembered in this process
+    monkeypatch.setattr(digests, "_remembered", {})  # as in another one
+    assert jdiff.load(folder, cache=tmp_path / "cache").hash == first and len(hashed) == 2
+    for kept in (tmp_path / "cache" / "digests").iterdir():
+        kept.write_text("damaged")
+    monkeypatch.setattr(digests, "_remembered", {})
+    assert jdiff.load(folder, cache=tmp_path / "cache").hash == first and len(hashed) == 4
+    path = folder / "unet" / "model.safetensors"
+    data, before = path.read_bytes(), path.stat()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # the same size and time
+    assert jdiff.load(folder, cache=tmp_path / "cache").hash != first
+    with pytest.raises(ValueError, match="unet/model.safetensors is damaged"):
+        files.check(folder)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="unet/model.safetensors is damaged"):
+        jdiff.load(folder)
 
 
 def test_what_is_saved_is_loaded_the_same(mini, tmp_path):
     mini.save(tmp_path / "again")
     again = jdiff.load(tmp_path / "again")
     jax.tree.map(np.testing.assert_array_equal, mini.network.params, again.network.params)
-    assert (again.config, again.defaults, again.scheduler) == (mini.config, mini.defaults, mini.scheduler)
+    assert again.hash == mini.hash and (again.config, again.defaults) == (mini.config, mini.defaults)
     np.testing.assert_array_equal(again.embed(PROMPTS), mini.embed(PROMPTS))
-    with pytest.raises(ValueError, match="folder must be new or empty, got"):
-        mini.save(tmp_path / "again")
-    assert jdiff.load(tmp_path / "again").hash == again.hash
+    assert [path.name for path in files.check(tmp_path / "again")[0]] == ["model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again"]
+
+
+def test_a_model_is_saved_over_itself_and_what_else_is_there_stays(folder):
+    loaded = jdiff.load(folder)
+    doubled = loaded._replace(network=loaded.network.bind(jax.tree.map(lambda a: 2 * a, loaded.network.params)))
+    before = {path.name for path in folder.iterdir()}
+    doubled.save(folder)
+    assert jdiff.load(folder).hash == doubled.hash != loaded.hash
+    assert {path.name for path in folder.iterdir()} == before
+    np.testing.assert_array_equal(jdiff.load(folder).embed(PROMPTS), loaded.embed(PROMPTS))
+    doubled._replace(encoder=None).save(folder)
+    assert not (folder / "text_encoder").exists()  # the old encoder does not stay beside a new network
+
+
+def test_a_save_that_fails_leaves_what_was_there(folder, tmp_path, monkeypatch):
+    loaded = jdiff.load(folder)
+    tree = lambda: {path.relative_to(tmp_path): path.stat().st_ino for path in tmp_path.rglob("*")}
+    before, left, rename = tree(), [0], os.rename
+
+    def fails(src, dst):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError(28, "No space left on device")
+        rename(src, dst)
+
+    monkeypatch.setattr(os, "rename", fails)
+    for steps in range(1, 9):  # four parts, each moved out and in
+        left[0] = steps
+        with pytest.raises(OSError, match="No space"):
+            loaded.save(folder)
+        assert tree() == before
+    with pytest.raises(ValueError, match="x0_rule must be step.untouched"):
+        loaded._replace(x0_rule=jnp.tanh).save(folder)
+    with pytest.raises(ValueError, match="the parameters do not belong to this network"):
+        loaded._replace(network=loaded.network.bind({"a": jnp.ones(2)})).save(folder)
+    (tmp_path / "other" / "unet").mkdir(parents=True)
+    for other in (tmp_path / "other", folder / "defaults.json"):
+        with pytest.raises(ValueError, match="folder must be "):
+            loaded.save(other)
+    assert tree().keys() == {*before, Path("other"), Path("other/unet")}
 
 
 def test_prompts_are_encoded_once(folder, monkeypatch):
@@ -118,22 +213,42 @@ def test_prompts_are_encoded_once(folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("mimi", "mini"), ("weights/mimi", "weights/mini"), ("min-upscaler", "mini-")]
+    ("name", "near"),
+    [
+        ("mimi", "mini"),
+        ("weights/mimi", "weights/mini"),
+        ("./weigths/mimi", "weights/mini"),
+        ("min-upscaler", "mini-upscaler"),
+        ("weights/minis/", "weights/mini"),
+        ("~/nowhere/mimi", "mini"),
+    ],
 )
 def test_a_typo_is_no_name_on_the_hub(name, near, tmp_path, monkeypatch):
     (tmp_path / "weights" / "mini").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "find", lambda *args: pytest.fail("the hub was asked"))
-    with pytest.raises(ValueError, match=f"got '{name}', which does not exist; did you mean '{near}"):
+    with pytest.raises(ValueError, match=f"got '{name}', which does not exist; did you mean '{near}'"):
         jdiff.load(name)
+
+
+def test_a_name_on_the_hub_is_asked_for_and_its_error_names_what_is_near(tmp_path, monkeypatch):
+    def refuses(name, half):
+        raise ValueError(f"{name} cannot be downloaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "find", refuses)
+    with pytest.raises(ValueError, match="weights/mimi cannot be downloaded; there is no folder .* you mean 'mini'?"):
+        jdiff.load("weights/mimi")
+    with pytest.raises(ValueError, match="DeepFloyd/IF-I-L cannot be downloaded$"):
+        jdiff.load("DeepFloyd/IF-I-L")
 
 
 def test_what_is_no_model_is_said_in_one_message(folder, tmp_path):
     with pytest.raises(ValueError, match="model must be mini, mini-upscaler, .* got 'nothing', which does not exist"):
         jdiff.load("nothing")
-    with pytest.raises(ValueError, match="model must be a folder with unet/model.safetensors"):
+    with pytest.raises(ValueError, match="got .*, which holds no unet/model.safetensors"):
         jdiff.load(tmp_path)
-    with pytest.raises(ValueError, match="dtype is 'int8', accepted are float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match="dtype must be float32, bfloat16, float16, got 'int8'"):
         jdiff.load("mini", dtype="int8")
     theirs = tmp_path / "theirs" / "unet"
     theirs.mkdir(parents=True)
@@ -141,61 +256,24 @@ def test_what_is_no_model_is_said_in_one_message(folder, tmp_path):
     with pytest.raises(ValueError, match="config.json"):
         jdiff.load(theirs.parent)
     (folder / "defaults.json").write_text("[1]")
-    with pytest.raises(ValueError, match="defaults.json holds a list, accepted is an object"):
+    with pytest.raises(ValueError, match="defaults.json must hold a JSON object, got a list"):
         jdiff.load(folder)
+    for defaults, message in (
+        ({"scale": 7}, "defaults.json must hold only sampler, steps, guidance, .* got 'scale'"),
+        ({"steps": 2.5}, "defaults.json: steps must be a whole number of at least 1, got 2.5"),
+        ({"guidance": "7"}, "defaults.json: guidance must be a finite number, got '7'"),
+        ({"sampler": 3}, "defaults.json: sampler must be a name, got 3"),
+    ):
+        (folder / "defaults.json").write_text(json.dumps(defaults))
+        with pytest.raises(ValueError, match=message):
+            jdiff.load(folder)
 
 
 def test_without_an_encoder_prompts_are_refused_and_embeddings_work(folder):
     shutil.rmtree(folder / "text_encoder")
     bare = jdiff.load(folder)
-    with pytest.raises(ValueError, match="no text encoder that reads prompts, given"):
+    with pytest.raises(ValueError, match="no text encoder that reads prompts, got"):
         sample.generate(bare, PROMPTS, jax.random.key(0))
-
-
-@pytest.mark.parametrize(
-    ("config", "stage2", "want"),
-    [
-        ({}, False, (0.95, 1.5)),
-        ({}, True, (0.95, 1.0)),
-        ({"beta_schedule": "squaredcos_cap_v2", "thresholding": True, "sample_max_value": 1.2}, False, (0.995, 1.2)),
-    ],
-)
-def test_the_scheduler_is_read_or_it_is_ifs(config, stage2, want):
-    found = scheduler.read(config, stage2)
-    assert found.x0_rule.func is step.threshold().func and found.x0_rule.args == want
-    np.testing.assert_array_equal(found.schedule, jdiff.schedule.cosine())
-
-
-def test_a_scheduler_without_thresholding_clips_or_does_not():
-    assert scheduler.read({"beta_schedule": "linear"}).x0_rule(jnp.full(1, 3.0)) == 1.0
-    assert scheduler.read({"clip_sample": False}).x0_rule(jnp.full(1, 3.0)) == 3.0
-
-
-def test_a_scheduler_that_is_not_covered_is_refused_with_all_its_keys():
-    config = {"beta_schedule": "scaled_linear", "timestep_spacing": "trailing", "steps_offset": 1, "variance_type": "a"}
-    config |= {"prediction_type": "flow", "trained_betas": [0.1], "rescale_betas_zero_snr": True}
-    with pytest.raises(ValueError) as caught:
-        scheduler.read(config)
-    assert all(f"{key} must be " in str(caught.value) and f"got {value!r}" in str(caught.value)
-               for key, value in config.items())  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("config", "predicts", "variance"),
-    [
-        ({}, step.noise, step.learned),
-        ({"variance_type": "learned_range"}, step.noise, step.learned),
-        ({"clip_sample": False}, step.noise, step.small),  # diffusers' default
-        ({"variance_type": "fixed_large", "prediction_type": "v_prediction"}, step.v_prediction, step.large),
-        ({"prediction_type": "sample"}, step.clean, step.small),
-    ],
-)
-def test_the_schedulers_parametrisation_and_variance_reach_the_sampler(config, predicts, variance, folder):
-    found = scheduler.read(config)
-    assert (found.predicts, found.variance) == (predicts, variance)
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
-    solver = sample.SAMPLERS["diffusers"].solver(jdiff.load(folder))
-    assert [f.func for f in solver.step.args[:3:2]] == [variance, predicts]
 
 
 @pytest.mark.parametrize(

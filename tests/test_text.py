@@ -1,7 +1,9 @@
 """Prompts to tokens: bytes as ByT5's, pieces as T5's; prompts cleaned as diffusers cleans them."""
 
 import io
+import json
 import random
+import shutil
 import sys
 import unicodedata
 import warnings
@@ -100,7 +102,7 @@ def test_pieces_are_those_of_t5(pieces, theirs):
     prompts = list(strings(10_000, seed=1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tokens, mask = text.piece_tokens(pieces / text.PIECES)(prompts)
+        tokens, mask = text.piece_tokens(pieces)(prompts)
     want = theirs(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="np")
     wrong = np.flatnonzero((tokens != want["input_ids"]).any(-1) | (mask != want["attention_mask"]).any(-1))
     assert [prompts[i] for i in wrong] == []
@@ -113,12 +115,162 @@ def test_where_transformers_5_normalises_otherwise_pieces_are_sentencepieces(pie
     import sentencepiece
 
     own = [*sentencepiece.SentencePieceProcessor(model_file=str(pieces / text.PIECES)).encode(prompt), text.END]
-    tokens, mask = text.piece_tokens(pieces / text.PIECES)([prompt])
+    tokens, mask = text.piece_tokens(pieces)([prompt])
     assert tokens[0, : mask.sum()].tolist() == own != theirs(prompt)["input_ids"]
 
 
+# Tokens that a folder adds.
+
+EXTRAS = [f"<extra_id_{i}>" for i in range(100)]
+
+
+def token(content, **flags):
+    plain = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+    return {"content": content, "special": True} | plain | flags
+
+
+def decoder(n, *added):
+    """`added_tokens_decoder` as transformers 4 writes it: T5's own tokens, then those that are added from number n."""
+    tokens = dict(zip(map(str, range(3)), map(token, ("<pad>", "</s>", "<unk>")), strict=True))
+    tokens |= {str(n - 1 - i): token(content) for i, content in enumerate(EXTRAS)}
+    return tokens | {str(n + i): one for i, one in enumerate(added)}
+
+
+# Contents of the tokenizer's files, given the first number after T5's own tokens.
+READ = {
+    "nothing": lambda n: {},
+    "added_tokens.json": lambda n: {"added_tokens": {"<sks>": n, "New": n + 1, "new": n + 2}},
+    "added and listed": lambda n: {
+        "added_tokens": {"<sks>": n, "<b>": n + 1},
+        "special_tokens_map": {"additional_special_tokens": [*EXTRAS, "<sks>"], "eos_token": token("</s>")},
+        "tokenizer_config": {"additional_special_tokens": [*EXTRAS, "<sks>"], "extra_ids": 100},
+    },
+    "decoder": lambda n: {
+        "tokenizer_config": {
+            "additional_special_tokens": EXTRAS,
+            "added_tokens_decoder": decoder(
+                n, token("<sks>"), token("new", normalized=True, single_word=True, special=False),
+                token("<l>", lstrip=True), token("<r>", rstrip=True), token("<sk", single_word=True), token("½"),
+            ),
+            "pad_token": "<pad>",
+            "eos_token": "</s>",
+        },
+        "added_tokens": {"<sks>": n},
+    },
+    "decoder, stripped": lambda n: {
+        "tokenizer_config": {
+            "added_tokens_decoder": {k: v | {"lstrip": True, "rstrip": True} for k, v in decoder(n).items()}
+        }
+    },
+    "additional_special_tokens": lambda n: {"tokenizer_config": {"additional_special_tokens": [*EXTRAS, "<sks>", "a"]}},
+    "extra_special_tokens": lambda n: {"tokenizer_config": {"extra_special_tokens": [*EXTRAS, "<sks>"]}},
+    "fewer extra ids": lambda n: {"tokenizer_config": {"extra_ids": 10}},
+}  # fmt: skip
+FINE = [
+    "a <sks> dog",
+    "a<sks>dog",
+    "  <sks>  ",
+    "<sks><sks>",
+    "x<sks>",
+    "<sks",
+    "sks>",
+    "\u3000<sks>\u3000dog",
+    "é<sks>é",
+]
+FINE += ["new cat", "a New cat newt", "ｎｅｗ cat", "new, cat", "(new)", "snew new_ news", "the Ｎｅｗ", "new new new"]
+FINE += [
+    "a <l> x <r> y",
+    "<L> <l>y z<r>",
+    "½new½",
+    "new½",
+    "",
+    "a <extra_id_0> b <extra_id_9>c",
+    "a<b>b",
+    "a</s>b<pad>",
+]
+
+
+def tokenizer(pieces, folder, contents):
+    """A folder with the pieces and what `contents` makes of the first number after T5's tokens."""
+    import sentencepiece
+
+    shutil.copytree(pieces, folder, dirs_exist_ok=True)
+    size = sentencepiece.SentencePieceProcessor(model_file=str(pieces / text.PIECES)).vocab_size()
+    for name, value in contents(size + 100).items():
+        (folder / f"{name}.json").write_text(json.dumps(value))
+    return folder
+
+
+@pytest.mark.parametrize("name", READ)
+def test_added_tokens_are_read_as_transformers_reads_them(name, pieces, tmp_path):
+    transformers = pytest.importorskip("transformers", reason="the oracle is not installed")
+    folder = tokenizer(pieces, tmp_path, READ[name])
+    theirs = transformers.T5Tokenizer.from_pretrained(folder)
+    prompts = [*FINE, *strings(300, seed=2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tokens, mask = text.piece_tokens(folder)(prompts)
+    want = theirs(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="np")
+    wrong = np.flatnonzero((tokens != want["input_ids"]).any(-1) | (mask != want["attention_mask"]).any(-1))
+    assert [prompts[i] for i in wrong] == []
+    plain = text.piece_tokens(pieces)(["a <sks> dog"])[0][0]
+    assert (tokens[0] == plain).all() == (name in ("nothing", "decoder, stripped", "fewer extra ids"))
+
+
+REFUSED = {
+    "a gap": (lambda n: {"added_tokens": {"<sks>": n + 10}}, "must number its added tokens from .* without gaps"),
+    "a piece": (lambda n: {"added_tokens": {"<sks>": 5}}, "must number its added tokens from .* without gaps"),
+    "no number": (lambda n: {"added_tokens": {"<sks>": "5"}}, "added_tokens.json: '<sks>' must have a number, got '5'"),
+    "T5's own": (
+        lambda n: {"tokenizer_config": {"added_tokens_decoder": {str(n): token("</s>")}}},
+        "gives '</s>' the number .*, but in T5's vocabulary it is 1",
+    ),
+    "two files": (
+        lambda n: {"tokenizer_config": {"added_tokens_decoder": decoder(n)}, "added_tokens": {"<sks>": n}},
+        "added_tokens.json has '<sks>', which added_tokens_decoder in tokenizer_config.json does not have",
+    ),
+    "no extras": (
+        lambda n: {"tokenizer_config": {"additional_special_tokens": ["<sks>"]}},
+        r"has special tokens \('<sks>'\) but not the 100 <extra_id_...>",
+    ),
+    "in the map alone": (
+        lambda n: {"special_tokens_map": {"additional_special_tokens": [*EXTRAS, "<sks>"]}},
+        "special_tokens_map.json: additional_special_tokens has '<sks>', which no file gives a number",
+    ),
+    "another end": (lambda n: {"tokenizer_config": {"eos_token": "<end>"}}, "eos_token must be '</s>', got '<end>'"),
+    "a name": (lambda n: {"tokenizer_config": {"bos_token": "<s>"}}, "bos_token must be one of the tokens added, got"),
+    "names": (
+        lambda n: {"tokenizer_config": {"extra_special_tokens": {"image": "<image>"}}},
+        "image_token must be one of the tokens added, got '<image>'",
+    ),
+    "no list": (lambda n: {"tokenizer_config": {"additional_special_tokens": [3]}}, "must be a list of tokens, got 3"),
+    "no token": (
+        lambda n: {"tokenizer_config": {"added_tokens_decoder": {str(n): "<sks>"}}},
+        "an added token must have a number and a content, got",
+    ),
+    "in tokenizer.json": (
+        lambda n: {"tokenizer": {"added_tokens": [token("<sks>", id=n + 3)]}},
+        "must number its added tokens from .* without gaps",
+    ),
+    "extra ids": (lambda n: {"tokenizer_config": {"extra_ids": -1}}, "extra_ids must be a whole number of at least 0"),
+    "a piece's number": (
+        lambda n: {"added_tokens": {"a": n}},
+        "gives 'a' the number .*, but in T5's vocabulary it is",
+    ),
+    "no object": (lambda n: {"added_tokens": [1]}, "added_tokens.json must hold a JSON object, got a list"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_added_tokens_that_transformers_would_read_otherwise_are_refused_by_name(name, pieces, tmp_path):
+    contents, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        text.piece_tokens(tokenizer(pieces, tmp_path, contents))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_prompt_of_too_many_pieces_is_cut_and_the_warning_shows_what_was_lost(pieces):
-    read = text.piece_tokens(pieces / text.PIECES)
+    read = text.piece_tokens(pieces)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         whole = read(["a red three"], 4)[0]  # three words, three pieces, and the end
@@ -131,28 +283,30 @@ def test_a_prompt_of_too_many_pieces_is_cut_and_the_warning_shows_what_was_lost(
 def test_what_is_no_t5_vocabulary_is_refused(tmp_path, pieces):
     import sentencepiece
 
-    with pytest.raises(ValueError, match="nothing is no SentencePiece model: .*No such file"):
+    with pytest.raises(
+        ValueError, match="nothing/spiece.model cannot be read as a SentencePiece model: .*No such file"
+    ):
         text.piece_tokens(tmp_path / "nothing")
-    (tmp_path / "words").write_text("no model")
-    with pytest.raises(ValueError, match="words is no SentencePiece model"):
-        text.piece_tokens(tmp_path / "words")
+    (tmp_path / "spiece.model").write_text("no model")
+    with pytest.raises(ValueError, match="spiece.model cannot be read as a SentencePiece model"):
+        text.piece_tokens(tmp_path)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([WORDS] * 9), model_writer=model, vocab_size=60, hard_vocab_limit=False, minloglevel=2
     )
-    (tmp_path / "other").write_bytes(model.getvalue())
-    with pytest.raises(ValueError, match=r"end and unknown at \(-1, 2, 0\), accepted are T5's \(0, 1, 2\)"):
-        text.piece_tokens(tmp_path / "other")
+    (tmp_path / "spiece.model").write_bytes(model.getvalue())
+    with pytest.raises(ValueError, match=r"padding, end and unknown \(0, 1, 2\), as T5 does, got \(-1, 2, 0\)"):
+        text.piece_tokens(tmp_path)
 
 
 def test_without_the_libraries_it_is_said_what_to_install(monkeypatch, pieces):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
     with pytest.raises(ValueError, match=r"needs sentencepiece to be read: pip install 'jdiff\[text\]'"):
-        text.piece_tokens(pieces / text.PIECES)
+        text.piece_tokens(pieces)
     for name in ("ftfy", "bs4"):
         with monkeypatch.context() as patch, pytest.raises(ValueError, match=rf"needs {name}: pip install"):
             patch.setitem(sys.modules, name, None)
-            text.CLEANING["caption"]("a red three")
+            cleaning.CLEANING["caption"]("a red three")
 
 
 AWKWARD = (
@@ -180,7 +334,7 @@ def test_captions_are_cleaned_as_diffusers_cleans_them():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # theirs, on what looks like a file's name
         want = [once(once(prompt)) for prompt in [*AWKWARD, *made]]
-    assert [text.CLEANING["caption"](prompt) for prompt in [*AWKWARD, *made]] == want
+    assert [cleaning.CLEANING["caption"](prompt) for prompt in [*AWKWARD, *made]] == want
     assert len(set(want)) > 800
 
 
@@ -198,14 +352,15 @@ def test_no_rule_of_the_cleaning_could_be_left_out(monkeypatch):
 
 
 def test_the_other_two_ways():
-    assert text.CLEANING["none"](" A <b> ") == " A <b> "
-    assert text.CLEANING["lower"](" A <b> ") == "a <b>"
-    assert list(text.CLEANING) == ["none", "lower", "caption"]
+    assert cleaning.CLEANING["none"](" A <b> ") == " A <b> "
+    assert cleaning.CLEANING["lower"](" A <b> ") == "a <b>"
+    assert list(cleaning.CLEANING) == ["none", "lower", "caption"]
 
 
 def test_what_an_html_parser_rejects_is_said():
     pytest.importorskip("ftfy", reason="the extra text is not installed")
     with pytest.raises(
-        ValueError, match=r"prompt is '<!\[x\[y', accepted by the cleaning 'caption' is what HTML allows"
+        ValueError,
+        match=r"the cleaning 'caption' needs a prompt that HTML allows, got '<!\[x\[y'; use 'lower' or 'none'",
     ):
-        text.CLEANING["caption"]("<![x[y")
+        cleaning.CLEANING["caption"]("<![x[y")

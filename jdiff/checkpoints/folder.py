@@ -1,55 +1,30 @@
-"""A model's folder, in diffusers' layout, as `jdiff.load` reads it."""
+"""Writing a model's folder: the network, its text encoder, the noise schedule and the defaults."""
 
 import dataclasses
 import json
+import os
 import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jdiff.checkpoints import convert
-from jdiff.images import beside
-from jdiff.networks import unet
+from jdiff.checkpoints import convert, files, sources
+from jdiff.networks import t5, unet
 from jdiff.types import Params
 
-
-def write_network(
-    folder: str | Path, kind: str, params: Params, config: Mapping[str, Any], dtype: str | None = None
-) -> None:
-    """Writes one network: config.json and model.safetensors, each beside and then renamed.
-
-    Args:
-        folder: such as MODEL/unet.
-        kind: "unet" or "t5".
-        params: nested dict of arrays.
-        config: contents of config.json.
-        dtype: of the arrays written; their own if None.
-
-    Raises:
-        ValueError: the parameters are no floats.
-        OSError: a file cannot be written.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    flat = {path: np.asarray(a, dtype) for path, a in convert.flatten(params).items()}
-    written = dtype or " and ".join(sorted({a.dtype.name for a in flat.values()}))
-    convert.save(folder / "model.safetensors", flat, {"kind": kind, "dtype": written, "content": convert.content(flat)})
-    write_json(folder / "config.json", config)
+PARTS = ("unet", "text_encoder", "scheduler", "defaults.json")  # what a model's folder holds
 
 
-def write_json(path: str | Path, contents: Mapping[str, Any]) -> None:
-    """Writes a JSON file beside and renames it."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with beside(path) as file:
-        file.write((json.dumps(contents, indent=2) + "\n").encode())
+class ByteEncoder(NamedTuple):
+    """A T5 encoder over the bytes of a prompt, to be written."""
 
-
-def unet_config(config: unet.Config) -> dict[str, Any]:
-    """Returns the contents of a UNet's config.json, under diffusers' names."""
-    fixed = {key: value for key, (value, _) in unet.FIXED.items()}
-    return {"_class_name": "UNet2DConditionModel"} | fixed | dataclasses.asdict(config)
+    config: t5.Config
+    params: Params
+    length: int  # tokens of a prompt
+    clean: str = "lower"  # how prompts are cleaned, a key of `jdiff.text.cleaning.CLEANING`
 
 
 def write_model(
@@ -59,27 +34,110 @@ def write_model(
     *,
     scheduler: Mapping[str, Any],
     defaults: Mapping[str, Any],
-    text_encoder: str | Path | None = None,
+    text_encoder: ByteEncoder | Path | None = None,
 ) -> None:
-    """Writes a model's folder.
+    """Writes a model's folder, which `jdiff.load` reads.
+
+    It holds `unet/`, `text_encoder/`, `scheduler/` and `defaults.json`. The safetensors files carry a digest of their
+    content.
 
     Args:
-        folder: new, or one whose files are replaced.
-        config: of the UNet.
-        params: of the UNet.
-        scheduler: contents of scheduler_config.json.
-        defaults: contents of defaults.json, fields of `jdiff.model.Defaults`.
-        text_encoder: folder of a text encoder whose files are copied; None leaves the model without one.
+        folder: a new folder, or one that a model was saved to before: its model is replaced, other files stay.
+        config: the UNet's sizes.
+        params: the UNet's parameters, which keep their dtypes.
+        scheduler: contents of scheduler_config.json, as `scheduler.written` returns it.
+        defaults: contents of defaults.json.
+        text_encoder: an encoder's parameters, or the folder of an encoder, which is copied. None writes no encoder;
+            prompts are then read from embeddings.
 
     Raises:
-        OSError: a file cannot be written.
+        ValueError: the parameters do not fit the config, or the folder holds something else.
+        OSError: a file cannot be written. What was in the folder is still there.
     """
     folder = Path(folder)
-    write_network(folder / "unet", "unet", params, unet_config(config))
-    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-    write_json(folder / "defaults.json", defaults)
-    if text_encoder is not None and Path(text_encoder).resolve() != (folder / "text_encoder").resolve():
-        (folder / "text_encoder").mkdir(exist_ok=True)
-        for file in sorted(path for path in Path(text_encoder).iterdir() if path.is_file()):
-            with open(file, "rb") as source, beside(folder / "text_encoder" / file.name) as target:
-                shutil.copyfileobj(source, target)
+    _check(folder)
+    flat = files.flatten(params)
+    files.unflatten(flat, unet.unet(config).params)  # refuses the parameters of another network
+    fixed = {key: value for key, (value, _) in unet.FIXED.items()}
+    part = folder.with_name(f".{folder.name[:200]}.{uuid.uuid4().hex[:12]}.part")
+    try:
+        part.mkdir(parents=True)
+        told = {"_class_name": "UNet2DConditionModel"} | fixed | dataclasses.asdict(config)
+        _network(part / "unet", "unet", told, flat)
+        if isinstance(text_encoder, ByteEncoder):
+            told = {"model_type": "t5", "feed_forward_proj": "gated-gelu", "tokenizer_class": "ByT5Tokenizer"}
+            told |= {"max_length": text_encoder.length, "clean": text_encoder.clean} | dataclasses.asdict(
+                text_encoder.config
+            )
+            _network(part / "text_encoder", "t5", told, files.flatten(text_encoder.params))
+        elif text_encoder is not None:
+            copy_encoder(text_encoder, part / "text_encoder")
+        (part / "scheduler").mkdir()
+        _json(part / "scheduler" / "scheduler_config.json", scheduler)
+        _json(part / "defaults.json", defaults)
+        if folder.exists():
+            _swap(part, folder)
+        else:
+            os.rename(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def copy_encoder(src: Path, dst: Path) -> None:
+    """Writes the text encoder of one folder into a new one, with its tokenizer; weights of transformers are converted.
+
+    Args:
+        src: the encoder's own folder, with its config.json.
+        dst: the new folder.
+
+    Raises:
+        ValueError: `src` holds no T5 encoder.
+    """
+    source = sources.find("t5", src)
+    dst.mkdir(parents=True)
+    for path in (src / "config.json", *convert.tokenizer(src)):
+        shutil.copyfile(path, dst / path.name)
+    if source.ours:
+        shutil.copyfile(src / sources.OURS, dst / sources.OURS)
+        return
+    leaves = {path: (files.READ[tensor.entry.dtype], tensor.shape) for path, tensor in source.tensors.items()}
+    leaves = dict(sorted(leaves.items(), key=lambda leaf: -leaf[1][0].itemsize))  # keeps all aligned
+    files.write(dst / sources.OURS, leaves, (source.tensors[path].read() for path in leaves), {"kind": "t5"})
+
+
+def _check(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder must be a folder to write a model to, got {folder}, a file")
+    if any((folder / name).exists() for name in PARTS) and not sources.is_ours(folder / "unet"):
+        raise ValueError(
+            f"folder must be new, or one that a model was saved to, got {folder}, which holds other files; give another"
+        )
+
+
+def _network(folder: Path, kind: str, config: Mapping[str, Any], flat: Mapping[str, Any]) -> None:
+    folder.mkdir()
+    _json(folder / "config.json", config)
+    files.save(folder / sources.OURS, {path: np.asarray(x) for path, x in flat.items()}, {"kind": kind})
+
+
+def _json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _swap(part: Path, folder: Path) -> None:
+    """Puts the parts of a new model into a folder in the place of the old one's, or leaves the old one."""
+    old = part / "old"
+    old.mkdir()
+    try:
+        for name in PARTS:
+            if (folder / name).exists():
+                os.rename(folder / name, old / name)
+            if (part / name).exists():
+                os.rename(part / name, folder / name)
+    except BaseException:
+        for name in PARTS:
+            if (old / name).exists():
+                if (folder / name).exists():
+                    os.rename(folder / name, part / name)
+                os.rename(old / name, folder / name)
+        raise

@@ -1,42 +1,55 @@
-"""Weights on a hub of models, by name: downloaded by huggingface_hub into its own cache, or found there."""
+"""Models on the Hugging Face hub, by name: downloaded by huggingface_hub into its own cache, or found there."""
 
 import re
 from pathlib import Path
 
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import convert, names
 
-NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(?:/(text_encoder))?")  # OWNER/NAME, and one part of it
+# OWNER/NAME, and one part of it.
+NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(?:/(text_encoder))?")
 BESIDE = {
     "unet": ("scheduler/scheduler_config.json",),
     "text_encoder": tuple(f"tokenizer/{f}" for f in convert.TOKENIZER),
 }
-WHERE = {kind.folder: kind.stem for kind in convert.KINDS.values()}
+WHERE = {kind.folder: kind.stem for kind in names.KINDS.values()}
 
 
 def is_name(name: str | Path) -> bool:
-    """Whether `name` is a hub's OWNER/NAME or OWNER/NAME/text_encoder, and no folder here.
+    """Whether `name` is a hub's OWNER/NAME or OWNER/NAME/text_encoder, and not a path.
 
-    >>> is_name("DeepFloyd/IF-I-L-v1.0"), is_name("DeepFloyd/IF-I-L-v1.0/text_encoder"), is_name("mini")
-    (True, True, False)
+    It is taken for a path where its first part is a folder here.
+
+    Example:
+        >>> is_name("DeepFloyd/IF-I-L-v1.0"), is_name("DeepFloyd/IF-I-L-v1.0/text_encoder"), is_name("mini")
+        (True, True, False)
     """
-    return NAME.fullmatch(str(name)) is not None and not Path(name).exists()
+    return NAME.fullmatch(str(name)) is not None and not Path(Path(name).parts[0]).exists()
 
 
 def find(name: str, half: bool = False) -> Path:
-    """Folder with the UNet and scheduler of OWNER/NAME as diffusers wrote them; or its encoder and tokenizer.
+    """Finds a model of the hub, and downloads what is missing of it.
 
-    OWNER/NAME/text_encoder asks for the latter. Only safetensors are downloaded, and of one variant: with `half` that
-    in 16 bits (fp16) where there is one, otherwise that in full. They lie in huggingface_hub's cache; without a network
-    what is there is taken. Who asks, huggingface_hub alone knows, from its login or $HF_TOKEN. Raises ValueError with
-    what to do where access is not granted, where nothing is there, and without huggingface_hub (the extra `hub`).
+    Only safetensors are downloaded, and of one variant. They lie in huggingface_hub's cache; without a network that
+    cache alone is searched. Access is granted by huggingface_hub's own login or $HF_TOKEN.
+
+    Args:
+        name: OWNER/NAME, for the UNet and the scheduler; OWNER/NAME/text_encoder, for the text encoder and its
+            tokenizer.
+        half: whether the fp16 variant is preferred where there are both.
+
+    Returns:
+        A folder as diffusers wrote it: the pipeline's, or the text encoder's.
+
+    Raises:
+        ValueError: what is missing and what to do: access, a network, the weights, or the extra `hub`.
     """
     if not (named := NAME.fullmatch(name)):
-        raise ValueError(f"name is {name!r}, accepted is OWNER/NAME or OWNER/NAME/text_encoder, as on the hub")
+        raise ValueError(f"name must be OWNER/NAME or OWNER/NAME/text_encoder, as on the hub, got {name!r}")
     try:
         import huggingface_hub
         from huggingface_hub import constants, errors
     except ImportError as error:
-        raise ValueError(f"{name} needs huggingface_hub to be fetched: pip install 'jdiff[hub]'") from error
+        raise ValueError(f"{name} needs huggingface_hub to be downloaded: pip install 'jdiff[hub]'") from error
     repository, part = named[1], named[2] or "unet"
     page = f"{constants.ENDPOINT}/{repository}"
     for variant in (True, False) if half else (False, True):
@@ -49,27 +62,25 @@ def find(name: str, half: bool = False) -> Path:
                 ignore_patterns=None if variant else ["*fp16*"],
             )
         except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError) as error:
-            # what the hub answered, if it did: that nothing is in the cache is then not the reason
+            # if the hub answered, its answer is the reason, not that nothing is in the cache
             answers = [e.response for e in (error, error.__cause__) if isinstance(e, errors.HfHubHTTPError)]
             status = answers[0].status_code if answers else None
             raise ValueError(_why(name, page, status, constants.HF_HUB_CACHE)) from error
         if any((Path(folder) / part).glob(f"{WHERE[part]}{suffix}.safetensors")):
             return Path(folder) / part if named[2] else Path(folder)
-    raise ValueError(
-        f"{name} has no {part}/{WHERE[part]}.safetensors on {page}, accepted is a model that diffusers wrote"
-    )
+    raise ValueError(f"{name} has no {part}/{WHERE[part]}.safetensors on {page}; give a model in diffusers' format")
 
 
 def _why(name: str, page: str, status: int | None, cache: str) -> str:
-    """Why it is not to be had, and what to do."""
+    """Why a model cannot be had, and what to do."""
     if status is None:
         return (
-            f"{name} cannot be reached, and it is not, or not all of it, in {cache}: accepted is a network, or what "
-            "was downloaded before"
+            f"{name} cannot be downloaded, as there is no connection, and it is not, or not all of it, in {cache}; "
+            "connect, or give a folder"
         )
     if status in (401, 403, 404):
         return (
             f"{name} cannot be read (status {status}): if there is such a model, log in and accept its licence on "
             f"{page}, then give that login to `hf auth login` or $HF_TOKEN"
         )
-    return f"{name} cannot be downloaded (status {status} of {page}): try again"
+    return f"{name} cannot be downloaded (status {status} of {page}); try again"

@@ -1,14 +1,11 @@
 """The glyph model as a folder that `jdiff.load` reads."""
 
-import dataclasses
-import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
+import jax
 import numpy as np
 
-from jdiff.checkpoints import convert
+from jdiff.checkpoints.folder import ByteEncoder, write_model
 from jdiff.letters import captions
 from jdiff.networks import t5, unet
 from jdiff.types import Params
@@ -32,26 +29,12 @@ def write(
     """Writes a UNet and its text encoder as a model's folder, in diffusers' layout.
 
     Args:
-        out: the folder; what it holds already is replaced file by file.
+        out: a new folder, or one that a model was written to before, which is replaced.
         unet_config: sizes of the UNet.
         text_config: sizes of the text encoder.
         unet_params: weights of the UNet.
         text_params: weights of the text encoder.
     """
-    configs: dict[str, Any] = {
-        "unet": {"_class_name": "UNet2DConditionModel"}
-        | {key: value for key, (value, _) in unet.FIXED.items()}
-        | dataclasses.asdict(unet_config),
-        "text_encoder": {"model_type": "t5", "feed_forward_proj": "gated-gelu"}
-        | {"tokenizer_class": "ByT5Tokenizer", "max_length": captions.LENGTH, "clean": "none"}
-        | dataclasses.asdict(text_config),
-    }
-    for name, kind, tree in (("unet", "unet", unet_params), ("text_encoder", "t5", text_params)):
-        (out / name).mkdir(parents=True, exist_ok=True)
-        flat = {path: np.asarray(a, np.float32) for path, a in convert.flatten(tree).items()}
-        digest = hashlib.sha256(b"".join(path.encode() + flat[path].tobytes() for path in sorted(flat))).hexdigest()
-        convert.save(out / name / "model.safetensors", flat, {"kind": kind, "dtype": "float32", "sha256": digest})
-        (out / name / "config.json").write_text(json.dumps(configs[name], indent=2) + "\n")
-    (out / "scheduler").mkdir(exist_ok=True)
-    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(SCHEDULER, indent=2) + "\n")
-    (out / "defaults.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
+    wide = lambda tree: jax.tree.map(lambda a: np.asarray(a, np.float32), tree)
+    encoder = ByteEncoder(text_config, wide(text_params), captions.LENGTH, clean="none")
+    write_model(out, unet_config, wide(unet_params), scheduler=SCHEDULER, defaults=DEFAULTS, text_encoder=encoder)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.tree_util import Partial
 
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import files
 from jdiff.images import beside
 from jdiff.mnist import data, objectives
 from jdiff.mnist.recipes import Recipe
@@ -93,7 +93,7 @@ def fit(
             if int(state.step) < updates * epoch:
                 return state, False
             if epoch in keep_epochs and int(state.step) == updates * epoch:
-                convert.save(folder / f"epoch-{epoch}.safetensors", state.ema, {"kind": run.kind})
+                files.save(folder / f"epoch-{epoch}.safetensors", state.ema, {"kind": run.kind})
     return state, True
 
 
@@ -134,7 +134,7 @@ def export(out: str | Path, run: Run, state: TrainState, finished: bool, folder:
     rows = [row for row in log.read(Path(folder) / "log.csv") if row["update"] <= step]
     out.mkdir(parents=True, exist_ok=True)
     stored = jax.tree.map(_halved, state.ema)
-    convert.save(out / "model.safetensors", stored, {"kind": run.kind, "recipe": run.recipe})
+    files.save(out / "model.safetensors", stored, {"kind": run.kind, "recipe": run.recipe})
     speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]  # a run's first row has none
     kept = [row for i, row in enumerate(rows) if i % max(len(rows) // 200, 1) == 0 or row is rows[-1]]
     facts = run._asdict() | {

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import combine, sample
-from jdiff.checkpoints import convert
+from jdiff.checkpoints import files
 from jdiff.mnist.objectives import one_hot
 from jdiff.mnist.recipes import Recipe, recipes
 from jdiff.mnist.unet import SIDE
@@ -65,7 +65,7 @@ def load(folder: str | Path = "class-best", weights: str | Path | None = None) -
         ) from error
     network = recipe.network(width, jax.lax.conv_general_dilated)
     path = folder / "model.safetensors" if weights is None else weights
-    params = convert.load(path, network.params, dtype=np.float32)
+    params = files.load(path, network.params, dtype=np.float32)
     return Digits(network.bind(jax.tree.map(jnp.asarray, params)), recipe, facts)
 
 

@@ -1,4 +1,4 @@
-"""A network's config.json, from a file, a folder or as it is."""
+"""Reading a network's config.json."""
 
 import json
 from collections.abc import Mapping
@@ -7,21 +7,26 @@ from typing import Any
 
 
 def read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a `config.json` holds: of its path, of its folder, or its contents, which are returned as they are.
+    """Returns the contents of a JSON file that holds an object.
 
-    Raises ValueError where the file is no JSON object.
+    Args:
+        source: path of the file, the folder that holds it as config.json, or the contents, which are returned.
 
-    >>> read({"num_layers": 24})
-    {'num_layers': 24}
+    Raises:
+        ValueError: the file cannot be read, or holds something else.
+
+    Example:
+        >>> read({"num_layers": 24})
+        {'num_layers': 24}
     """
     if isinstance(source, Mapping):
         return source
     path = Path(source)
     path = path / "config.json" if path.is_dir() else path
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is no readable config.json: {error}") from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(found, Mapping):
-        raise ValueError(f"{path} is no readable config.json: it holds a {type(found).__name__}")
+        raise ValueError(f"{path} must hold a JSON object, got a {type(found).__name__}")
     return found

@@ -1,4 +1,8 @@
-"""The encoder of T5 v1.1 (gated GELU) as a pure function of a plain dict of parameters."""
+"""The encoder of T5 v1.1 (gated GELU) as a pure function of a plain dict of parameters.
+
+Under float16 the feed-forward's last kernel, `wo`, and the residual stream stay in float32, as in transformers: T5's
+activations leave float16's range there.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,17 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jdiff import checks
 from jdiff.networks import config as config_json
 from jdiff.networks.pure import Apply, pure
 from jdiff.types import Array, Params
 
+DTypeLike = Any  # what JAX takes for a dtype; it has no public type for it
+
+
+# Keys of config.json that must be given. The others have a default.
+SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Sizes of one encoder, under the names of transformers' `config.json`; the defaults are T5 v1.1 XXL's.
+    """Sizes of an encoder, under the names of transformers' config.json. The defaults are those of T5 v1.1 XXL.
 
-    >>> Config().num_heads * Config().d_kv
-    4096
+    Example:
+        >>> Config().num_heads * Config().d_kv
+        4096
     """
 
     vocab_size: int = 32128
@@ -35,24 +47,32 @@ class Config:
 
 
 def read_config(source: str | Path | Mapping[str, Any]) -> Config:
-    """Config of a transformers `config.json` (its path, its folder or its contents).
+    """Reads the sizes of an encoder from transformers' config.json.
 
-    Raises ValueError where the feed-forward is not T5 v1.1's or a size is missing.
+    Args:
+        source: path of the file, its folder, or its contents.
 
-    >>> read_config({"feed_forward_proj": "relu"})
-    Traceback (most recent call last):
-    ...
-    ValueError: feed_forward_proj is 'relu', accepted is 'gated-gelu' (T5 v1.1)
+    Raises:
+        ValueError: the feed-forward is not that of T5 v1.1, or a size is missing or out of range.
+
+    Example:
+        >>> read_config({"feed_forward_proj": "relu"})
+        Traceback (most recent call last):
+        ...
+        ValueError: T5's config.json must have feed_forward_proj 'gated-gelu' (T5 v1.1), got 'relu'
     """
     source = config_json.read(source)
     kind = source.get("feed_forward_proj")
     if kind != "gated-gelu":
-        raise ValueError(f"feed_forward_proj is {kind!r}, accepted is 'gated-gelu' (T5 v1.1)")
-    fields = dataclasses.fields(Config)
-    sizes = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
-    if missing := [name for name in sizes if not isinstance(source.get(name), int)]:
-        raise ValueError(f"T5's config.json gives no whole number for {', '.join(missing)}")
-    return Config(**{field.name: source.get(field.name, field.default) for field in fields})
+        raise ValueError(f"T5's config.json must have feed_forward_proj 'gated-gelu' (T5 v1.1), got {kind!r}")
+    values = {field.name: source.get(field.name, field.default) for field in dataclasses.fields(Config)}
+    for name in SIZES:
+        checks.whole(f"T5's config.json: {name}", source.get(name), 1)
+    count, distance = (f"relative_attention_{name}" for name in ("num_buckets", "max_distance"))
+    checks.whole(f"T5's config.json: {count}", values[count], 4)
+    checks.whole(f"T5's config.json: {distance}", values[distance], values[count] // 4 + 1)
+    checks.number("T5's config.json: layer_norm_epsilon", values["layer_norm_epsilon"], 0)
+    return Config(**values)
 
 
 class RMSNorm(nnx.Module):
@@ -62,8 +82,9 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Array) -> Array:  # no mean, no bias; the variance in float32 at least
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        x = (wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.eps)).astype(x.dtype)
-        return self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,)) * x
+        wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.eps)
+        scale = self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))
+        return scale * wide.astype(scale.dtype)  # narrow again where the residual stream is wider than the kernels
 
 
 def linear(inputs: int, outputs: int, std: float, rngs: nnx.Rngs) -> nnx.Linear:
@@ -85,17 +106,18 @@ class Block(nnx.Module):
         self.wo = linear(ff, d, ff**-0.5, rngs)
 
     def __call__(self, x: Array, bias: Array) -> Array:
+        x = x.astype(self.wo.kernel.dtype)  # the residual stream
         h = self.attention_norm(x)
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (self.q(h), self.k(h), self.v(h)))
-        logits = jnp.einsum("nqhd,nkhd->nhqk", q, k) + bias.astype(x.dtype)  # no scale: it is in the weights
-        weights = jax.nn.softmax(logits.astype(bias.dtype)).astype(x.dtype)
+        logits = jnp.einsum("nqhd,nkhd->nhqk", q, k) + bias.astype(q.dtype)  # no scale: it is in the weights
+        weights = jax.nn.softmax(logits.astype(bias.dtype)).astype(q.dtype)
         x = x + self.o(jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(*x.shape[:2], -1))
         h = self.ff_norm(x)
         return x + self.wo(jax.nn.gelu(self.wi_0(h), approximate=True) * self.wi_1(h))
 
 
 def buckets(length: int, config: Config) -> np.ndarray:
-    """[l l] which relative position bias query i (row) has for key j: near ones exactly, far ones by logarithm."""
+    """Returns the bucket [l l] of the distance from query i (row) to key j: exact when near, logarithmic when far."""
     relative = np.arange(length)[None] - np.arange(length)[:, None]
     n = config.relative_attention_num_buckets // 2
     exact, distance = n // 2, np.abs(relative)
@@ -106,7 +128,13 @@ def buckets(length: int, config: Config) -> np.ndarray:
 
 
 def position_bias(table: Array, mask: Array, config: Config) -> Array:
-    """[n h l l] what is added to the attention's logits, float32 at least: `table` [b h] by distance, no masked key."""
+    """Returns what is added to the attention's logits [n h l l], in float32 or better.
+
+    Args:
+        table: bias of each bucket of distances and each head [b h].
+        mask: [n l]; keys whose mask is 0 are not attended to.
+        config: sizes of the encoder.
+    """
     dtype = jnp.promote_types(table.dtype, jnp.float32)
     bias = table[buckets(mask.shape[1], config)].transpose(2, 0, 1).astype(dtype)
     return bias[None] + jnp.where(mask[:, None, None, :] != 0, 0, jnp.finfo(dtype).min)
@@ -127,7 +155,7 @@ class Encoder(nnx.Module):
         self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     def __call__(self, tokens: Array, mask: Array) -> Array:
-        x = self.shared.embedding[...][tokens]  # nnx.Embed would answer in float32 whatever the parameters are
+        x = self.shared.embedding[...][tokens]  # nnx.Embed would return float32 whatever the parameters are
         bias = position_bias(self.relative_attention_bias.embedding[...], mask, self.config)
         for block in self.block:
             x = block(x, bias)
@@ -148,19 +176,46 @@ def t5(config: Config) -> tuple[Apply, Params]:
     return pure(lambda: Encoder(config, rngs=nnx.Rngs(0)), (Encoder, config))
 
 
+def in_dtype(shapes: Params, dtype: DTypeLike) -> Params:
+    """Returns parameter shapes with the dtypes that the encoder computes in.
+
+    Args:
+        shapes: nested dict of parameter shapes, of the whole encoder or of one block.
+        dtype: of all parameters, except that `wo` is float32 where this is float16.
+
+    Example:
+        >>> _, shapes = t5(Config(num_layers=1))
+        >>> block = in_dtype(shapes, "float16")["block"][0]
+        >>> block["wi_0"]["kernel"].dtype, block["wo"]["kernel"].dtype
+        (dtype('float16'), dtype('float32'))
+    """
+    cast = lambda path, leaf: jax.ShapeDtypeStruct(
+        leaf.shape, residual_dtype(dtype) if jax.tree_util.DictKey("wo") in path else jnp.dtype(dtype)
+    )
+    return jax.tree_util.tree_map_with_path(cast, shapes)
+
+
+def residual_dtype(dtype: DTypeLike) -> np.dtype:
+    """Returns the dtype of the residual stream, and of `wo`, in an encoder that computes in `dtype`."""
+    return jnp.dtype(jnp.float32 if jnp.dtype(dtype) == jnp.float16 else dtype)
+
+
 def layers(config: Config) -> tuple[Callable, Callable]:
-    """(layer, norm): the encoder in pure parts, for parameters that come one layer at a time.
+    """Returns the encoder in pure parts, for parameters that are read one layer at a time.
 
-    `layer(params, table, x, mask) -> x` is one block [n l d] of `params["block"][i]`, with the encoder's only `table`
-    [b h] of relative positions; `norm(params, x) -> states` is what follows the last, of `params["final_layer_norm"]`.
+    Returns:
+        (layer, norm). `layer(params, table, x [n l d], mask [n l]) -> x` is one block, of `params["block"][i]`, with
+        the encoder's one table [b h] of relative positions. `norm(params, x) -> states` is what follows the last block,
+        of `params["final_layer_norm"]`.
 
-    >>> config = Config(vocab_size=50, d_model=24, d_kv=8, d_ff=40, num_layers=1, num_heads=4)
-    >>> params, tokens, mask = init(config, jax.random.key(0)), jnp.ones((1, 5), jnp.int32), jnp.ones((1, 5))
-    >>> layer, norm = layers(config)
-    >>> x, table = params["shared"]["embedding"][tokens], params["relative_attention_bias"]["embedding"]
-    >>> x = norm(params["final_layer_norm"], layer(params["block"][0], table, x, mask))
-    >>> bool(jnp.allclose(x, t5(config)[0](params, tokens, mask), atol=1e-5))
-    True
+    Example:
+        >>> config = Config(vocab_size=50, d_model=24, d_kv=8, d_ff=40, num_layers=1, num_heads=4)
+        >>> params, tokens, mask = init(config, jax.random.key(0)), jnp.ones((1, 5), jnp.int32), jnp.ones((1, 5))
+        >>> layer, norm = layers(config)
+        >>> x, table = params["shared"]["embedding"][tokens], params["relative_attention_bias"]["embedding"]
+        >>> x = norm(params["final_layer_norm"], layer(params["block"][0], table, x, mask))
+        >>> bool(jnp.allclose(x, t5(config)[0](params, tokens, mask), atol=1e-5))
+        True
     """
     block, _ = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))
     scale, _ = nnx.split(nnx.eval_shape(lambda: RMSNorm(config.d_model, config.layer_norm_epsilon)))
@@ -168,6 +223,6 @@ def layers(config: Config) -> tuple[Callable, Callable]:
     return layer, lambda params, x: nnx.merge(scale, params)(x)
 
 
-def init(config: Config, key: Array) -> dict:
-    """Fresh parameters of the encoder, float32, by T5's rule (no attention scale: it is in the first q)."""
+def init(config: Config, key: Array) -> Params:
+    """Returns fresh parameters in float32, by T5's rule: the attention's scale is in the initial q."""
     return nnx.to_pure_dict(nnx.state(Encoder(config, rngs=nnx.Rngs(key))))

@@ -1,4 +1,4 @@
-"""From a prompt as typed to the one that is encoded: as it is, in lower case, or freed of what captions carry along."""
+"""Cleaning a prompt before it is encoded: not at all, to lower case, or as captions from the web are cleaned."""
 
 import html
 import re
@@ -6,27 +6,30 @@ import urllib.parse
 import warnings
 from collections.abc import Callable, Iterable
 
-Rule = tuple[str, str]  # a regular expression, and what stands in its place
+# (regular expression, replacement)
+Rule = tuple[str, str]
 
 
 def none(prompt: str) -> str:
-    """`prompt` as it is."""
+    """Returns the prompt as it is."""
     return prompt
 
 
 def lower(prompt: str) -> str:
-    """`prompt` in lower case without space around it.
+    """Returns the prompt in lower case, without space around it.
 
-    >>> lower("  A Red Three ")
-    'a red three'
+    Example:
+        >>> lower("  A Red Three ")
+        'a red three'
 
-    Source: diffusers' `IFPipeline.encode_prompt`, by default.
+    Reference:
+        diffusers' `IFPipeline.encode_prompt`, by default.
     """
     return prompt.lower().strip()
 
 
 def _address(scheme: str) -> Rule:
-    """What begins like an address loses that beginning; a name in one of eight domains goes with its path."""
+    """Removes the beginning of addresses, and names in eight domains with their paths."""
     name = r"[a-z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"
     return rf"\b(?:{scheme}:(?:/{{1,3}}|[a-z0-9%])|{name})", ""
 
@@ -97,7 +100,9 @@ def _once(prompt: str) -> str:
         try:
             prompt = bs4.BeautifulSoup(prompt, features="html.parser").text
         except bs4.ParserRejectedMarkup as error:
-            raise ValueError(f"prompt is {prompt!r}, accepted by the cleaning 'caption' is what HTML allows") from error
+            raise ValueError(
+                f"the cleaning 'caption' needs a prompt that HTML allows, got {prompt!r}; use 'lower' or 'none'"
+            ) from error
     prompt = _apply(SIGNS, prompt)
     if len(re.findall("[-_]", prompt)) > 3:  # this-is-my-cute-cat
         prompt = re.sub("[-_]", " ", prompt)
@@ -106,15 +111,19 @@ def _once(prompt: str) -> str:
 
 
 def caption(prompt: str) -> str:
-    """`prompt` in lower case without addresses, markup, nicknames, ids, file names, Chinese characters, bad marks.
+    """Returns the prompt in lower case, without addresses, markup, nicknames, ids, file names and Chinese characters.
 
-    It is cleaned twice. Needs ftfy and beautifulsoup4 (the extra `text`); raises ValueError without them, and for what
-    an HTML parser rejects.
+    It is cleaned twice, as deep-floyd does.
 
-    >>> caption("A <b>Red</b> Three, 1024x768!! http://a.com/x @nick")
-    'a red three, !!'
+    Raises:
+        ValueError: ftfy or beautifulsoup4 (the extra `text`) is not installed, or an HTML parser rejects the prompt.
 
-    Source: diffusers' `IFPipeline.__call__`, whose `clean_caption` is on by default.
+    Example:
+        >>> caption("A <b>Red</b> Three, 1024x768!! http://a.com/x @nick")
+        'a red three, !!'
+
+    Reference:
+        diffusers' `IFPipeline.__call__`, whose `clean_caption` is on by default.
     """
     return _once(_once(prompt))
 

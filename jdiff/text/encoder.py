@@ -1,180 +1,217 @@
-"""A text encoder in a folder: prompts to embeddings, its weights in memory only meanwhile, or layer by layer."""
+"""A text encoder in a folder: its weights are in memory only while it encodes, all at once or layer by layer."""
 
+import dataclasses
 import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff.checkpoints import convert, digests, int8
+from jdiff import checks
+from jdiff.checkpoints import convert, digests, files, hub, int8, places, sources
+from jdiff.checkpoints.sources import Source, Tensor
+from jdiff.networks import config as config_json
 from jdiff.networks import t5
-from jdiff.text import tokens as text
+from jdiff.text import cleaning, tokens
+from jdiff.types import Array, Params
 
 STREAMED = 2**30  # bytes of weights, in the dtype computed in, above which they are read one layer at a time
-ROWS = 1  # prompts at once: so the states of one are the same to the bit whatever is encoded beside it
+ROWS = 1  # prompts at once: a prompt's states are then the same to the bit, whatever is encoded beside it
 DTYPES = ("float32", "bfloat16", "float16")
+ACCEPTED = "a folder that `jdiff convert` or transformers wrote of a T5 encoder, or OWNER/NAME/text_encoder on the hub"
 
 
-class Encoder(NamedTuple):
-    """A text encoder that lies in a folder: nothing is loaded until it encodes, and freed when it has."""
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """A text encoder in a folder. Nothing is loaded until it encodes, and all is freed afterwards.
 
-    hash: str  # sha256 in hex of the contents of its files, and of the dtype it computes in
-    clean: str  # name of the cleaning mode, a key of text.CLEANING
-    length: int  # tokens of a prompt
-    width: int  # d_model
-    encode: Callable[[Sequence[str]], np.ndarray]  # prompts, which it cleans -> states, float32 [n length width]
+    Attributes:
+        folder: the encoder's own folder, with its config.json.
+        clean: name of the cleaning mode, a key of `cleaning.CLEANING`.
+        length: tokens of a prompt.
+        width: width of the states.
+        encode: prompts, which it cleans, -> states, float32 [n length width].
+        identify: returns the hash.
+    """
+
     folder: Path
+    clean: str
+    length: int
+    width: int
+    encode: Callable[[Sequence[str]], np.ndarray]
+    identify: Callable[[], str]
+
+    @property
+    def hash(self) -> str:
+        """sha256 in hex of what decides the states: the weights as stored, the tokenizer, the config and the dtype.
+
+        Weights above 64 MiB are read once for it; then their digest is remembered, as `find` says.
+        """
+        return self.identify()
 
 
 def find(
-    folder: str | Path, *, clean: str | None = None, stream: bool | None = None, dtype: str | None = None,
+    folder: str | Path,
+    *,
+    clean: str | None = None,
+    stream: bool | None = None,
+    dtype: str = "float32",
     cache: str | Path | None = None,
-) -> Encoder:  # fmt: skip
-    """The Encoder in a folder that `jdiff convert` wrote: a model's, with `text_encoder/`, or the encoder's own.
+) -> Encoder:
+    """Finds a text encoder.
 
-    `clean` names how prompts are cleaned; None takes the folder's own, the key `clean` of its config.json, or "lower".
-    `dtype` it computes in: float32 (None), bfloat16 or float16. With `stream` its weights are read one layer at a
-    time; None does so above 1 GiB of weights. Raises ValueError with what is missing, and what is accepted.
+    Args:
+        folder: a folder that `jdiff convert`, `Model.save` or transformers wrote: a model's, with `text_encoder/`, or
+            the encoder's own; a shipped model's name; or OWNER/NAME/text_encoder on the hub, which is downloaded.
+        clean: how prompts are cleaned: none, lower or caption. None takes the folder's own, the key `clean` of its
+            config.json, or else lower.
+        stream: whether weights are read one layer at a time; None does so above 1 GiB of weights.
+        dtype: what it computes in: float32, bfloat16 or float16.
+        cache: folder that remembers the digests of large files between processes; within this process only if None.
 
-    >>> from jdiff.model import shipped
-    >>> encoder = find(shipped("mini"))
-    >>> encoder.length, encoder.width, encoder.encode(["a red three", "a blue two"]).shape
-    (40, 128, (2, 40, 128))
+    Raises:
+        ValueError: what is missing or wrong.
+
+    Example:
+        >>> encoder = find("mini")
+        >>> encoder.length, encoder.width, encoder.encode(["a red three", "a blue two"]).shape
+        (40, 128, (2, 40, 128))
     """
-    dtype = "float32" if dtype is None else dtype
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}, accepted are {', '.join(DTYPES)}")
-    given, folder = folder, Path(folder)
-    folder = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
-    if missing := [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]:
-        raise ValueError(
-            f"the encoder is {str(given)!r}, but {folder} has no {' and no '.join(missing)}, accepted is a folder that "
-            "`jdiff convert` wrote of a T5 encoder"
-        )
-    config = t5.read_config(folder)
-    settings = json.loads((folder / "config.json").read_text())
+        raise ValueError(f"dtype must be {', '.join(DTYPES)}, got {dtype!r}")
+    own = _folder(folder, jnp.dtype(dtype).itemsize == 2)
+    config = t5.read_config(own)
+    settings = config_json.read(own)
     clean = settings.get("clean", "lower") if clean is None else clean
-    if clean not in text.CLEANING:
-        raise ValueError(f"clean is {clean!r}, accepted are {', '.join(text.CLEANING)}")
-    length, tokens, vocabulary = _tokenizer(folder, settings)
-    entries, metadata = convert.read_header(folder / "model.safetensors")
-    _, abstract = t5.t5(config)
-    stored = int8.shapes(abstract) if metadata.get("dtype") == "int8" else abstract
-    convert.fit(folder, stored)
+    if not isinstance(clean, str) or clean not in cleaning.CLEANING:
+        raise ValueError(f"clean must be {', '.join(cleaning.CLEANING)}, got {clean!r}")
+    length, tokenize, vocabulary = _tokenizer(own, settings)
+    _, shapes = t5.t5(config)
+    source = sources.find("t5", own, shapes)
     if stream is None:
-        stream = sum(a.size for a in jax.tree.leaves(abstract)) * jnp.dtype(dtype).itemsize > STREAMED
-    states = _streamed if stream else _whole
+        stream = sum(a.size for a in jax.tree.leaves(shapes)) * jnp.dtype(dtype).itemsize > STREAMED
+    states, mode = (_streamed if stream else _whole), clean
 
     def encode(prompts: Sequence[str]) -> np.ndarray:
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        ids, mask = tokens([cleaned(clean, prompt) for prompt in prompts], length)
+        ids, mask = tokenize([cleaned(mode, prompt) for prompt in prompts], length)
         if ids.max(initial=0) >= config.vocab_size:
             raise ValueError(
-                f"{folder}'s tokens go up to {ids.max()}, accepted by its weights is {config.vocab_size - 1}"
+                f"{own}'s tokenizer goes up to token {ids.max()}, but its weights end at {config.vocab_size - 1}; use "
+                "the tokenizer that belongs to them"
             )
-        return states(config, dtype, folder / "model.safetensors", stored, ids, mask)
+        return states(config, dtype, source, ids, mask)
 
-    told = [sorted((name, e.dtype, e.shape) for name, e in entries.items()), metadata, settings, length, dtype]
-    return Encoder(
-        _hash(told, [folder / "model.safetensors", *vocabulary], cache), clean, length, config.d_model, encode, folder
-    )
+    def identify() -> str:
+        weights = digests.of_files(
+            source.paths, "t5", lambda: digests.of_arrays({k: v.read for k, v in source.tensors.items()}), _path(cache)
+        )
+        told = [weights, dataclasses.asdict(config), length, dtype, digests.together(vocabulary)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    return Encoder(own, clean, length, config.d_model, encode, identify)
 
 
 def cleaned(mode: str, prompt: Any) -> str:
-    """`prompt` as an encoder with that way of cleaning reads it; raises ValueError where it is no text.
+    """Returns a prompt as an encoder with this cleaning mode reads it.
 
-    >>> cleaned("lower", "A red three ")
-    'a red three'
+    Raises:
+        ValueError: the prompt is no text, or not in UTF-8.
+
+    Example:
+        >>> cleaned("lower", "A red three ")
+        'a red three'
     """
     if not isinstance(prompt, str) or any("\ud800" <= c <= "\udfff" for c in prompt):
-        raise ValueError(f"prompt is {prompt!a}, accepted is text in UTF-8")
-    return text.CLEANING[mode](prompt)
+        raise ValueError(f"a prompt must be text in UTF-8, got {prompt!a}")
+    return cleaning.CLEANING[mode](prompt)
 
 
-def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> tuple[int, Callable, list[Path]]:
-    """(tokens of a prompt, (prompts, length) -> (tokens, mask), files of the vocabulary)"""
+def _path(folder: str | Path | None) -> Path | None:
+    return None if folder is None else Path(folder)
+
+
+def _folder(given: str | Path, half: bool) -> Path:
+    """The encoder's own folder."""
+    folder = Path(given)
+    folder = folder if folder.is_dir() else places.shipped(str(given))
+    if not folder.is_dir() and hub.is_name(given):
+        if not str(given).endswith("/text_encoder"):
+            raise ValueError(f"the encoder must be {ACCEPTED}, got {str(given)!r}; add /text_encoder")
+        return hub.find(str(given), half)
+    if not folder.is_dir():
+        raise ValueError(places.missing("the encoder", given, ACCEPTED))
+    own = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
+    lacking = [] if (own / "config.json").is_file() else ["config.json"]
+    lacking += [] if any(own.glob("model*.safetensors")) else ["model.safetensors"]
+    if lacking:
+        raise ValueError(f"the encoder must be {ACCEPTED}, got {str(given)!r}; {own} has no {' and no '.join(lacking)}")
+    return own
+
+
+def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> tuple[int, tokens.Tokenizer, list[Path]]:
+    """(tokens of a prompt, the tokenizer, its files)."""
     if settings.get("tokenizer_class") == "ByT5Tokenizer":
-        if not isinstance(length := settings.get("max_length"), int) or length < 1:
-            raise ValueError(f"{folder}/config.json has max_length {length!r}, accepted is a whole number from 1")
-        return length, text.byte_tokens, []
-    path = folder / text.PIECES
-    if not path.is_file():
-        raise ValueError(
-            f"{folder} has no {text.PIECES}, accepted is a folder with the tokenizer's {text.PIECES} beside its weights"
-        )
-    beside = folder / "tokenizer_config.json"
-    extra = text.EXTRA
-    if beside.is_file():
-        try:
-            extra = json.loads(beside.read_text()).get("extra_ids", text.EXTRA)
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{beside} is no readable object of JSON: {error}") from error
-        if not isinstance(extra, int) or extra < 0:
-            raise ValueError(f"{beside} has extra_ids {extra!r}, accepted is a whole number from 0")
-    opened = functools.cache(lambda: text.piece_tokens(path, extra))
-    return (
-        text.LENGTH,
-        lambda prompts, length: opened()(prompts, length),
-        [path, *([beside] if beside.is_file() else [])],
-    )
-
-
-def _hash(told: Any, files: Sequence[Path], cache: str | Path | None) -> str:
-    """sha256 of the header of the weights and of the files' contents."""
-    contents = [digests.sha256(path, cache) for path in files]
-    return hashlib.sha256(json.dumps([told, contents], sort_keys=True).encode()).hexdigest()
+        return checks.whole(f"{folder}/config.json: max_length", settings.get("max_length"), 1), tokens.byte_tokens, []
+    paths = convert.tokenizer(folder)
+    if not paths:
+        raise ValueError(f"{folder} has no {tokens.PIECES}; copy the tokenizer's {tokens.PIECES} beside the weights")
+    opened = functools.cache(lambda: tokens.piece_tokens(paths[0].parent))  # reading it takes a second
+    return tokens.LENGTH, lambda prompts, length: opened()(prompts, length), paths
 
 
 @functools.cache
 def _programs(config: t5.Config, dtype: str) -> tuple[Callable, Callable, Callable]:
     """(all, layer, norm), compiled for weights as they are stored."""
-    apply, _ = t5.t5(config)
+    apply, shapes = t5.t5(config)
+    shapes = t5.in_dtype(shapes, dtype)
     layer, norm = t5.layers(config)
-    wide = lambda params: int8.restore(params, dtype)
-    return (
-        jax.jit(lambda params, ids, mask: apply(wide(params), ids, mask).astype(jnp.float32)),
-        jax.jit(
-            lambda params, table, x, mask: layer(wide(params), jnp.asarray(table, dtype), x, mask), donate_argnums=2
-        ),
-        jax.jit(lambda params, x: norm(wide(params), x).astype(jnp.float32)),
-    )
+
+    def whole(params: Params, ids: Array, mask: Array) -> Array:
+        return apply(int8.restore(params, shapes), ids, mask).astype(jnp.float32)
+
+    def one(params: Params, table: Array, x: Array, mask: Array) -> Array:
+        return layer(int8.restore(params, shapes["block"][0]), jnp.asarray(table, dtype), x, mask)
+
+    def last(params: Params, x: Array) -> Array:
+        return norm(int8.restore(params, shapes["final_layer_norm"]), x).astype(jnp.float32)
+
+    return jax.jit(whole), jax.jit(one, donate_argnums=2), jax.jit(last)
 
 
 def _chunks(ids: np.ndarray, mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(tokens, mask) of at most ROWS prompts each, of one size, so that one program does; the last is filled up."""
+    """(tokens, mask) of at most ROWS prompts each. All chunks have one size, so that one program runs them."""
     n = len(ids)
     size = -(-n // max(1, -(-n // ROWS)))
     at = [np.arange(k, k + size) % n for k in range(0, n, size or 1)]
     return [(ids[i], mask[i]) for i in at]
 
 
-def _whole(config: t5.Config, dtype: str, path: Path, stored: Mapping, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _whole(config: t5.Config, dtype: str, source: Source, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """States, float32 [n l d], with all weights in memory."""
     everything, _, _ = _programs(config, dtype)
-    params = jax.tree.map(jnp.asarray, convert.load(path, stored))
+    params = files.unflatten({path: _on_device(tensor) for path, tensor in source.tensors.items()}, source.stored)
     states = _joined([everything(params, *chunk) for chunk in _chunks(ids, mask)], ids, config)
     _free(params)
     return states
 
 
-def _streamed(
-    config: t5.Config, dtype: str, path: Path, stored: Mapping, ids: np.ndarray, mask: np.ndarray
-) -> np.ndarray:
+def _streamed(config: t5.Config, dtype: str, source: Source, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """States, float32 [n l d], with one layer's weights in memory, and of the vocabulary the rows of these tokens."""
     _, layer, norm = _programs(config, dtype)
-    entries, chunks = convert.fit(path, stored), _chunks(ids, mask)
+    stored, chunks = source.stored, _chunks(ids, mask)
 
     def weights(prefix: str, shapes: Mapping) -> dict:
-        flat = {name: _on_device(entries[f"{prefix}.{name}"]) for name in convert.flatten(shapes)}
-        return convert.unflatten(flat, shapes)
+        flat = {name: _on_device(source.tensors[f"{prefix}.{name}"]) for name in files.flatten(shapes)}
+        return files.unflatten(flat, shapes)
 
-    vocabulary = convert.read(entries["shared.embedding"])
-    xs = [jnp.asarray(vocabulary[ids], dtype) for ids, _ in chunks]
+    vocabulary = source.tensors["shared.embedding"].read()
+    xs = [jnp.asarray(vocabulary[ids], dtype).astype(t5.residual_dtype(dtype)) for ids, _ in chunks]
     del vocabulary
     table = weights("relative_attention_bias", stored["relative_attention_bias"])["embedding"]
     for i, shapes in stored["block"].items():
@@ -188,17 +225,17 @@ def _streamed(
     return states
 
 
-def _on_device(entry: convert.Entry) -> jax.Array:
+def _on_device(tensor: Tensor) -> jax.Array:
     """The tensor, copied once its file is read: without waiting, all of a layer would be in memory twice."""
-    return jax.block_until_ready(jnp.array(convert.read(entry)))
+    return jax.block_until_ready(jnp.array(tensor.read()))
 
 
-def _free(params: Mapping) -> None:
-    """Nothing; the memory of arrays that no computation waits for is free now: dropped alone, it lingers."""
+def _free(params: Params) -> None:
+    """Frees arrays that no computation waits for. If they were only dropped, their memory would linger."""
     for array in jax.tree.leaves(params):
         array.delete()
 
 
-def _joined(states: Sequence[Any], ids: np.ndarray, config: t5.Config) -> np.ndarray:
+def _joined(states: Sequence[Array], ids: np.ndarray, config: t5.Config) -> np.ndarray:
     empty = np.zeros((0, ids.shape[1], config.d_model), np.float32)
     return np.concatenate([empty, *map(np.asarray, states)])[: len(ids)]
