@@ -1,10 +1,15 @@
 """Embeddings in files of every kind, kept on disk, and embedded before a network is in memory."""
 
+import dataclasses
+import gc
+import io
 import os
 import pickle
 import shutil
 import sys
 import warnings
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -15,9 +20,10 @@ from test_cli import main
 
 import jdiff
 from jdiff import images, model
-from jdiff.checkpoints import convert, files
+from jdiff.checkpoints import digests, sources
 from jdiff.scan import Samples
 from jdiff.text import embeddings, encoder
+from jdiff.text import kept as keeping
 
 MINI = model.shipped("mini")
 rng = np.random.default_rng(0)
@@ -95,34 +101,51 @@ def test_a_pickle_that_would_run_something_is_refused(tmp_path):
     np.save(tmp_path / "array.npy", np.array([Runs()]), allow_pickle=True)
     np.savez(tmp_path / "arrays.npz", a=np.array([Runs()]))
     for name in ("zip.pth", "plain2.pth", "plain4.pth", "array.npy", "arrays.npz"):
-        with pytest.raises(ValueError, match=f"{name} is (refused|no file of arrays of numbers alone)"):
+        with pytest.raises(ValueError, match=f"{name} is damaged, or no file of embeddings alone"):
             embeddings.read(tmp_path / name)
     assert not (tmp_path / "it ran").exists()
     pickle.loads((tmp_path / "plain2.pth").read_bytes())
     assert (tmp_path / "it ran").exists()  # as it does where it is not refused
 
 
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+DAMAGED, SIZE = "is damaged, or no file of embeddings alone", r"must hold embeddings \[l d\], all of one size, got "
 BAD = {
-    "a.txt": (lambda path: path.write_text("a"), "a.txt is no file of embeddings, accepted are .safetensors, .pth"),
-    "gone.npy": (lambda path: None, "gone.npy: there is no such file"),
-    "cut.npy": (lambda path: path.write_bytes(b"\x93NUMPY"), "cut.npy is no file of arrays"),
-    "cut.npz": (lambda path: path.write_bytes(b"PK"), "cut.npz is no file of arrays"),
-    "cut.safetensors": (lambda path: path.write_bytes(b"123"), "cut.safetensors is no whole safetensors file"),
-    "cut.pth": (lambda path: path.write_bytes(b"123"), "cut.pth is refused, accepted is a dict of tensors"),
-    "one.npy": (lambda path: np.save(path, np.zeros(3)), r"one.npy has shape \[3\] for ''"),
-    "two.npy": (lambda path: np.save(path, np.zeros((2, 3, 4))), r"two.npy has shape \[2, 3, 4\] for ''"),
-    "whole.npy": (lambda path: np.save(path, np.zeros((3, 4), int)), "whole.npy has int64 for ''"),
-    "nan.npy": (lambda path: np.save(path, np.full((3, 4), np.nan)), "nan.npy has values that are not finite for ''"),
-    "none.npz": (lambda path: np.savez(path), "none.npz holds no embeddings"),
-    "sizes.npz": (lambda path: np.savez(path, a=np.ones((3, 4)), b=np.ones((3, 5))), r"has shape \[3, 5\] for 'b'"),
-    "int.safetensors": (lambda path: save_file({"a": np.ones((3, 4), int)}, path), "int.safetensors has a of I64"),
+    "a.txt": (lambda path: path.write_text("a"), "must be a file of embeddings that ends in .safetensors, .pth"),
+    "gone.npy": (lambda path: None, ": there is no such file"),
+    "cut.npy": (lambda path: path.write_bytes(b"\x93NUMPY"), DAMAGED),
+    "cut.npz": (lambda path: path.write_bytes(b"PK"), DAMAGED),
+    "cut.safetensors": (lambda path: path.write_bytes(b"123"), "is missing or damaged, not a whole safetensors file"),
+    "cut.pth": (lambda path: path.write_bytes(b"123"), DAMAGED),
+    "one.npy": (lambda path: np.save(path, np.zeros(3)), SIZE + r"\[3\] for ''"),
+    "two.npy": (lambda path: np.save(path, np.zeros((2, 3, 4))), SIZE + r"\[2, 3, 4\] for ''"),
+    "whole.npy": (lambda path: np.save(path, np.zeros((3, 4), int)), "must hold numbers of F64, .* got int64 for ''"),
+    "nan.npy": (lambda path: np.save(path, np.full((3, 4), np.nan)), "must hold finite numbers, got others for ''"),
+    "long.npy": (lambda path: path.write_bytes(npy(np.ones((3, 4))) + b"!"), "is damaged: 1 bytes follow an array"),
+    "none.npz": (lambda path: np.savez(path), "must hold an embedding or more, got none"),
+    "sizes.npz": (lambda path: np.savez(path, a=np.ones((3, 4)), b=np.ones((3, 5))), SIZE + r"\[3, 5\] for 'b'"),
+    "more.npz": (lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "a"), "must hold NumPy arrays .* 'a.txt'"),
+    "int.safetensors": (lambda path: save_file({"a": np.ones((3, 4), int)}, path), "must .* F64, .* got I64 for 'a'"),
     "few.safetensors": (
         lambda path: save_file({"0": np.ones((3, 4))}, path, {"prompts": '["a", "b"]'}),
-        "few.safetensors has 1 tensors, accepted is one for each of its 2 prompts",
+        "must hold one tensor for each of its 2 prompts, got 1",
     ),
     "odd.safetensors": (
         lambda path: save_file({"0": np.ones((3, 4))}, path, {"prompts": "["}),
-        "odd.safetensors has no readable list of prompts",
+        "has no readable list of prompts",
+    ),
+    "twice.safetensors": (
+        lambda path: save_file({"0": np.ones((3, 4)), "1": np.ones((3, 4))}, path, {"prompts": '["a", "a"]'}),
+        "must hold each prompt once, got one twice",
+    ),
+    "unet.safetensors": (
+        lambda path: shutil.copy(MINI / "unet" / "model.safetensors", path),
+        "has no readable list of prompts",
     ),
 }
 
@@ -133,22 +156,24 @@ def test_what_is_wrong_with_a_file_is_said(name, tmp_path):
         pytest.importorskip("torch", reason="the oracle is not installed")
     make, message = BAD[name]
     make(tmp_path / name)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         embeddings.read(tmp_path / name)
+    said = str(caught.value)
+    assert said.startswith(str(tmp_path / name)) and "\n" not in said and said.count(name) == 1
 
 
 @pytest.mark.parametrize("what", [[1], {1: 2}, {"a": 3}])
 def test_a_torch_file_of_something_else(what, tmp_path):
     torch = pytest.importorskip("torch", reason="the oracle is not installed")
     torch.save(what, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="a.pth h.*accepted is a dict of prompts and their tensors"):
+    with pytest.raises(ValueError, match="a.pth must hold a dict of prompts and tensors, got "):
         embeddings.read(tmp_path / "a.pth")
 
 
 def test_without_torch_the_others_are_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pth").touch()
-    with pytest.raises(ValueError, match="a.pth needs torch to be read: pip install torch, or where it is, `jdiff emb"):
+    with pytest.raises(ValueError, match="a.pth needs torch to be read: pip install torch, or where there is torch"):
         embeddings.read(tmp_path / "a.pth")
     write_npz(tmp_path / "a.npz", COURSE)
     assert len(embeddings.read(tmp_path / "a.npz")) == 4
@@ -159,7 +184,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
     embeddings.write(path, table("a"))
     before = path.read_bytes()
     for wrong in ({}, table("a") | {"b": np.ones((5, 3), np.float32)}):
-        with pytest.raises(ValueError, match="table h"):
+        with pytest.raises(ValueError, match="table must hold "):
             embeddings.write(path, wrong)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.safetensors"]
 
@@ -179,7 +204,7 @@ def test_one_error_shows_the_nearest_of_every_prompt_that_is_not_known():
     said = str(caught.value)
     assert said.startswith("it has no encoder, and no embedding of 'a rocket shp' (nearest: 'a rocket ship', ")
     assert "'photo of a frog' (nearest: 'a photo of a dog', " in said and "\n" not in said
-    assert said.endswith("accepted are prompts of the embeddings given")
+    assert said.endswith("give prompts that have an embedding, or an encoder")
 
 
 def counted(encode=None, **changes):
@@ -190,20 +215,48 @@ def counted(encode=None, **changes):
         asked.append(list(prompts))
         return (encode or found.encode)(prompts)
 
-    return found._replace(encode=spied, **changes), asked
+    if "hash" in changes:
+        changes["identify"] = partial(str, changes.pop("hash"))
+    return dataclasses.replace(found, encode=spied, **changes), asked
 
 
 def test_the_encoder_is_asked_once_for_what_is_nowhere_else(tmp_path):
     known = {"a red three": np.full((40, 128), 7, np.float16)}
     found, asked = counted()
     first = embeddings.embedder(known, found, tmp_path)(["a red three", "a blue two", "A blue two ", "a", "a"])
-    assert asked == [["A blue two ", "a"]] and (first[0] == 7).all()
+    assert asked == [["a blue two", "a"]] and (first[0] == 7).all()
     np.testing.assert_array_equal(first[1], first[2])
     again = embeddings.embedder(cache=tmp_path, encoder=found)(["a", "a blue two"])
     assert len(asked) == 1
     np.testing.assert_array_equal(again, first[[3, 1]])
     np.testing.assert_array_equal(again, encoder.find(MINI).encode(["a", "a blue two"]))  # to the bit, in any company
     assert embeddings.embedder(cache=tmp_path, encoder=found)([]).shape == (0, 40, 128)
+
+
+def test_what_an_encoder_made_is_remembered_up_to_a_size(monkeypatch):
+    found, asked = counted()
+    embed = embeddings.embedder(encoder=found)
+    first = embed(["a red three", "a blue two"])
+    first[:] = 0  # the caller's own
+    again = embed(["A blue two ", "a red three"])
+    assert len(asked) == 1 and (again != 0).any()
+    np.testing.assert_array_equal(again, found.encode(["a blue two", "a red three"]))
+    asked.clear()
+    monkeypatch.setattr(keeping, "REMEMBERED", 2 * again[0].nbytes)
+    embed(["a red three", "a tree"])
+    embed(["a red three", "a tree"])
+    assert asked == [["a tree"]]
+    embed(["a blue two", "a tree"])  # was forgotten: used longest ago
+    assert asked == [["a tree"], ["a blue two"]]
+
+
+def test_a_model_reads_its_encoder_once(monkeypatch):
+    read, whole = [], encoder._whole
+    monkeypatch.setattr(encoder, "_whole", lambda *args: read.append(1) or whole(*args))
+    loaded = jdiff.load("mini")
+    for prompt in ("a red six", "a red nine", "a red six"):
+        loaded.guided([prompt])
+    assert len(read) == 2
 
 
 @pytest.mark.parametrize("changes", [{"hash": "another"}, {"clean": "none"}])
@@ -226,16 +279,22 @@ def test_what_is_damaged_is_made_again_and_what_cannot_be_kept_is_not(tmp_path):
         np.testing.assert_array_equal(embeddings.embedder(encoder=found, cache=tmp_path / "new")(["a"]), want)
         assert kept.read_bytes() == whole
     assert len(asked) == 4
+    changed = bytearray(whole)
+    changed[-1] ^= 1  # of the numbers
+    kept.write_bytes(changed)
+    np.testing.assert_array_equal(embeddings.embedder(encoder=found, cache=tmp_path / "new")(["a"]), want)
     (tmp_path / "file").touch()
-    with pytest.warns(UserWarning, match="'b' is not kept in .*file"):
+    with pytest.warns(UserWarning, match="the embedding of 'b' cannot be kept in .*file"):
         embeddings.embedder(encoder=found, cache=tmp_path / "file")(["b"])
 
 
 def test_that_a_prompt_is_cut_is_said_each_time(tmp_path):
     for _ in range(2):
         found, asked = counted()
-        with pytest.warns(UserWarning, match="cut at 39 bytes: 'bc' is lost of 'a"):
-            embeddings.embedder(encoder=found, cache=tmp_path)(["a" * 39 + "bc"])
+        for embed in [embeddings.embedder(encoder=found, cache=tmp_path)] * 2:
+            with pytest.warns(UserWarning, match="cut at 39 bytes: 'bc' is lost of 'a") as said:
+                embed(["a" * 39 + "bc"])
+            assert len(said) == 1
     assert asked == []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -244,17 +303,18 @@ def test_that_a_prompt_is_cut_is_said_each_time(tmp_path):
 
 def test_embeddings_are_made_and_freed_before_the_networks_weights_are_read(tmp_path, monkeypatch):
     held = lambda: sum(array.nbytes for array in jax.live_arrays())
+    gc.collect()
     order, before = [], held()
     encode = encoder._whole
     monkeypatch.setattr(encoder, "_whole", lambda *a: order.append(("encoder", held() - before)) or encode(*a))
 
-    weights = convert.weights
+    arrays = sources.Source.arrays
 
-    def spied(*args):
+    def spied(self, dtype):
         order.append(("network", held() - before))
-        return weights(*args)
+        yield from arrays(self, dtype)
 
-    monkeypatch.setattr(convert, "weights", spied)
+    monkeypatch.setattr(sources.Source, "arrays", spied)
     loaded = jdiff.load(MINI, texts=["a red three", ""], cache=tmp_path)
     assert order == [("encoder", 0), ("network", 0)]  # neither beside the other
     loaded.embed(["a red three"])
@@ -269,11 +329,11 @@ def test_a_model_takes_an_encoder_from_elsewhere_and_refuses_what_does_not_fit(t
     bare = shutil.copytree(MINI, tmp_path / "bare", ignore=shutil.ignore_patterns("text_encoder"))
     own, other = jdiff.load(MINI, known=table("a")), jdiff.load(bare, encoder=MINI)
     np.testing.assert_array_equal(other.embed(["a red three"]), own.embed(["a red three"]))
-    with pytest.raises(ValueError, match=r"different sizes: \[5, 4\] for 'a', \[40, 128\] for 'b'"):
+    with pytest.raises(ValueError, match=r"of one size, .* got \[5, 4\] for 'a', \[40, 128\] for 'b'"):
         own.embed(["a", "b"])
     alone = jdiff.load(bare, known=table("a"))
-    assert len({own.hash, other.hash, alone.hash}) == 3
-    with pytest.raises(ValueError, match="embeddings are 4 wide, accepted by this model are 128"):
+    assert own.hash == other.hash != alone.hash  # the same contents, wherever they lie
+    with pytest.raises(ValueError, match="embeddings must be 128 wide for this model, got 4"):
         alone.embed(["a"])
     with pytest.raises(ValueError, match="no text encoder that reads prompts, and no embedding of 'b' .nearest: 'a'."):
         alone.embed(["b"])
@@ -317,7 +377,7 @@ def test_embed_writes_what_the_encoder_says_and_every_command_knows_it(folder, c
     np.testing.assert_array_equal(images.load("a.png"), images.load("b.png"))
     found = images.read_settings("a.png")
     assert found["embeddings"] == "p.safetensors" and found["encoder"] is None
-    assert found["embeddings_sha256"] == files.sha256([Path("p.safetensors")])
+    assert found["embeddings_sha256"] == digests.sha256("p.safetensors")
     assert main("generate", "--like", "a.png", "--quiet") == 0
     assert Path("a-again.png").read_bytes() == Path("a.png").read_bytes()
     capsys.readouterr()
@@ -359,13 +419,13 @@ def test_a_second_run_needs_no_encoder(folder, monkeypatch):
 WRONG = {
     "nothing": (["embed"], "no prompt is given, accepted is one or more"),
     "no encoder": (["embed", "a"], "--encoder is not given, accepted is the folder of a text encoder"),
-    "nowhere": (["embed", "a", "--encoder", "nowhere"], "the encoder is 'nowhere', but nowhere has no config.json"),
+    "nowhere": (["embed", "a", "--encoder", "nowhere"], "the encoder must be mini, mini-upscaler, a folder that"),
     "suffix": (["embed", "a", "--encoder", "b", "-o", "a.pth"], "-o is a.pth, accepted is a file that ends in .safet"),
     "bytes": (["embed", "a\udcff", "--encoder", "b"], r"'a\udcff', accepted is text in UTF-8"),
     "over itself": (["embed", "--prompts", "p.safetensors", "-o", "p.safetensors"], "which is read, accepted is anoth"),
     "no list": (["embed", "--list", "gone.npy"], "--list is gone.npy: there is no such file"),
     "no file": (["generate", "a", "--prompts", "gone.npy"], "--prompts is gone.npy: there is no such file"),
-    "no model's": (["generate", "a", "--encoder", "nowhere"], "the encoder is 'nowhere', but nowhere has no"),
+    "no model's": (["generate", "a", "--encoder", "nowhere"], "got 'nowhere', which does not exist"),
     "empty": (["generate", "a", "--encoder", ""], "--encoder is empty, accepted is the folder of a text encoder"),
 }
 
