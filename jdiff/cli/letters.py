@@ -68,14 +68,14 @@ class Ambigram:
         ):  # fmt: skip
             if path is not None:
                 check_output(flag, path, suffix)
-        from jdiff.letters import ambigram, captions, page
+        from jdiff.letters import ambigrams, captions, page
 
         words = settings["words"]
         demand(len(words) in (1, 2), f"ambigram takes one word or two, got {len(words)}; write jdiff ambigram swims")
         word, turned = words[0], words[-1]
-        accepted(lambda: ambigram.check_word(word))
-        accepted(lambda: ambigram.check_word(turned, "WORD2"))
-        accepted(lambda: ambigram.places(word, turned, settings["view"]))
+        accepted(lambda: ambigrams.check_word(word))
+        accepted(lambda: ambigrams.check_word(turned, "WORD2"))
+        accepted(lambda: ambigrams.places(word, turned, settings["view"]))
         accepted(lambda: captions.read_style(settings["style"]))
         colours = [accepted(lambda flag=flag: page.colour(settings[flag], f"--{flag}")) for flag in ("paper", "ink")]
         if self.svg is not None:
@@ -96,7 +96,7 @@ class Ambigram:
 
         with _Bar(settings["steps"], self.quiet) as progress:
             made = accepted(
-                lambda: ambigram.ambigram(
+                lambda: ambigrams.ambigram(
                     model, word, turned, key=jax.random.key(settings["seed"]), progress=progress, **how
                 )
             )

@@ -126,7 +126,7 @@ def cases(upright: str, turned: str) -> list[Pair]:
 
     Example:
         >>> len(cases("a", "b")), cases("7", "L")
-        (4, [Pair(upright='7', turned='L'), Pair(upright='7', turned='l')])
+        (4, [Pair(upright='7', turned='l'), Pair(upright='7', turned='L')])
     """
     options = [sorted({c.upper(), c.lower()}) for c in (upright, turned)]
     return sorted((Pair(a, b) for a, b in product(*options)), key=lambda pair: pair[0].isupper() != pair[1].isupper())
@@ -240,7 +240,12 @@ def ambigram(
     scores = read(glyphs, flat, view, judged)
     best = choose(glyphs.reshape(len(kinds), n, *glyphs.shape[1:]), scores.reshape(len(kinds), n, 2))
     chosen: list[tuple[Pair, np.ndarray, np.ndarray]] = []
-    for upright, other in wanted:
+    itself = TURNS[view] and word.lower() == turned.lower()
+    for i, (upright, other) in enumerate(wanted):
+        if itself and i >= len(wanted) - i:  # the second half is the first half turned
+            pair, glyph, score = chosen[len(wanted) - 1 - i]
+            chosen.append((Pair(*pair[::-1]), np.asarray(turn(view, glyph[None])[0]), score[::-1]))
+            continue
         kind = kinds.index(tuple(sorted((upright.lower(), other.lower()))))
         at = kind * n + best[kind]
         pair, glyph, score = flat[at], glyphs[at], scores[at]
