@@ -21,7 +21,7 @@ from captions, and, as two readings of one picture, ambigrams: `jdiff ambigram s
 |---|---|
 | UNet | IF stage 1's over patches of 2 x 2 pixels: 32 x 32, grey, channels {channels}, attention at 8 x 8 and 4 x 4, \
 {parameters:,} parameters, stored in float16 |
-| text | bytes (ByT5's numbering, 40 at most, case kept) through two layers of T5 v1.1, 96 wide, trained first and alone \
+| text | bytes (ByT5's numbering, 40 at most, case kept) through two layers of T5 v1.1, 96 wide, trained first, alone, \
 to name character and style |
 | schedule | squaredcos_cap_v2, 1000 timesteps, v-prediction; trained at logit-normal noise levels |
 | captions | a character A-Z, a-z, 0-9, last; before it any of thin, light, regular, bold, heavy; italic; serif, sans, \

@@ -12,7 +12,7 @@ from jdiff import images as pictures
 from jdiff.cli.commands import BadInput, accepted, check_output, demand
 
 SETTINGS: dict[str, Any] = {
-    "words": [], "view": "rotate_180", "style": "bold", "n": 16, "model": "letters", "steps": None, "guidance": None,
+    "words": [], "view": "rotate_180", "style": "bold", "n": 16, "model": "letters", "steps": 12, "guidance": None,
     "seed": 0, "paper": "white", "ink": "black",
 }  # fmt: skip
 LARGEST_SEED = 2**32 - 1
