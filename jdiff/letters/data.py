@@ -14,6 +14,8 @@ from jdiff.types import Array
 
 SIZE = 32
 HELD_OUT = 10  # of every so many families one is held out
+# Families that draw no letters: flag signals, and shapes that only their designer can read.
+NOT_LETTERS = ("semaphor", "fonts-f500")
 
 
 class Glyphs(NamedTuple):
@@ -24,7 +26,7 @@ class Glyphs(NamedTuple):
 
 
 def read(folder: str | Path) -> Glyphs:
-    """Reads a folder that `scripts/prepare_letters.py` wrote, reduced to 32 x 32 by area.
+    """Reads a folder that `scripts/prepare_letters.py` wrote, reduced to 32 x 32 by area, without `NOT_LETTERS`.
 
     Raises:
         ValueError: the folder has no glyphs.npz or fonts.jsonl.
@@ -35,7 +37,9 @@ def read(folder: str | Path) -> Glyphs:
     with np.load(folder / "glyphs.npz") as file:
         large = file["glyphs"]
     fonts = [json.loads(line) for line in (folder / "fonts.jsonl").read_text().splitlines()]
-    n, characters, h, w = large.shape
+    kept = [i for i, font in enumerate(fonts) if font["family"] not in NOT_LETTERS]
+    fonts, large = [fonts[i] for i in kept], large[kept]
+    n, characters, h, _ = large.shape
     by = h // SIZE
     small = large.reshape(n, characters, SIZE, by, SIZE, by).astype(np.float32).mean(axis=(3, 5))
     return Glyphs(np.rint(small).astype(np.uint8), fonts)
@@ -43,7 +47,7 @@ def read(folder: str | Path) -> Glyphs:
 
 def split(glyphs: Glyphs) -> tuple[Glyphs, Glyphs]:
     """Returns (training, held out) glyphs. Whole families are held out: every tenth in the order of their names."""
-    families = sorted({font["family"] for font in glyphs.fonts})
+    families = sorted({font["family"] for font in glyphs.fonts} | set(NOT_LETTERS))
     out = set(families[HELD_OUT // 2 :: HELD_OUT])
     is_out = np.array([font["family"] in out for font in glyphs.fonts])
 

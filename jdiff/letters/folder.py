@@ -20,6 +20,7 @@ SCHEDULER = {
     "thresholding": False,
     "variance_type": "fixed_small",
 }
+STORED = np.float16  # of the weights in the folder: half the size; they are computed with in float32
 DEFAULTS = {"sampler": "dpmpp_2m", "steps": 25, "guidance": 3.0}
 
 
@@ -35,6 +36,6 @@ def write(
         unet_params: weights of the UNet.
         text_params: weights of the text encoder.
     """
-    wide = lambda tree: jax.tree.map(lambda a: np.asarray(a, np.float32), tree)
-    encoder = ByteEncoder(text_config, wide(text_params), captions.LENGTH, clean="none")
-    write_model(out, unet_config, wide(unet_params), scheduler=SCHEDULER, defaults=DEFAULTS, text_encoder=encoder)
+    stored = lambda tree: jax.tree.map(lambda a: np.asarray(a, STORED), tree)
+    encoder = ByteEncoder(text_config, stored(text_params), captions.LENGTH, clean="none")
+    write_model(out, unet_config, stored(unet_params), scheduler=SCHEDULER, defaults=DEFAULTS, text_encoder=encoder)

@@ -114,7 +114,7 @@ def network(kind: str = "judge", conv: Callable = jax.lax.conv_general_dilated) 
     Example:
         >>> apply, shapes = network()
         >>> sum(a.size for a in jax.tree.leaves(shapes))
-        472066
+        469586
     """
     return pure(lambda: Judge(KINDS[kind], conv, nnx.Rngs(0)), (Judge, kind, conv))
 

@@ -1,0 +1,126 @@
+"""Writes the card of the letters model, weights/letters/README.md, from what training and measuring left there.
+
+python scripts/letters_card.py --glyphs FOLDER_OF_GLYPHS --machine "..."
+"""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import tyro
+
+import jdiff
+
+CARD = """# The letters model
+
+A text-to-image model of letters and digits in DeepFloyd IF's architecture, trained by this repository. It draws type
+from captions, and, as two readings of one picture, ambigrams: `jdiff ambigram swims`.
+
+| | |
+|---|---|
+| UNet | IF stage 1's over patches of 2 x 2 pixels: 32 x 32, grey, channels {channels}, attention at 8 x 8 and 4 x 4, \
+{parameters:,} parameters, stored in float16 |
+| text | bytes (ByT5's numbering, 40 at most, case kept) through two layers of T5 v1.1, 96 wide, trained first, alone, \
+to name character and style |
+| schedule | squaredcos_cap_v2, 1000 timesteps, v-prediction; trained at logit-normal noise levels |
+| captions | a character A-Z, a-z, 0-9, last; before it any of thin, light, regular, bold, heavy; italic; serif, sans, \
+typewriter; and capital, small or digit: "a bold serif capital A", "a thin italic g", "an A" |
+| default sampler | {sampler}, {steps} steps, guidance {guidance:g} |
+| data | {fonts} typefaces, below; families held out for the judges aside |
+| licence | Apache-2.0, as the library |
+
+## Training
+{updates:,} updates of {batch} glyphs ({images:,} in all), Adam, highest rate {rate:g} with a cosine to a hundredth of
+it, a running mean of the weights ({decay:g}; what is stored), on {machine}: `python scripts/train_letters.py`.
+
+| update | error of v |
+|---|---|
+{curve}
+
+## Quality
+{quality}
+
+## Judges
+[judge](judge/README.md) ranks the candidates of an ambigram. [second-judge](second-judge/README.md) ranks nothing and
+measures.
+
+## Where the typefaces are from
+Drawn from the fonts in Debian 12's packages, which are all free by Debian's guidelines: mostly under the SIL Open Font
+License 1.1, some under Apache-2.0, the GUST licence, or the GPL with the font exception. No font is in this
+repository. `scripts/prepare_letters.py` draws the same arrays from any folder of fonts.
+
+{packages}
+"""
+
+
+def share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def quality(found: dict) -> str:
+    """The measures that are there, as tables."""
+    parts = []
+    if samples := found.get("samples"):
+        parts.append(
+            f"{samples['samples']:,} samples, 20 of each character, drawn in {samples['seconds']:.0f} s "
+            "(`python scripts/measure_letters.py samples`):\n\n| | right | worst characters |\n|---|---|---|"
+        )
+        for kind in ("judge", "second-judge"):
+            worst = ", ".join(f"{c} {100 * v:.0f} %" for c, v in samples[f"worst by the {kind}"].items())
+            parts[-1] += f"\n| {kind} | {share(samples[f'right by the {kind}'])} | {worst} |"
+        if near := samples.get("distance to the nearest training glyph"):
+            parts.append(
+                f"Root mean square distance of a sample to the nearest training glyph of its character: median "
+                f"{near['median']}, least {near['least']}; of a typeface's A to the nearest other one's "
+                f"{near['median between typefaces']} (on a scale from -1 to 1)."
+            )
+    if styles := found.get("styles"):
+        rows = [
+            f"| {word} | {row['stem in pixels']:.2f} | {row['slant in degrees']:.1f} | {share(row['with serifs'])} |"
+            for word, row in styles.items()
+            if isinstance(row, dict)
+        ]
+        head = "| caption says | stem of I, pixels | slant, degrees | with serifs |\n|---|---|---|---|\n"
+        parts.append("Style words, measured on 20 capital I each:\n\n" + head + "\n".join(rows))
+    for name, row in found.items():
+        if name.startswith(("pairs", "words")):
+            told = "; ".join(f"{key} {value}" for key, value in row.items())
+            parts.append(f"**{name}**: {told}.")
+    return "\n\n".join(parts)
+
+
+def main(
+    folder: Path = Path("weights/letters"),
+    glyphs: Path = Path("../shared/data/glyphs"),
+    machine: str = "a virtual machine with two cores, shared with other jobs",
+) -> None:
+    """Writes the card.
+
+    Args:
+        folder: of the model.
+        glyphs: folder of the training glyphs, whose fonts.jsonl names the packages.
+        machine: what the card says it was trained on.
+    """
+    model = jdiff.load(folder)
+    training = json.loads((folder / "training.json").read_text())
+    path = folder / "quality.json"
+    fonts = [json.loads(line) for line in (glyphs / "fonts.jsonl").read_text().splitlines()]
+    packages = Counter(re.sub(r"\W+", "-", font["package"]).strip("-") for font in fonts)
+    import jax
+
+    card = CARD.format(
+        channels="/".join(map(str, model.config.block_out_channels)),
+        parameters=sum(a.size for a in jax.tree.leaves(model.network.params)), fonts=len(fonts),
+        images=training["updates"] * training["batch"], machine=machine,
+        curve="\n".join(f"| {row['update']:.0f} | {row['loss']:.4f} |" for row in training["curve"]),
+        quality=quality(json.loads(path.read_text())) if path.is_file() else "Not measured yet.",
+        packages=", ".join(f"{name} ({n})" for name, n in packages.most_common()),
+        **{name: training[name] for name in ("updates", "batch", "rate", "decay")},
+        **{name: getattr(model.defaults, name) for name in ("sampler", "steps", "guidance")},
+    )  # fmt: skip
+    (folder / "README.md").write_text(card)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,242 @@
+"""Measures the letters model: its samples, its style words, and ambigrams of all pairs and of 200 English words.
+
+    python scripts/measure_letters.py samples styles --model weights/letters
+    python scripts/measure_letters.py pairs words --view rotate_180
+
+Results are added to quality.json in the model's folder, pictures and tables are written to --out. Samples are read by
+both judges. Ambigrams are ranked by the first judge and measured by the second, which ranks nothing.
+"""
+
+import csv
+import json
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import jdiff
+from jdiff import images, sample
+from jdiff.letters import ambigrams, captions, data, judge, page
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+EACH = 20  # samples of each character, and of each style
+SHOWN = 24  # words in the gallery
+READ = 0.5  # chance from which a letter counts as read
+
+
+def judges(folder: Path) -> dict[str, Any]:
+    """The two judges, compiled; their results are arrays."""
+    return {kind: jax.jit(judge.load_judge(folder / kind, kind)) for kind in judge.KINDS}
+
+
+def right(chances: np.ndarray, characters: str) -> np.ndarray:
+    """Which glyphs the likeliest class reads as its character."""
+    accepted = np.stack([judge.accepted(character) for character in characters])
+    return np.take_along_axis(accepted, chances.argmax(-1)[:, None], axis=1)[:, 0] > 0
+
+
+def drawn(model: Any, prompts: list[str], n: int, steps: int | None, seed: int) -> np.ndarray:
+    """Samples [p n 32 32 1]."""
+    key = jax.random.key(seed)
+    return np.asarray(sample.generate(model, prompts, key, n=n, steps=steps, images_at_once=40).images)
+
+
+def measure_samples(model: Any, folder: Path, glyphs: Path | None, out: Path, steps: int | None) -> dict[str, Any]:
+    """Share of 20 samples of each character that is read right, and samples beside the nearest training glyphs."""
+    prompts = [captions.caption(c, spelled=True) for c in captions.CHARACTERS]
+    began = time.monotonic()
+    made = drawn(model, prompts, EACH, steps, 1)
+    seconds = time.monotonic() - began
+    flat, characters = made.reshape(-1, *made.shape[2:]), "".join(c * EACH for c in captions.CHARACTERS)
+    found: dict[str, Any] = {"samples": len(flat), "seconds": round(seconds, 1)}
+    for kind, look in judges(folder).items():
+        good = right(np.asarray(look(flat)), characters)
+        each = good.reshape(-1, EACH).mean(1)
+        found[f"right by the {kind}"] = round(float(good.mean()), 4)
+        found[f"worst by the {kind}"] = {captions.CHARACTERS[i]: round(float(each[i]), 2) for i in each.argsort()[:6]}
+    images.save(out / "samples.png", images.grid(made[:, :8].reshape(31, 16, *made.shape[2:]), cell=32))
+    if glyphs is not None:
+        training, _ = data.split(data.read(glyphs))
+        known = training.images.astype(np.float32)[..., None] / 127.5 - 1
+        rows, far = [], []
+        for i in range(len(captions.CHARACTERS)):
+            distance = ((made[i][:, None] - known[None, :, i]) ** 2).mean((2, 3, 4)) ** 0.5
+            far += distance.min(1).tolist()
+            if i % 4 == 0:
+                rows.append(np.concatenate([made[i, :3], known[distance[:3].argmin(1), i]]))
+        among = ((known[:200, None, 0] - known[None, 200:, 0]) ** 2).mean((2, 3, 4)) ** 0.5
+        found["distance to the nearest training glyph"] = {
+            "median": round(float(np.median(far)), 3), "least": round(min(far), 3),
+            "median between typefaces": round(float(np.median(among.min(1))), 3),
+        }  # fmt: skip
+        labels = ["sample"] * 3 + ["nearest"] * 3
+        images.save(out / "nearest.png", images.grid(np.stack(rows), column_labels=labels, cell=64))
+    return found
+
+
+def slant(glyphs: np.ndarray) -> np.ndarray:
+    """Degrees by which glyphs [n h w 1] lean to the right: the slope of their rows' middles."""
+    ink = np.clip((glyphs[..., 0] + 1) / 2, 0, 1)
+    rows, columns = np.arange(ink.shape[1]), np.arange(ink.shape[2])
+    weight = ink.sum(2)
+    middle = (ink * columns).sum(2) / np.maximum(weight, 1e-6)
+    y = rows - (weight * rows).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
+    return np.rad2deg(np.arctan(-(weight * y * middle).sum(1) / (weight * y**2).sum(1)))
+
+
+def serifs(glyphs: np.ndarray) -> np.ndarray:
+    """Which capital I [n h w 1] have serifs: much wider at both ends than in the middle."""
+    found = []
+    for ink in glyphs[..., 0] > 0:
+        widths = ink.sum(1)[np.flatnonzero(ink.any(1))]
+        if len(widths) < 8:
+            found.append(False)
+            continue
+        ends = min(widths[:3].max(), widths[-3:].max())
+        found.append(bool(ends > 1.6 * np.median(widths[len(widths) // 4 : -len(widths) // 4])))
+    return np.array(found)
+
+
+def measure_styles(model: Any, steps: int | None) -> dict[str, Any]:
+    """What style words do to a capital I: its stem's width in pixels, its slant, its serifs."""
+    styles = {word: captions.read_style(word) for word in (*captions.WEIGHTS, "italic", "serif", "sans", "typewriter")}
+    made = drawn(model, [captions.caption("I", style, spelled=True) for style in styles.values()], EACH, steps, 2)
+    found: dict[str, Any] = {}
+    for word, glyphs in zip(styles, made, strict=True):
+        widths = (glyphs[:, 12:20, :, 0] > 0).sum(2).mean(1)
+        found[word] = {
+            "stem in pixels": round(float(np.median(widths)), 2),
+            "slant in degrees": round(float(np.median(slant(glyphs))), 1),
+            "with serifs": round(float(serifs(glyphs).mean()), 2),
+        }  # fmt: skip
+    stems = [found[word]["stem in pixels"] for word in captions.WEIGHTS]
+    found["weights in order"] = bool((np.diff(stems) > 0).all())
+    return found
+
+
+def pool(
+    model: Any, folder: Path, wanted: list[tuple[str, str]], view: str, n: int, steps: int | None, style: str
+) -> dict[tuple[str, str], tuple[list[ambigrams.Pair], np.ndarray, dict[str, np.ndarray], float]]:
+    """Candidates of each pair: what they read as, their glyphs, how each judge reads them, and seconds."""
+    looks, told, found = judges(folder), captions.read_style(style), {}
+    for i, kind in enumerate(tqdm(wanted, unit="pair")):
+        options = ambigrams.cases(*kind)
+        pairs = [options[j % len(options)] for j in range(n)]
+        began = time.monotonic()
+        glyphs = ambigrams.draw(model, pairs, jax.random.key(1000 + i), view=view, style=told, steps=steps)
+        read = {name: ambigrams.read(glyphs, pairs, view, look) for name, look in looks.items()}
+        found[kind] = (pairs, glyphs, read, time.monotonic() - began)
+    return found
+
+
+def kinds_of(words: list[str], view: str) -> list[tuple[str, str]]:
+    """The pairs that words need, each once."""
+    pairs = (pair for word in words for pair in ambigrams.places(word, word, view))
+    return list(dict.fromkeys(tuple(sorted(pair)) for pair in pairs))  # type: ignore[misc], pairs have two
+
+
+def measure_pairs(found: dict, view: str, out: Path) -> dict[str, Any]:
+    """Share of each pair's candidates, of the best choice of case, that the second judge reads both ways."""
+    table = np.full((26, 26), np.nan)
+    for (a, b), (pairs, _, read, _) in found.items():
+        good = read["second-judge"].min(1) >= READ
+        share = max(np.mean([g for g, p in zip(good, pairs, strict=True) if p == kind]) for kind in set(pairs))
+        table[LETTERS.index(a), LETTERS.index(b)] = table[LETTERS.index(b), LETTERS.index(a)] = share
+    with (out / f"pairs-{view}.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["", *LETTERS])
+        writer.writerows([letter, *(f"{v:.2f}" for v in row)] for letter, row in zip(LETTERS, table, strict=True))
+    heat = np.repeat(np.repeat(table, 12, 0), 12, 1)[..., None]
+    shown = np.where(np.isnan(heat), -1, 2 * heat - 1)
+    images.save(out / f"pairs-{view}.png", shown.astype(np.float32))
+    return {"pairs": len(found), "share read both ways": round(float(np.nanmean(table)), 3),
+            "pairs with a candidate read both ways": round(float(np.nanmean(table > 0)), 3)}  # fmt: skip
+
+
+def measure_words(found: dict, words: list[str], view: str, out: Path) -> dict[str, Any]:
+    """Words as ambigrams of themselves: the first judge picks every letter, the second reads it."""
+    letters, whole, shown, seconds = [], [], [], []
+    for word in words:
+        places = ambigrams.places(word, word, view)
+        kinds = [tuple(sorted(pair)) for pair in places]
+        best = {kind: int(found[kind][2]["judge"].min(1).argmax()) for kind in kinds}
+        good, glyphs, pairs, scores = [], [], [], []
+        for (upright, _), kind in zip(places, kinds, strict=True):
+            pairs_of, images_of, read, _ = found[kind]
+            i = best[kind]
+            good.append(read["second-judge"][i].min() >= READ)
+            pair, glyph, score = pairs_of[i], images_of[i], read["second-judge"][i]
+            if pair.upright.lower() != upright:
+                pair, score = ambigrams.Pair(*pair[::-1]), score[::-1]
+                glyph = np.asarray(ambigrams.turn(view, glyph[None])[0])
+            glyphs.append(glyph)
+            pairs.append(pair)
+            scores.append(score)
+        letters += good
+        whole.append(all(good))
+        seconds.append(sum(found[kind][3] for kind in dict.fromkeys(kinds)))
+        if len(shown) < SHOWN:
+            shown.append(ambigrams.Ambigram(word, word, view, pairs, np.stack(glyphs), np.stack(scores)))
+    pages = [page.page(made)[::3, ::3] for made in shown]
+    h, w = (max(sheet.shape[axis] for sheet in pages) for axis in (0, 1))
+    sheets = [np.pad(s, ((0, h - s.shape[0]), (0, w - s.shape[1]), (0, 0)), constant_values=255) for s in pages]
+    rows = [np.concatenate(sheets[i : i + 4], axis=1) for i in range(0, len(sheets), 4)]
+    images.save(out / f"words-{view}.png", np.concatenate(rows))
+    return {"words": len(words), "letters read both ways": round(float(np.mean(letters)), 3),
+            "words read whole": round(float(np.mean(whole)), 3),
+            "seconds a word": round(float(np.mean(seconds)), 1)}  # fmt: skip
+
+
+def main(
+    parts: tyro.conf.Positional[tuple[Literal["samples", "styles", "pairs", "words"], ...]],
+    model: Path = Path("weights/letters"),
+    glyphs: Path | None = None,
+    out: Path = Path("docs/letters"),
+    view: Literal["rotate_180", "mirror"] = "rotate_180",
+    n: int = 16,
+    steps: int | None = None,
+    style: str = "bold",
+    first: int = 200,
+) -> None:
+    """Measures the parts named.
+
+    Args:
+        parts: what to measure.
+        model: folder of the model and its judges.
+        glyphs: folder of the training glyphs, for the nearest ones.
+        out: folder for pictures and tables.
+        view: how pairs and words are turned.
+        n: candidates of each pair, over all choices of case.
+        steps: steps of the sampler; the model's own if not given.
+        style: of pairs and words.
+        first: so many words of the list.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    loaded, found = jdiff.load(model), {}
+    if "samples" in parts:
+        found["samples"] = measure_samples(loaded, model, glyphs, out, steps)
+    if "styles" in parts:
+        found["styles"] = measure_styles(loaded, steps)
+    if "pairs" in parts or "words" in parts:
+        words = (Path(__file__).parent / "letters_words.txt").read_text().split()[:first]
+        wanted = (
+            [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]] if "pairs" in parts else kinds_of(words, view)
+        )
+        candidates = pool(loaded, model, wanted, view, n, steps, style)
+        how = {"candidates of a pair": n, "steps": steps or loaded.defaults.steps, "style": style}
+        if "pairs" in parts:
+            found[f"pairs {view}"] = how | measure_pairs(candidates, view, out)
+        if "words" in parts:
+            found[f"words {view}"] = how | measure_words(candidates, words, view, out)
+    print(json.dumps(found, indent=1))
+    path = model / "quality.json"
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(before | found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,224 @@
+"""Letters: captions, what training draws, the judge's classes, ambigrams and their pages, on small networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jdiff import model, schedule, step
+from jdiff.letters import ambigrams, captions, data, judge, page
+from jdiff.networks import unet
+
+KEY = jax.random.key(3)
+
+
+def glyphs(fonts=3):
+    """Fonts whose every glyph holds its own number, so that what is drawn can be told."""
+    numbers = np.arange(fonts * 62).reshape(fonts, 62, 1, 1) % 251
+    rows = [{"family": f"f{i}", "stem": 0.06 + 0.06 * i, "italic": i == 1, "mono": False, "serif": i == 0}
+            for i in range(fonts)]  # fmt: skip
+    return data.Glyphs(np.broadcast_to(numbers, (fonts, 62, 32, 32)).astype(np.uint8), rows)
+
+
+def small_model():
+    config = unet.Config(
+        sample_size=32, in_channels=1, out_channels=1, patch=2, block_out_channels=(8, 8),
+        down_block_types=(unet.PLAIN_DOWN, unet.CROSS_DOWN), up_block_types=(unet.CROSS_UP, unet.PLAIN_UP),
+        layers_per_block=(1, 1), attention_head_dim=8, cross_attention_dim=32, encoder_hid_dim=8,
+        addition_embed_type_num_heads=2, norm_num_groups=4,
+    )  # fmt: skip
+    params = jax.tree.map(lambda a: a + 0.05, unet.init(config, KEY))
+
+    def embed(prompts):
+        rows = [np.random.default_rng(list(prompt.encode())).normal(size=(4, 8)) for prompt in prompts]
+        return jnp.asarray(np.stack(rows), jnp.float32)
+
+    return model.Model(
+        unet.unet(config).bind(params), embed, schedule.cosine(), config, step.untouched,
+        model.Defaults("dpmpp_2m", 2, 2.0), "small", "", step.v_prediction,
+    )  # fmt: skip
+
+
+def half_read(images):
+    """A judge that reads any glyph as each class alike, but the brightest a little better as everything."""
+    n = len(captions.CHARACTERS)
+    return jnp.ones((images.shape[0], len(judge.CLASSES))) / n + 0.001 * images.mean((1, 2, 3))[:, None]
+
+
+def test_every_caption_fits_and_says_one_thing():
+    texts = [captions.caption(character, style, spelled=spelled) for style in captions.styles()
+             for spelled in (False, True) for character in captions.CHARACTERS]  # fmt: skip
+    assert len(set(texts)) == len(texts) == 48 * 2 * 62
+    assert max(map(len, texts)) < captions.LENGTH
+    assert all(text.startswith(("a ", "an ")) for text in texts)
+
+
+def test_a_style_is_read_from_its_words():
+    for style in captions.styles():
+        assert captions.read_style(" ".join(word for word in reversed(style) if word)) == style
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("gothic", "--style knows the words thin, .*typewriter, got 'gothic'"), ("thin heavy", "got both")],
+)
+def test_a_style_that_the_model_does_not_know_is_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        captions.read_style(words)
+
+
+def test_whole_families_are_held_out():
+    many = data.Glyphs(np.zeros((60, 62, 32, 32), np.uint8), [{"family": f"f{i // 2}"} for i in range(60)])
+    training, held = data.split(many)
+    families = [{font["family"] for font in part.fonts} for part in (training, held)]
+    assert not families[0] & families[1] and len(families[0] | families[1]) == 30
+    assert 2 <= len(families[1]) <= 4 and len(training.images) == len(training.fonts)
+
+
+def test_a_batch_has_the_glyphs_that_its_captions_name():
+    world = data.world(glyphs())
+    batch = data.draw(world, KEY, 400, null=0.2, dropped=0.3)
+    told = [captions.style_of(*(font[k] for k in ("stem", "italic", "mono", "serif"))) for font in glyphs().fonts]
+    nulls = 0
+    for image, tokens, labels in zip(*(np.asarray(a) for a in (batch.images, batch.tokens, batch.labels)), strict=True):
+        text = bytes(int(t) - 3 for t in tokens if t >= 3).decode()
+        number = int(np.rint((image[0, 0, 0] + 1) * 127.5))
+        nulls += not text
+        character = captions.CHARACTERS[labels[0]]
+        fonts = [i for i in range(3) if (i * 62 + labels[0]) % 251 == number]
+        assert fonts
+        if text:
+            assert text.split()[-1] == character
+            style = captions.read_style(
+                " ".join(w for w in text.split()[1:-1] if w not in ("capital", "small", "digit"))
+            )
+            assert all(word in (None, own) for word, own in zip(style, told[fonts[0]], strict=True))
+            places = [group.index(word) for group, word in zip(captions.STYLE_WORDS, style, strict=True)]
+            assert places == labels[1:].tolist()
+    assert 40 < nulls < 120
+
+
+def test_characters_that_look_alike_are_one_class():
+    for alike in ("Oo0", "Ii1l", "Ss", "Ll"):
+        classes = {judge.class_of(character) for character in alike if (alike, character) != ("Ll", "l")}
+        assert len(classes) == 1, alike
+    assert len(set(judge.LABELS.tolist())) == len(judge.CLASSES)
+    for character in captions.CHARACTERS:
+        assert judge.accepted(character)[judge.class_of(character)] == 1
+
+
+@pytest.mark.parametrize("kind", judge.KINDS)
+def test_a_judge_keeps_its_weights_under_their_names(kind):
+    params = judge.init(kind, KEY)
+    again = judge.unnamed(judge.named(params), judge.network(kind)[1])
+    images = jnp.tanh(jax.random.normal(KEY, (3, 32, 32, 1)))
+    chances = judge.chances(again, images, kind)
+    np.testing.assert_array_equal(chances, judge.chances(params, images, kind))
+    np.testing.assert_allclose(chances.sum(-1), 1, atol=1e-5)
+    with pytest.raises(ValueError, match=r"images must have shape \[n 32 32 1\]"):
+        judge.chances(params, images[:, :16], kind)
+
+
+PLACES = [
+    ("swims", "swims", "rotate_180", "ss wm ii mw ss"),
+    ("ab", "cd", "flip", "ac bd"),
+    ("ab", "cd", "mirror", "ad bc"),
+    ("corn", "abc", "flip", "ca ob mc"),
+    ("abc", "corn", "rotate_180", "am bo cc"),
+]
+
+
+@pytest.mark.parametrize(("word", "turned", "view", "wanted"), PLACES)
+def test_places_of_two_words(word, turned, view, wanted):
+    assert ambigrams.places(word, turned, view) == [tuple(pair) for pair in wanted.split()]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ambigrams.check_word(""), "WORD must have at least one letter"),
+        (lambda: ambigrams.check_word("naïve"), "letters A-Z, a-z and digits only, got 'ï' in 'naïve'"),
+        (lambda: ambigrams.check_word("a b"), "got ' ' in 'a b'"),
+        (lambda: ambigrams.check_word("a" * 40), "at most 20 letters, got 40"),
+        (lambda: ambigrams.places("ab", "abcde", "flip"), "'ab' with 2 and 'abcde' with 5; two letters may stand"),
+        (lambda: ambigrams.places("ab", "ab", "skew"), "--view must be rotate_180, flip, mirror, got 'skew'"),
+        (lambda: page.colour("inky", "--ink"), "--ink must be a colour such as .*, got 'inky'"),
+    ],
+)
+def test_bad_words_are_refused_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("view", ambigrams.TURNS)
+def test_a_word_that_reads_as_itself_is_itself_when_it_is_turned(view):
+    made = ambigrams.ambigram(small_model(), "noon", key=KEY, view=view, n=3, judged=half_read)
+    order = slice(None, None, -1) if ambigrams.TURNS[view] else slice(None)
+    if ambigrams.TURNS[view]:
+        np.testing.assert_array_equal(np.asarray(ambigrams.turn(view, made.glyphs))[order], made.glyphs)
+        np.testing.assert_array_equal(page.turned(page.strip(made.glyphs)[0], view), page.strip(made.glyphs)[0])
+        np.testing.assert_allclose(made.scores[order, ::-1], made.scores, atol=1e-6)
+    assert [pair.upright.lower() for pair in made.pairs] == list("noon")
+    assert [pair.turned.lower() for pair in made.pairs[order]] == list("noon")
+    assert made.glyphs.shape == (4, 32, 32, 1) and np.abs(made.glyphs).max() <= 1
+
+
+def test_candidates_are_the_same_in_any_word():
+    few, many = (
+        ambigrams.draw(small_model(), [ambigrams.Pair("a", "b")] * n, KEY, style=captions.read_style("bold"))
+        for n in (2, 18)
+    )
+    np.testing.assert_allclose(few, many[:2], atol=1e-5)
+    assert np.abs(many[0] - many[1]).max() > 0.01
+
+
+def test_the_best_read_candidate_is_chosen_and_weights_agree():
+    x = np.full((3, 3, 32, 32, 1), -1.0)
+    for i, width in enumerate((4, 4, 12)):
+        x[:, i, 6:26, 10 : 10 + width] = 1
+    scores = np.full((3, 3, 2), 0.5)
+    scores[:, 1] = 0.6
+    assert ambigrams.choose(x, scores).tolist() == [1, 1, 1]
+    scores[0, 2] = 0.62  # a little better, but three times as heavy
+    assert ambigrams.choose(x, scores).tolist() == [1, 1, 1]
+    scores[0, 2] = 0.99
+    assert ambigrams.choose(x, scores).tolist() == [2, 1, 1]
+    scores[0, 2, 1] = 0.1  # read well one way alone
+    assert ambigrams.choose(x, scores).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("worst", "verdict"), [(0.9, "readable"), (0.3, "hard"), (0.01, "not readable")])
+def test_the_worst_letter_decides_the_verdict(worst, verdict):
+    scores = np.full((3, 2), 0.95)
+    scores[1, 1] = worst
+    made = ambigrams.Ambigram("abc", "abc", "flip", [ambigrams.Pair(*"aa")] * 3, np.zeros((3, 32, 32, 1)), scores)
+    assert made.verdict == verdict
+
+
+def bar_glyphs():
+    x = np.full((2, 32, 32, 1), -1.0)
+    x[0, 4:28, 6:9], x[1, 4:12, 10:22] = 1, 1
+    return x
+
+
+@pytest.mark.parametrize("view", ambigrams.TURNS)
+def test_frames_turn_the_strip(view):
+    made = ambigrams.Ambigram("ab", "ab", view, [ambigrams.Pair(*"ab")] * 2, bar_glyphs(), np.ones((2, 2)))
+    shown = page.frames(made, ink=(200, 0, 0), count=5)
+    assert len(shown) == 5 and len({frame.shape for frame in shown}) == 1
+    first, last = (255 - frame[..., 1].astype(int) for frame in (shown[0], shown[-1]))
+    assert np.abs(page.turned(first, view) - last).mean() < 2 and np.abs(first - last).mean() > 2
+    sheet = page.page(made, paper=(10, 20, 30))
+    assert (
+        sheet[0, 0].tolist() == [10, 20, 30] and Image.fromarray(sheet).size[0] >= page.strip(bar_glyphs())[0].shape[1]
+    )
+
+
+def test_letters_stand_evenly():
+    ink, middles = page.strip(bar_glyphs())
+    columns = np.flatnonzero(ink.max(axis=0) > 0.5)
+    gaps = np.diff(columns)[np.diff(columns) > 1]
+    assert len(gaps) == 1 and abs(gaps[0] - 1 - round(page.GAP * page.HEIGHT)) <= 2
+    assert abs(columns[0] - (ink.shape[1] - 1 - columns[-1])) <= 2 and len(middles) == 2
