@@ -53,7 +53,7 @@ def named(name: str) -> tuple[str, str]:
 
 def drawn(body: str, width: float, height: float, size: int) -> np.ndarray:
     """An icon's ink [size size] uint8."""
-    import resvg_py
+    import resvg_py  # pyright: ignore[reportMissingImports]  # of the extra `prepare-letters`
 
     side = max(width, height) / (1 - 2 * MARGIN)
     left, top = (width - side) / 2, (height - side) / 2

@@ -48,7 +48,7 @@ def draw():
     model = Model(
         Network(jnp.float32(0.7), network), lambda prompts: jnp.stack([jnp.full((2, 4), len(p)) for p in prompts]),
         schedule.cosine(), unet.Config(sample_size=8, block_out_channels=(4, 8)), step.threshold(),
-        Defaults("deepfloyd", steps=4, guidance=2.0), "small", "",
+        Defaults("deepfloyd", steps=4, guidance=2.0), "small",
     )  # fmt: skip
     made = sample.generate(model, ["a", "bcd"], jax.random.key(1), n=5, mesh=mesh.make()).images
     return multihost_utils.process_allgather(made, tiled=True) if jax.process_count() == 2 else np.asarray(made)

@@ -36,7 +36,7 @@ def small_model():
 
     return model.Model(
         unet.unet(config).bind(params), embed, schedule.cosine(), config, step.untouched,
-        model.Defaults("dpmpp_2m", 2, 2.0), "small", "", step.v_prediction,
+        model.Defaults("dpmpp_2m", 2, 2.0), "small", step.v_prediction,
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def make(stage=1, seed=0):
     weights = jax.random.normal(jax.random.key(seed), (D, 3))
     defaults = model.Defaults(steps=8, guidance=2.0)
     return model.Model(
-        Network(weights, NETWORKS[stage]), embed, schedule.cosine(), config, step.threshold(), defaults, "small", ""
+        Network(weights, NETWORKS[stage]), embed, schedule.cosine(), config, step.threshold(), defaults, "small"
     )
 
 

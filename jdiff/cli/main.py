@@ -18,7 +18,6 @@ import tyro
 import jdiff
 from jdiff import images as pictures
 from jdiff.cli.commands import COMMANDS, BadInput, Drawing, Embed, File, accepted, check_output, demand, is_unicode
-from jdiff.cli.letters import Ambigram
 from jdiff.cli.mnist import Mnist
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -55,7 +54,7 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parse(args: Sequence[str]) -> Drawing | Embed | Convert | Mnist | Ambigram:
+def parse(args: Sequence[str]) -> Drawing | Embed | Convert | Mnist:
     """The command that `args` ask for; what --like names stands in for every flag that is not given.
 
     >>> parse(["generate", "a red three", "-n", "2"]).n
@@ -387,13 +386,13 @@ def embed(command: Embed) -> str:
     return f"wrote {output}: {len(table)} {'prompt' if len(table) == 1 else 'prompts'}"
 
 
-def mnist(command: Mnist | Ambigram) -> str:
+def mnist(command: Mnist) -> str:
     """What the command says it wrote; raises BadInput, and then nothing was."""
     cache_compilations()
     return interruptible(command)
 
 
-RUN: dict[type, Callable[[Any], str]] = {Embed: embed, Convert: convert, Mnist: mnist, Ambigram: mnist}
+RUN: dict[type, Callable[[Any], str]] = {Embed: embed, Convert: convert, Mnist: mnist}
 
 
 def cache_folder(name: str) -> Path | None:

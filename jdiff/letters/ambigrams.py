@@ -188,7 +188,8 @@ def read(glyphs: np.ndarray | Array, pairs: Sequence[Pair], view: str, judged: C
 def stroke(glyphs: np.ndarray) -> np.ndarray:
     """Returns the mean width of the strokes of glyphs [n h w 1], in pixels [n]: twice the ink's area by its outline."""
     ink = np.clip((np.asarray(glyphs)[..., 0] + 1) / 2, 0, 1)
-    outline = np.hypot(*np.gradient(ink, axis=(1, 2))).sum(axis=(1, 2))
+    down, across = np.gradient(ink, axis=(1, 2))
+    outline = np.hypot(down, across).sum(axis=(1, 2))
     return 2 * ink.sum(axis=(1, 2)) / np.maximum(outline, 1e-6)
 
 

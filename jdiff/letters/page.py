@@ -138,7 +138,7 @@ def tracer() -> Callable[..., str]:
         ValueError: vtracer is not installed.
     """
     try:
-        import vtracer
+        import vtracer  # pyright: ignore[reportMissingImports]  # of the extra `svg`
     except ImportError:
         raise ValueError("--svg needs vtracer: pip install 'jdiff[svg]'") from None
     return vtracer.convert_pixels_to_svg
@@ -153,7 +153,9 @@ def save_svg(path: str | Path, made: Ambigram, paper: Colour = (255, 255, 255), 
     trace = tracer()
     flat, _ = strip(made.glyphs, 2 * HEIGHT)
     black = Image.fromarray(painted(flat, (255, 255, 255), (0, 0, 0))).convert("RGBA")
-    svg = trace(list(black.getdata()), size=black.size, colormode="binary", mode="spline")
+    svg = trace(
+        [tuple(pixel) for row in np.asarray(black) for pixel in row], size=black.size, colormode="binary", mode="spline"
+    )
     fill, back = (f"#{r:02x}{g:02x}{b:02x}" for r, g, b in (ink, paper))
     svg = svg.replace("#000000", fill)
     start = svg.index(">", svg.index("<svg")) + 1
