@@ -3,7 +3,8 @@
 from jdiff.images.read import Picture, decode, load, load_mask, read_settings
 from jdiff.images.sheet import Sheet, grid, sheet_size, strip
 from jdiff.images.values import RANGE, as_mask, as_picture, mask_of, square, to_uint8
-from jdiff.images.write import LIMITS, beside, check_size, discard_parts, has_video, save, save_gif, save_mp4
+from jdiff.images.write import LIMITS, check_size, has_video, save, save_gif, save_mp4
+from jdiff.parts import beside
 
 __all__ = [
     "LIMITS",
@@ -15,7 +16,6 @@ __all__ = [
     "beside",
     "check_size",
     "decode",
-    "discard_parts",
     "grid",
     "has_video",
     "load",

@@ -1,17 +1,11 @@
 """Pictures and animations into files, each complete or not there."""
 
-import contextlib
-import itertools
 import json
-import os
 import re
-import stat
 import subprocess
-import threading
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from jdiff.images.read import KEY
 from jdiff.images.values import as_array, to_uint8
+from jdiff.parts import beside, path_beside, running
 
 # Largest width and height, in pixels, of each kind of file: H.264's and GIF's own limits, and a PNG that Pillow writes.
 LIMITS = {".mp4": 16384, ".gif": 65535, ".png": 2**24}
@@ -26,12 +21,6 @@ LIMITS = {".mp4": 16384, ".gif": 65535, ".png": 2**24}
 QUALITY = "18"
 # Milliseconds of a GIF's frame below which browsers slow it down.
 SHORTEST = 20
-
-# What is being written: parts of files, and processes that write them. `discard_parts` takes it all away.
-_parts: set[Path] = set()
-_processes: set[subprocess.Popen] = set()
-_lock = threading.RLock()
-_count = itertools.count()
 
 
 def save(path: str | Path, image: Any, settings: dict[str, Any] | None = None) -> None:
@@ -108,7 +97,7 @@ def save_mp4(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-hide_banner", "-loglevel", "error"]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", f"{rate:.6f}", "-i", "pipe:0"]
     h264 = ["-c:v", "libx264", "-crf", QUALITY, "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", "-y"]
-    with _part(path) as part:
+    with path_beside(path) as part:
         _run([*ffmpeg[:1], *ffmpeg[2:], *raw, *h264, str(part)], shown, path)
         told = _run([*ffmpeg, "-xerror", "-progress", "pipe:1", "-i", str(part), "-f", "null", "-"], None, path)
         counts = re.findall(r"^frame=\s*(\d+)", told, re.MULTILINE)
@@ -165,90 +154,10 @@ def _frames(frames: Any, seconds: float, hold: float, suffix: str) -> tuple[np.n
 def _run(command: list[str], frames: np.ndarray | None, path: str | Path) -> str:
     """What a process prints; raises OSError, with its last line, unless it ends well."""
     source = subprocess.DEVNULL if frames is None else subprocess.PIPE
-    with _lock:
-        # a group of its own: Ctrl-C in a terminal is for us, and we end it
-        process = subprocess.Popen(
-            command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=os.name == "posix"
-        )
-        _processes.add(process)
-    try:
+    with running(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         out, err = process.communicate(None if frames is None else np.ascontiguousarray(frames).tobytes())
-    finally:
-        process.kill()
-        process.wait()
-        _processes.discard(process)
     lines = err.decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
     if process.returncode != 0:
         raise OSError(f"{path}: ffmpeg failed with status {process.returncode} ({last})")
     return out.decode(errors="replace")
-
-
-@contextlib.contextmanager
-def beside(path: str | Path) -> Iterator[IO[bytes]]:
-    """Opens a binary file that becomes `path` when the block ends well; otherwise `path` stays as it was.
-
-    Links are followed, and a file that is replaced keeps its mode.
-
-    Args:
-        path: of the file.
-
-    Yields:
-        The open file.
-
-    Raises:
-        OSError: the file cannot be written, or is read-only.
-    """
-    with _part(path) as part:
-        with _lock:  # not after `discard_parts`
-            file = open(part, "wb")
-        with file:
-            yield file
-
-
-@contextlib.contextmanager
-def _part(path: str | Path) -> Iterator[Path]:
-    """A path beside `path`, to which it is renamed when the block ends well."""
-    target = Path(os.path.realpath(path))
-    mode = _mode(target)
-    if mode is not None and not mode & 0o222:
-        raise PermissionError(f"{path}: the file is read-only")
-    part = target.with_name(f".jdiff-{os.getpid()}-{next(_count)}.part")
-    with _lock:
-        _parts.add(part)
-    try:
-        yield part
-        if mode is not None:
-            with contextlib.suppress(OSError):
-                os.chmod(part, mode)
-        os.replace(part, target)
-    except OSError as error:
-        if error.filename == str(part):  # named by what the user asked for
-            raise type(error)(error.errno, error.strerror, str(path)) from error
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        _parts.discard(part)
-
-
-def _mode(path: Path) -> int | None:
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        return None
-
-
-def discard_parts() -> None:
-    """Takes away what is half written and ends the processes that write it. For a process that is about to end.
-
-    It keeps the lock, so that no other thread begins to write.
-    """
-    _lock.acquire()
-    for process in list(_processes):
-        with contextlib.suppress(OSError):
-            process.kill()
-            process.wait()
-    for part in list(_parts):
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

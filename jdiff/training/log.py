@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jdiff.images import beside
+from jdiff.parts import beside
 
 
 class Log:
