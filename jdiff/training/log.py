@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from jdiff.parts import beside
+from jdiff.progress import Bar
 
 
 class Log:
@@ -23,7 +23,7 @@ class Log:
     def __init__(self, folder: str | Path, steps: int, batch: int, *, tensorboard: bool = False, quiet: bool = False):
         self.folder, self.batch = Path(folder), batch
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.bar = tqdm(total=steps, unit="update", disable=quiet)
+        self.bar = Bar(steps, unit="update", quiet=quiet, leave=True)
         self.board: Any = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -46,8 +46,8 @@ class Log:
             for name, mean in means.items():
                 self.board.add_scalar(name, mean, step)
             self.board.flush()
-        self.bar.update(step - self.bar.n)
-        self.bar.set_postfix({name: f"{mean:.4f}" for name, mean in means.items()} | {"images/s": f"{self.speed:.1f}"})
+        shown = {name: f"{mean:.4f}" for name, mean in means.items()} | {"images/s": f"{self.speed:.1f}"}
+        self.bar.update(step, **shown)
 
     def _go_on(self, step: int, header: list[str]) -> None:
         """Leaves of log.csv what is up to that update, a half-written last row aside."""
