@@ -74,7 +74,7 @@ def path_beside(path: str | Path) -> Iterator[Path]:
                     os.chmod(part, mode)
             os.replace(part, target)
         except OSError as error:
-            if error.filename == str(part):  # named by what the user asked for
+            if str(error.filename) == str(part):  # named by what the user asked for
                 raise type(error)(error.errno, error.strerror, str(path)) from error
             raise
 
@@ -101,18 +101,20 @@ def new_folder(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def running(command: list[str], **how: int) -> Iterator[subprocess.Popen]:
+def running(command: list[str], stdin: int) -> Iterator[subprocess.Popen]:
     """Starts a process that writes a part. It is killed at the end of the block, if it is still there.
 
     Args:
         command: the program and its arguments.
-        how: keywords of `subprocess.Popen` such as `stdin`.
+        stdin: as of `subprocess.Popen`. What the process prints goes into pipes.
 
     Yields:
         The process. It is in a group of its own, so that Ctrl-C in a terminal reaches this process alone.
     """
     with _lock:
-        process = subprocess.Popen(command, start_new_session=os.name == "posix", **how)
+        process = subprocess.Popen(
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=os.name == "posix"
+        )
         _processes.add(process)
     try:
         yield process

@@ -154,7 +154,7 @@ def _frames(frames: Any, seconds: float, hold: float, suffix: str) -> tuple[np.n
 def _run(command: list[str], frames: np.ndarray | None, path: str | Path) -> str:
     """What a process prints; raises OSError, with its last line, unless it ends well."""
     source = subprocess.DEVNULL if frames is None else subprocess.PIPE
-    with running(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running(command, stdin=source) as process:
         out, err = process.communicate(None if frames is None else np.ascontiguousarray(frames).tobytes())
     lines = err.decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
