@@ -286,5 +286,5 @@ def _mesh(batch: int, pictures: int) -> Any:  # a mesh of JAX, or None
 
 def _check_folder(flag: str, path: Path) -> None:
     demand(is_unicode(str(path)), f"{flag} must be a path in UTF-8, got {str(path)!a}")
-    is_other = accepted(lambda: path.exists() and not path.is_dir(), f"{flag}: ")
-    demand(not is_other, f"{flag} must be a folder, got {path}, which is a file")
+    nearest = accepted(lambda: next(place for place in (path, *path.absolute().parents) if place.exists()), f"{flag}: ")
+    demand(nearest.is_dir(), f"{flag} must be a folder, got {path}, but {nearest} is a file")
