@@ -132,7 +132,6 @@ class Drawing:
         """Returns the picture that a flag names."""
         path, flag = getattr(self, name), flag_of(name)
         demand(path is not None, f"{flag} is missing; give the path of a picture")
-        demand(is_unicode(str(path)), f"{flag} must be a path in UTF-8, got {str(path)!a}")
         load = images.load_mask if name == "mask" else images.load
         pixels = accepted(lambda: load(path), f"{flag}: ")
         return File(path, hashlib.sha256(accepted(path.read_bytes)).hexdigest(), pixels)
@@ -252,7 +251,10 @@ def check(command: Drawing) -> None:
             check_output("--separate", path, ".png")
         outputs += [("--separate", path) for path in places]
     flags = [(flag_of(name), getattr(command, name)) for name in (*command.files, "embeddings")]
-    check_distinct(outputs, [(flag, path) for flag, path in flags if path is not None])
+    inputs = [(flag, path) for flag, path in flags if path is not None]
+    for flag, path in inputs:
+        demand(is_unicode(str(path)), f"{flag} must be a path in UTF-8, got {str(path)!a}")
+    check_distinct(outputs, inputs)
     video = command.mp4 is None or images.has_video()
     demand(video, f"--mp4 needs imageio, got {command.mp4}; install it by pip install 'jdiff[video]'")
 

@@ -84,12 +84,12 @@ def explained(error: Exception) -> tuple[int, str] | None:
 
 
 def is_unicode(text: str) -> bool:
-    """Returns whether a text from the command line can be written as UTF-8."""
+    """Returns whether a text can be written as UTF-8, and has no zero byte, which ends the name of a file."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text
 
 
 def check_output(flag: str, path: Path, suffix: str) -> None:

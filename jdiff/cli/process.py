@@ -63,6 +63,8 @@ def run(work: Callable[[], int]) -> int:
     outcome["status"] = status if isinstance(status, int) else int(status is not None)
     for stream in (sys.stdout, sys.stderr):
         _flush(stream)
+    for number in STOPPING:  # all is done, and Python's own end must not turn into another status
+        signal.signal(number, signal.SIG_IGN)
     return outcome["status"]
 
 
