@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jdiff
 from jdiff import images
 from jdiff.cli.drawing import Drawing, File
-from jdiff.cli.errors import BadInput, accepted, demand, is_unicode
+from jdiff.cli.errors import accepted, demand, is_unicode
 from jdiff.cli.process import note
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def read(command: Drawing, path: Path) -> Settings:
     """
     demand(is_unicode(str(path)), f"--like must be a path in UTF-8, got {str(path)!a}")
     settings = accepted(lambda: images.read_settings(path), "--like: ")
+    wanted = f"--like must be a picture that jdiff {command.name} drew, got {path}"
+    demand(settings.get("command") == command.name, f"{wanted}, which is another command's")
     types = TYPES | command.own | {key: str for name in command.files for key in (name, f"{name}_sha256")}
     wrong = [name for name, kind in types.items() if not isinstance(settings.get(name), kind)]
     if not wrong:
@@ -52,9 +54,7 @@ def read(command: Drawing, path: Path) -> Settings:
             command.flags(settings["prompts"])
         except ValueError:
             wrong.append("prompts")
-    if settings.get("command") != command.name or wrong:
-        what = f"whose settings lack {', '.join(wrong)}" if wrong else "which another command drew"
-        raise BadInput(f"--like must be a picture that jdiff {command.name} drew, got {path}, {what}")
+    demand(not wrong, f"{wanted}, whose settings have no usable {', '.join(wrong)}")
     return settings
 
 
