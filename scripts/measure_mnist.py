@@ -21,10 +21,10 @@ import tyro
 from jax.tree_util import Partial
 from measure_mini import score
 
-from jdiff.images import beside
 from jdiff.mnist import judge, model, objectives
 from jdiff.mnist.data import mnist, pad32
 from jdiff.mnist.recipes import recipes
+from jdiff.parts import beside
 
 SURE = 0.9
 FOLDERS = tuple(Path("weights/mnist") / name for name in ("denoise-spec", "time-spec", "class-spec", "flow-time-spec",

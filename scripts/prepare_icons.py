@@ -18,7 +18,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from jdiff.images import beside
+from jdiff.parts import beside
 
 LICENCES = {"MIT", "Apache-2.0", "ISC", "CC0-1.0", "BSD-3-Clause", "Unlicense", "OFL-1.1"}
 UNWANTED = ("logo", "brand", "flag", "file-type", "fileicon", "emoji", "crypto")

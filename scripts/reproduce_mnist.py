@@ -25,10 +25,10 @@ import tyro
 from measure_mnist import last_loss
 
 from jdiff import images as pictures
-from jdiff.images import beside
 from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import fit, model, recipes
 from jdiff.mnist.data import mnist
+from jdiff.parts import beside
 from jdiff.training import log
 from jdiff.types import Conditioning
 

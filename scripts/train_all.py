@@ -20,8 +20,8 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import tyro
 
-from jdiff.images import beside
 from jdiff.mnist import data, model, recipes
+from jdiff.parts import beside
 from jdiff.training import log
 
 KEPT_EPOCHS = (1, 5, 10, 15, 20)  # the weights after these are kept for the figures

@@ -25,11 +25,11 @@ from jax.tree_util import Partial
 from jdiff import schedule
 from jdiff.checkpoints import files
 from jdiff.checkpoints.folder import ByteEncoder, write_model
-from jdiff.images import beside
 from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
 from jdiff.networks import t5, unet
+from jdiff.parts import beside
 from jdiff.training import objectives
 from jdiff.training.conv import fitting_conv
 from jdiff.training.log import Log, summary

@@ -23,11 +23,11 @@ from train_mini import METRICS, SCHEDULER, TEXT, UNET, Encode
 from jdiff import model, schedule
 from jdiff.checkpoints import files
 from jdiff.checkpoints.folder import write_model
-from jdiff.images import beside
 from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
 from jdiff.networks import t5, unet
+from jdiff.parts import beside
 from jdiff.sample import resized
 from jdiff.training import objectives
 from jdiff.training.conv import fitting_conv

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from jdiff import images, sample, schedule, step, views
-from jdiff.cli import commands
+from jdiff.cli import illusions, make, outputs, parse, settings
 from jdiff.cli import main as cli
+from jdiff.cli.drawing import Drawing
 from jdiff.model import Defaults, Model
 from jdiff.networks import unet
 from jdiff.types import Prediction, as_network
@@ -98,7 +99,7 @@ def original():
 
 
 def same_sheet(path, rows, labels):
-    np.testing.assert_array_equal(images.to_uint8(images.load(path)), cli.sheet(rows, labels))
+    np.testing.assert_array_equal(images.to_uint8(images.load(path)), outputs.sheet(rows, labels))
 
 
 def under(made, *originals):
@@ -118,7 +119,11 @@ def test_edit(calls, capsys):
     flags = ["--strength", "0.5", "-n", 2, "--separate", "--npz", "a.npz", "--gif", "a.gif", "-o", "a.png"]
     assert main("edit", "in.png", "one", "two", *flags) == 0
     out, err = capsys.readouterr()
-    assert err == "" and out.startswith("wrote a.png, a.npz, a.gif, a-0-0.png") and out.endswith("4 pictures, 8 x 8\n")
+    assert (
+        err == ""
+        and out.startswith("wrote a.png, a-0-0.png, a-0-1.png, a-1-0.png, a-1-1.png, a.npz, a.gif: ")
+        and out.endswith("4 pictures, 8 x 8\n")
+    )
     ((task, (image, prompts, _), how),) = calls
     assert (task, prompts, how["strength"], how["n"]) == ("edit", ("one", "two"), 0.5, 2)
     np.testing.assert_array_equal(image, original())
@@ -183,7 +188,7 @@ def test_anagram(calls):
     assert arrays["prompts"].tolist() == [["a", "a^"]] * 2
     same_sheet("out.png", np.stack([arrays["images"], arrays["images"][:, ::-1]]), ["a", "a^"])
     with Image.open("a.gif") as gif:
-        assert gif.n_frames > 2 * commands.MOVING * 0.8
+        assert gif.n_frames > 2 * illusions.MOVING * 0.8
     assert images.read_settings("out.png")["view"] == ["flip"]
     assert sorted(p.name for p in Path().glob("out-*")) == ["out-0-0.png", "out-0-1.png"]
     same_again("anagram", "out", "out-0-1")
@@ -243,20 +248,20 @@ def test_generate_in_two_stages(calls):
 def test_pixels_travel_from_one_reading_to_the_next(name):
     made, side = rng.uniform(-1, 1, (2, 16, 16, 3)).astype(np.float32), 16
     view = views.VIEWS[name](grid=side) if name == "pixel_permute" else views.VIEWS[name]()
-    here, there = commands._places(views.identity(), side), commands._places(view, side)
+    here, there = illusions.places(views.identity(), side), illusions.places(view, side)
     enlarge = lambda a: np.asarray(a).repeat(12, 1).repeat(12, 2)
-    np.testing.assert_array_equal(commands._between(made, here, there, 0), enlarge(made))
-    np.testing.assert_array_equal(commands._between(made, here, there, 1), enlarge(jax.vmap(view.apply)(made)))
-    assert np.abs(commands._between(made, here, there, 0.5)).max() <= 1
+    np.testing.assert_array_equal(illusions.between(made, here, there, 0), enlarge(made))
+    np.testing.assert_array_equal(illusions.between(made, here, there, 1), enlarge(jax.vmap(view.apply)(made)))
+    assert np.abs(illusions.between(made, here, there, 0.5)).max() <= 1
 
 
 def test_half_way_is_half_way():
     made = -np.ones((1, 2, 2, 3), np.float32)
-    upside_down = commands._places(views.flip(), 2)
-    frame = commands._between(made, commands._places(views.identity(), 2), upside_down, 0.5)
+    upside_down = illusions.places(views.flip(), 2)
+    frame = illusions.between(made, illusions.places(views.identity(), 2), upside_down, 0.5)
     dark = (frame[0, :, :, 0] == -1).any(axis=1)
     assert frame.shape == (1, 192, 192, 3) and np.flatnonzero(dark).tolist() == list(range(48, 144))
-    faded = commands._between(made, commands._places(views.identity(), 2), commands._places(views.negate(), 2), 0.5)
+    faded = illusions.between(made, illusions.places(views.identity(), 2), illusions.places(views.negate(), 2), 0.5)
     np.testing.assert_array_equal(faded, 0)
 
 
@@ -273,59 +278,68 @@ def test_like_says_what_became_of_the_pictures(calls, capsys):
     err = capsys.readouterr().err
     assert err == "jdiff: --mask: mask.png: there is no such file; give the path of a picture\n"
     assert main("edit", "--like", "a.png") == 2
-    assert "accepted is one that jdiff edit wrote" in capsys.readouterr().err and sorted(os.listdir()) == before
+    assert (
+        "--like must be a picture that jdiff edit drew, got a.png, which is another" in capsys.readouterr().err
+        and sorted(os.listdir()) == before
+    )
 
 
 FLIPS = ["--view", "flip"]
 BAD = {  # arguments, and what the line must have in it
-    "no image": (["edit"], "no prompt is given, accepted is one or more, such as jdiff edit"),
+    "no image": (["edit"], "no prompt is given; give one or more, such as jdiff edit"),
     "no prompt": (["edit", "in.png"], "no prompt is given"),
     "gone": (["edit", "gone.png", "a"], "IMAGE: gone.png: there is no such file"),
     "text": (["edit", "text.png", "a"], "IMAGE: text.png: this is no picture that can be read"),
     "cut": (["edit", "cut.png", "a"], "IMAGE: cut.png: the picture is damaged"),
     "huge": (["edit", "huge.png", "a"], "IMAGE: huge.png: the picture has more than 100 megapixels"),
-    "strength 0": (["edit", "in.png", "a", "--strength", "0"], "--strength is 0.0, accepted is more than 0, up to 1"),
-    "strength 2": (["edit", "in.png", "a", "--strength", "2"], "--strength is 2.0, accepted is more than 0, up to 1"),
-    "strength nan": (["edit", "in.png", "a", "--strength", "nan"], "--strength is nan"),
-    "strength small": (
-        ["edit", "in.png", "a", "--strength", "0.01"],
-        "and 1, got 0.01",
+    "strength 0": (["edit", "in.png", "a", "--strength", "0"], "--strength must be above 0 and at most 1, got 0.0"),
+    "strength 2": (["edit", "in.png", "a", "--strength", "2"], "--strength must be above 0 and at most 1, got 2.0"),
+    "strength nan": (["edit", "in.png", "a", "--strength", "nan"], "--strength must be above 0 and at most 1, got nan"),
+    "strength small": (["edit", "in.png", "a", "--strength", "0.01"], "strength must be between 0.25 (one of 4 steps)"),
+    "over the source": (["edit", "in.png", "a", "-o", "../tmp/in.png"], "-o must be another file than IMAGE reads"),
+    "steps": (["edit", "in.png", "a", "--steps", "0"], "--steps must be between 1 and 1000, got 0"),
+    "stage 2 edit": (
+        ["edit", "in.png", "a", "--model", "large"],
+        "--model must be of stage 1 for jdiff edit, got large, which is of stage 2",
     ),
-    "over the source": (["edit", "in.png", "a", "-o", "../tmp/in.png"], "which is read, accepted is another file"),
-    "steps": (["edit", "in.png", "a", "--steps", "0"], "--steps is 0"),
-    "stage 2 edit": (["edit", "in.png", "a", "--model", "large"], "--model is large, a stage-2 model, accepted for"),
-    "no mask": (["inpaint", "in.png", "a"], "--mask is not given, accepted is the path of a picture"),
+    "no mask": (["inpaint", "in.png", "a"], "--mask is missing; give the path of a picture"),
     "mask size": (
         ["inpaint", "in.png", "a", "--mask", "wide.png"],
-        "--mask is wide.png, 25 x 12 pixels, accepted is a mask of the image's 24 x 12",
+        "--mask must have the picture's size, 24 x 12 pixels, got wide.png with 25 x 12",
     ),
-    "black": (["inpaint", "in.png", "a", "--mask", "black.png"], "--mask is black.png, all black in the middle square"),
-    "white": (["inpaint", "in.png", "a", "--mask", "white.png"], "--mask is white.png, all white in the middle square"),
-    "outside": (["inpaint", "in.png", "a", "--mask", "edge.png"], "--mask is edge.png, all black in the middle square"),
-    "resamplings": (["inpaint", "in.png", "a", "--mask", "mask.png", "--resamplings", "0"], "--resamplings is 0"),
-    "jump": (["inpaint", "in.png", "a", "--mask", "mask.png", "--jump-length", "0"], "--jump-length is 0"),
-    "view": (["anagram", "a", "b", "--view", "mirrored"], "--view is mirrored, accepted are identity, flip, mirror"),
-    "no view": (["anagram", "a", "b", "c", *FLIPS], "--view is given 1 times, accepted for 3 prompts is 3"),
-    "views": (["anagram", "a", "b", *FLIPS * 3], "--view is given 3 times, accepted for 2 prompts is 2 times, or 1"),
-    "one reading": (["anagram", "a", *FLIPS], "one prompt is given, accepted are two or more"),
-    "no jigsaw": (
-        ["anagram", "a", "b", "--view", "jigsaw"],
-        "the image must be a square of 16 or more",
+    "black": (["inpaint", "in.png", "a", "--mask", "black.png"], "got black.png, which is all black there"),
+    "white": (["inpaint", "in.png", "a", "--mask", "white.png"], "got white.png, which is all white there"),
+    "outside": (["inpaint", "in.png", "a", "--mask", "edge.png"], "middle square, got edge.png, which is all black"),
+    "resamplings": (
+        ["inpaint", "in.png", "a", "--mask", "mask.png", "--resamplings", "0"],
+        "--resamplings must be between 1 and 1000, got 0",
     ),
-    "no high": (["hybrid", "--low", "a"], "--high is not given, accepted is a prompt"),
-    "sigma": (["hybrid", "--low", "a", "--high", "b", "--sigma", "8"], "--sigma is 8.0, accepted is more"),
-    "two stages": (["generate", "a", "--stage2", "mini"], "--stage2 is mini, a stage-1 model, accepted is"),
-    "upscale nothing": (["upscale"], "IMAGE is not given"),
+    "jump": (
+        ["inpaint", "in.png", "a", "--mask", "mask.png", "--jump-length", "0"],
+        "--jump-length must be between 1 and 1000, got 0",
+    ),
+    "view": (["anagram", "a", "b", "--view", "mirrored"], "--view must be one of identity, flip, mirror, rotate_cw"),
+    "no view": (["anagram", "a", "b", "c", *FLIPS], "--view must be given 2 or 3 times for 3 prompts, got 1"),
+    "views": (["anagram", "a", "b", *FLIPS * 3], "--view must be given 1 or 2 times for 2 prompts, got 3"),
+    "one reading": (["anagram", "a", *FLIPS], "there must be two or more prompts, got one"),
+    "no jigsaw": (["anagram", "a", "b", "--view", "jigsaw"], "--view jigsaw: "),
+    "no high": (["hybrid", "--low", "a"], "--high is missing; give a prompt"),
+    "sigma": (["hybrid", "--low", "a", "--high", "b", "--sigma", "8"], "--sigma must be above 0 and at most 7, got 8"),
+    "two stages": (["generate", "a", "--stage2", "mini"], "--stage2 must be a stage-2 model, got mini, which"),
+    "upscale nothing": (["upscale"], "IMAGE is missing; give the path of a picture"),
     "stage 1": (
         ["upscale", "in.png", "--model", "mini"],
-        "--model is mini, a stage-1 model, accepted for jdiff upscale is",
+        "--model must be of stage 2 for jdiff upscale, got mini, which is of stage 1",
     ),
-    "noise": (["upscale", "in.png", "--noise-level", "1000"], "--noise-level is 1000, accepted is 0 to 999"),
+    "noise": (["upscale", "in.png", "--noise-level", "1000"], "--noise-level must be between 0 and 999, got 1000"),
+    "too wide for a GIF": (["generate", "a", "b", "-n", "500", "--gif", "a.gif"], "--gif: a.gif: a .gif has at most"),
+    "too wide for an MP4": (["generate", "a", "b", "-n", "130", "--mp4", "a.mp4"], "--mp4: a.mp4: an .mp4 has at most"),
+    "too large a sheet": (["generate", "a", "-n", "9000"], "-o: the sheet must have at most 100 megapixels, got"),
     "like another": (
         ["hybrid", "--like", "one.png"],
-        "without usable prompts, accepted is one that jdiff hybrid wrote",
+        "--like must be a picture that jdiff hybrid drew, got one.png, whose settings have no usable",
     ),
-}
+}  # fmt: skip
 
 
 def widened(path, to, width, height):
@@ -360,6 +374,30 @@ def test_bad_input_is_one_line_and_writes_nothing(name, calls, capsys, tmp_path)
     assert calls == [] or name == "strength small"
 
 
+def test_files_of_like_are_found_beside_the_picture(calls, tmp_path, monkeypatch, capsys):
+    """First where the command runs, then beside the picture; of two, the one with the right content."""
+    assert main("edit", "in.png", "one", "-n", 1, "-o", "a.png") == 0
+    monkeypatch.chdir(tmp_path.parent)
+    assert main("edit", "--like", tmp_path / "a.png") == 0
+    np.testing.assert_array_equal(images.load(tmp_path / "a-again.png"), images.load(tmp_path / "a.png"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    images.save("in.png", rng.uniform(-1, 1, (12, 24, 3)))
+    capsys.readouterr()
+    assert main("edit", "--like", tmp_path / "a.png") == 0
+    assert capsys.readouterr().err == ""
+    np.testing.assert_array_equal(images.load(tmp_path / "a-again.png"), images.load(tmp_path / "a.png"))
+
+
+@pytest.mark.parametrize(("count", "side", "devices", "each"), [
+    (1, 32, 1, None), (256, 32, 2, None), (257, 32, 1, 129), (300, 32, 8, 152), (5, 256, 1, 3), (5, 1024, 2, 2),
+])  # fmt: skip
+def test_many_pictures_are_drawn_in_groups_of_about_one_size(count, side, devices, each):
+    assert make.at_once(count, side, devices) == each
+    assert each is None or (each % devices == 0 and each * side**2 <= max(make.AT_ONCE * 1.2, devices * side**2))
+
+
 @pytest.mark.parametrize("command", ["edit", "inpaint", "anagram", "hybrid", "upscale"])
 def test_settings_are_json_and_flags_survive(command, calls):
     """What every command takes from generate: the shared flags, in the settings and again in what --like asks."""
@@ -371,13 +409,13 @@ def test_settings_are_json_and_flags_survive(command, calls):
         "upscale": ["in.png", "a", "--model", "large"],
     }[command]
     shared = ["-n", 1, "--steps", 3, "--guidance", 2, "--negative", "c", "--sampler", "deepfloyd", "--seed", 7]
-    asked = cli.parse([command, *args, *map(str, shared), "--dtype", "bfloat16"])
-    assert isinstance(asked, commands.Drawing) and asked.name == command
+    asked = parse.parse([command, *args, *map(str, shared), "--dtype", "bfloat16"])
+    assert isinstance(asked, Drawing) and asked.name == command
     files = asked.read()
     loaded = model(asked.model, SIDE, 6 if command == "upscale" else 3)
-    settings = cli._filled(asked, files, loaded, loaded.hash, "deepfloyd", 3, None)
-    images.save("a.png", pattern("a"), settings)
-    assert json.loads(json.dumps(settings))["guidance"] == 2 and set(asked.own) <= set(settings)
-    again = cli.parse([command, "--like", "a.png"])
+    told = settings.of(asked, files, loaded, loaded.hash, "deepfloyd", 3, None)
+    images.save("a.png", pattern("a"), told)
+    assert json.loads(json.dumps(told))["guidance"] == 2 and set(asked.own) <= set(told)
+    again = parse.parse([command, "--like", "a.png"])
     unlike = ("output", "like")
     assert vars(again) | {name: None for name in unlike} == vars(asked) | {name: None for name in unlike}

@@ -1,16 +1,14 @@
 """Conversion of a whole folder: weights of DeepFloyd IF and T5 from diffusers' and transformers' files into ours."""
 
-import os
 import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from jdiff.checkpoints import digests, files, int8, names, sources
 from jdiff.checkpoints.sources import Source
+from jdiff.parts import new_folder
 
 STORED = ("float32", "bfloat16", "float16")  # dtypes that any network is written in
 # Files of a tokenizer: the first is SentencePiece's, without which there is none.
@@ -113,19 +111,6 @@ def tokenizer(encoder: Path) -> list[Path]:
     beside = [encoder.parent / "tokenizer"] if encoder.absolute().name == names.KINDS["t5"].folder else []
     found = next((folder for folder in [encoder, *beside] if (folder / TOKENIZER[0]).is_file()), None)
     return [found / name for name in TOKENIZER if (found / name).is_file()] if found else []
-
-
-@contextmanager
-def new_folder(dst: Path) -> Iterator[Path]:
-    """Makes a folder that becomes `dst` when the block ends without an error; otherwise nothing is left of it."""
-    part = dst.with_name(f".{dst.name[:200]}.{uuid.uuid4().hex[:12]}.part")
-    try:
-        part.mkdir()
-        yield part
-        os.rename(part, dst)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def _stream(plan: Source, dtype: str, bad: list[str]) -> Iterator[np.ndarray]:

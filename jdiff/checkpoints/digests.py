@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jdiff.checkpoints import files
+from jdiff.parts import beside
 from jdiff.types import Params
 
 SMALL = 2**26  # bytes of parameters up to which a digest is computed anew each time, which takes 0.1 s
@@ -114,7 +114,7 @@ def _keep(place: Path | None, digest: str) -> None:
     try:
         if place is not None:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with files.beside(place) as file:
+            with beside(place) as file:
                 file.write(digest.encode())
     except OSError:
         return

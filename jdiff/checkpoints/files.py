@@ -7,10 +7,7 @@ of up to `CHECKED` bytes; `check` checks files of any size.
 import hashlib
 import json
 import math
-import os
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -18,6 +15,8 @@ import ml_dtypes
 import numpy as np
 from flax import traverse_util
 from safetensors import SafetensorError, safe_open
+
+from jdiff.parts import beside
 
 FORMAT = "jdiff"  # metadata "format" of our own files
 DIGEST = "jdiff_digest"  # metadata key: sha256 of the file's bytes, with this digest's own characters as zeros
@@ -181,22 +180,6 @@ def load(path: str | Path, shapes: Mapping, dtype: DTypeLike = None) -> dict:
 
 
 # --- writing
-
-
-@contextmanager
-def beside(path: str | Path) -> Iterator[IO[bytes]]:
-    """Opens a file that becomes `path` when the block ends without an error; otherwise `path` stays as it was."""
-    path = Path(path)
-    part = path.with_name(f".{path.name[:200]}.{uuid.uuid4().hex[:12]}.part")
-    try:
-        with open(part, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def write(path: str | Path, leaves: Leaves, arrays: Iterable[np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -1,227 +1,290 @@
-"""`jdiff mnist train` and `jdiff mnist sample`: their flags, what they check and write. JAX comes late."""
+"""`jdiff mnist train` and `jdiff mnist sample`: part B of the course. JAX is imported late."""
 
 import dataclasses
 import logging
 import math
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import numpy as np
 import tyro
 
-from jdiff import images as pictures
-from jdiff.cli.commands import BadInput, accepted, check_output, demand
+from jdiff import images
+from jdiff.cli.drawing import MOST
+from jdiff.cli.errors import BadInput, accepted, check_output, demand, is_unicode, one_line
+from jdiff.cli.flags import (
+    LARGEST_SEED,
+    OPTIONAL,
+    REPEATABLE,
+    REQUIRED,
+    Number,
+    NumberOrNone,
+    PathOrNone,
+    Whole,
+    WholeOrNone,
+    one_of,
+)  # fmt: skip
+from jdiff.cli.make import start_jax
+from jdiff.cli.outputs import Done, Output, write
+from jdiff.progress import Bar
 
-Kind = Literal["denoise", "time", "class", "flow-time", "flow-class"]
+if TYPE_CHECKING:
+    from jdiff.mnist.model import Drawn
+    from jdiff.mnist.recipes import Recipe
+
+KINDS = ("denoise", "time", "class", "flow-time", "flow-class")
+RECIPES = ("spec", "best")
 OWN = "(default: the recipe's own)"
-SHOWN = 20  # columns of a sheet
+# Flags that stand in the place of a recipe's numbers.
+NUMBERS = ("epochs", "width", "batch", "rate")
+# Columns of a sheet, and pictures of the way that an animation shows.
+SHOWN, KEPT = 20, 30
 
 
 @dataclasses.dataclass
 class Train:
-    """Trains one of part B's networks on MNIST; stopped at any moment, the same command goes on from where it was."""
+    """Trains one of part B's networks on MNIST. The same command continues a training that was stopped."""
 
-    name: ClassVar[str] = "train"
-
-    kind: tyro.conf.Positional[Annotated[Kind, tyro.conf.arg(metavar="{denoise,time,class,flow-time,flow-class}")]]
-    """The single-step denoiser, the DDPMs told the time and the class too, or their flow-matching editions."""
-    recipe: Literal["spec", "best"] = "spec"
-    """The course's, or (for time and class) our own."""
-    epochs: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)] = None
-    """Times that every digit is seen."""
-    width: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)] = None
-    """Channels D of the network."""
-    batch: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)] = None
-    """Pictures an update."""
-    rate: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
+    kind: Annotated[
+        tyro.conf.Positional[Annotated[str | None, one_of(*KINDS)]],
+        tyro.conf.arg(metavar="KIND", help_behavior_hint=REQUIRED),
+    ] = None
+    """The network: denoise, the single-step denoiser; time or class, the DDPM conditioned on time, or on class too;
+    flow-time or flow-class, their flow-matching versions."""
+    recipe: Annotated[str, one_of(*RECIPES)] = "spec"
+    """The course's recipe, or (for time and class) our own."""
+    epochs: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)] = None
+    """Passes over the data."""
+    width: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)] = None
+    """Channels of the network: the course's D."""
+    batch: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)] = None
+    """Batch size."""
+    rate: Annotated[NumberOrNone, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
     """Adam's highest learning rate."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the network while it trains; the weights stay in float32."""
-    seed: int = 0
-    """Of everything random."""
-    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(optional)")] = None
-    """Where TFDS keeps its data sets; MNIST is downloaded and prepared in TFDS's own place otherwise."""
-    run: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/mnist/NAME)")] = None
-    """Checkpoints and log.csv; what is there is gone on from."""
-    out: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: RUN/model)")] = None
-    """What the trained network is written to."""
+    dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"
+    """What the network computes in. The weights are float32."""
+    seed: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 0
+    """Random seed."""
+    data_dir: Annotated[PathOrNone, tyro.conf.arg(metavar="FOLDER", help_behavior_hint=OPTIONAL)] = None
+    """Folder of TFDS's data sets. By default it is TFDS's own, to which MNIST is downloaded."""
+    run: Annotated[PathOrNone, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: runs/mnist/NAME)")] = None
+    """Folder of checkpoints and log.csv. A run that is there is continued."""
+    out: Annotated[PathOrNone, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: RUN/model)")] = None
+    """Folder of the trained network."""
     keep_epochs: Annotated[
-        tyro.conf.UseAppendAction[tuple[int, ...]], tyro.conf.arg(metavar="INT", help_behavior_hint="(repeatable)")
+        tyro.conf.UseAppendAction[tuple[Whole, ...]], tyro.conf.arg(metavar="INT", help_behavior_hint=REPEATABLE)
     ] = ()
-    """Also keep the weights as they are after this epoch, in RUN/epoch-N.safetensors."""
-    save_every: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: an epoch)")] = None
+    """Also keep the weights after this epoch, in RUN/epoch-N.safetensors."""
+    save_every: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: an epoch)")] = None
     """Updates between checkpoints."""
-    minutes: float = math.inf
-    """Stop after so many; the same command goes on."""
-    first: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all)")] = None
-    """Train on so many digits of the set alone, for a quick try."""
+    minutes: Annotated[Number, tyro.conf.arg(metavar="FLOAT")] = math.inf
+    """Stop after this time. The same command continues."""
+    first: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all)")] = None
+    """Train on the first digits only, for a quick try."""
     tensorboard: bool = False
-    """Also write what TensorBoard reads, in RUN/tensorboard."""
+    """Also write TensorBoard's files, in RUN/tensorboard."""
     quiet: bool = False
-    """No progress bar."""
+    """Show no progress bar."""
 
     def __call__(self) -> str:
-        """One line that says what was written."""
-        from jdiff.mnist import model
-        from jdiff.mnist.recipes import recipes
+        """Trains; returns a line that says what was written."""
+        recipe = self.check()
+        numbers = {name: getattr(self, name) or getattr(recipe, name) for name in NUMBERS}
+        start_jax(cores=True, batch=numbers["batch"])
+        from jdiff.mnist import data, fit, model
 
-        recipe = recipes().get((self.kind, self.recipe))
-        if recipe is None:
-            kinds = " and ".join(kind for kind, name in recipes() if name == self.recipe)
-            demand(False, f"--recipe is {self.recipe} for {self.kind}, accepted is spec; {self.recipe} is for {kinds}")
-        assert recipe is not None
-        numbers = {name: getattr(self, name) or getattr(recipe, name) for name in ("epochs", "width", "batch", "rate")}
-        for name in ("epochs", "width", "batch", "rate", "save_every", "first"):
-            given = getattr(self, name)
-            flag = "--" + name.replace("_", "-")
-            good = given is None or (math.isfinite(given) and given > 0)
-            demand(good, f"{flag} is {given}, accepted is more than 0")
-        for epoch in self.keep_epochs:
-            demand(
-                1 <= epoch <= numbers["epochs"],
-                f"--keep-epochs is {epoch}, accepted is 1 to {numbers['epochs']}, --epochs",
-            )
-        demand(self.minutes > 0, f"--minutes is {self.minutes}, accepted is more than 0")
-        demand(0 <= self.seed < 2**32, f"--seed is {self.seed}, accepted is 0 to {2**32 - 1}")
-        multiple = 16 if self.recipe == "best" else 1
-        width = numbers["width"]
-        demand(width % multiple == 0, f"--width is {width}, accepted is a multiple of {multiple}")
-
-        import jax
-
-        from jdiff.mesh import over_devices, use_cores
-        from jdiff.mnist import fit
-        from jdiff.mnist.data import mnist
-
-        images, labels = accepted(lambda: mnist("train", self.data_dir))
-        images, labels = images[: self.first], labels[: self.first]
-        batch, n = numbers["batch"], len(images)
-        use_cores(batch)
-        devices = jax.device_count()
-        demand(batch <= n, f"--batch is {batch}, accepted is up to the {n} pictures")
-        demand(batch % devices == 0, f"--batch is {batch}, accepted is a multiple of the {devices} devices")
+        pixels, labels = accepted(lambda: data.mnist("train", self.data_dir))
+        pixels, labels = pixels[: self.first], labels[: self.first]
+        mesh = _mesh(numbers["batch"], len(pixels))
+        assert self.kind is not None  # `check` has seen to it
         place = self.run or Path("runs") / "mnist" / model.name(self.kind, self.recipe)
         out = self.out or place / "model"
         run = fit.Run(self.kind, self.recipe, **numbers, seed=self.seed, dtype=self.dtype)
-        for logger in ("absl", "asyncio"):  # where Orbax tells at length what it raises too
+        for logger in ("absl", "asyncio"):  # Orbax tells at length there what it also raises
             logging.getLogger(logger).setLevel(logging.CRITICAL)
         try:
             state, finished = fit.fit(
-                recipe, run, images, labels, place, minutes=self.minutes, keep_epochs=self.keep_epochs,
-                save_every=self.save_every, mesh=over_devices(), tensorboard=self.tensorboard, quiet=self.quiet,
+                recipe, run, pixels, labels, place, minutes=self.minutes, keep_epochs=self.keep_epochs,
+                save_every=self.save_every, mesh=mesh, tensorboard=self.tensorboard, quiet=self.quiet,
             )  # fmt: skip
         except ValueError as error:
-            raise BadInput(" ".join(str(error).split())) from error
+            raise BadInput(one_line(error)) from error
         except FloatingPointError as error:
-            why = f"--rate is {run.rate}, with which {error}, accepted is a lower one"
-            raise BadInput(f"{why}; the last good checkpoint is kept in {place}") from error
-        fit.export(out, run, state, finished, place, len(images))
-        how = "" if finished else ", not finished: the same command goes on"
+            raise BadInput(
+                f"--rate is too high, got {run.rate}: {one_line(error)}; give a lower one. The last good checkpoint is "
+                f"in {place}"
+            ) from error
+        fit.export(out, run, state, finished, place, len(pixels))
+        how = "" if finished else ", not finished; the same command continues"
         return f"wrote {out}: {int(state.step)} updates{how}"
+
+    def check(self) -> "Recipe":
+        """Checks the flags without the data, and returns the recipe."""
+        demand(self.kind is not None, f"KIND is missing; give one of {', '.join(KINDS)}")
+        for name in (*NUMBERS, "save_every", "first"):
+            given = getattr(self, name)
+            flag = "--" + name.replace("_", "-")
+            good = given is None or (math.isfinite(given) and 0 < given < 2**31)
+            demand(good, f"{flag} must be above 0, and below {2**31}, got {given}")
+        demand(self.minutes > 0, f"--minutes must be above 0, got {self.minutes}")
+        demand(0 <= self.seed <= LARGEST_SEED, f"--seed must be between 0 and {LARGEST_SEED}, got {self.seed}")
+        for flag, path in (("--data-dir", self.data_dir), ("--run", self.run), ("--out", self.out)):
+            if path is not None:
+                _check_folder(flag, path)
+        from jdiff.mnist.recipes import recipes
+
+        recipe = recipes().get((self.kind or "", self.recipe))
+        kinds = " and ".join(kind for kind, name in recipes() if name == self.recipe)
+        demand(recipe is not None, f"--recipe must be spec for {self.kind}, got {self.recipe}, which is for {kinds}")
+        assert recipe is not None
+        most = self.epochs or recipe.epochs
+        for epoch in self.keep_epochs:
+            demand(1 <= epoch <= most, f"--keep-epochs must be between 1 and {most}, the last epoch, got {epoch}")
+        width, multiple = self.width or recipe.width, 16 if self.recipe == "best" else 1
+        demand(width % multiple == 0, f"--width must be a multiple of {multiple}, got {width}")
+        return recipe
 
 
 @dataclasses.dataclass
 class Sample:
     """Draws digits by one of part B's networks."""
 
-    name: ClassVar[str] = "sample"
-
-    kind: tyro.conf.Positional[Annotated[Kind, tyro.conf.arg(metavar="{time,class,flow-time,flow-class}")]]
-    """Which network: those told a class draw each digit, the others any."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 4
-    """Pictures of each digit, or, where there are no classes, ten times as many in all."""
+    kind: Annotated[
+        tyro.conf.Positional[Annotated[str | None, one_of(*KINDS[1:])]],
+        tyro.conf.arg(metavar="KIND", help_behavior_hint=REQUIRED),
+    ] = None
+    """The network: time, class, flow-time or flow-class. Those conditioned on class draw each digit, the others any."""
+    n: Annotated[Whole, tyro.conf.arg(aliases=["-n"], metavar="INT")] = 4
+    """Pictures of each digit. A network without classes draws ten times as many in all."""
     recipe: Annotated[
-        Literal["spec", "best"] | None, tyro.conf.arg(help_behavior_hint="(default: best where there is one)")
-    ] = None
-    """Whose weights of those that ship."""
-    model: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(optional)")] = None
-    """The weights that `jdiff mnist train` wrote, in place of those that ship."""
-    steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)] = None
-    """Network calls."""
-    guidance: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
-    """How strongly the class is followed; 1 is no guidance."""
-    seed: int = 0
-    """Picks the noise; picture k is the same however many are made (to rounding)."""
+        str | None, one_of(*RECIPES), tyro.conf.arg(help_behavior_hint="(default: best where there is one)")
+    ] = None  # fmt: skip
+    """Which of the shipped weights."""
+    model: Annotated[PathOrNone, tyro.conf.arg(metavar="FOLDER", help_behavior_hint=OPTIONAL)] = None
+    """Weights that `jdiff mnist train` wrote, instead of shipped ones."""
+    steps: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint=OWN)] = None
+    """Steps of the sampler."""
+    guidance: Annotated[NumberOrNone, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
+    """Guidance scale: how strongly the picture follows the class. 1 is no guidance."""
+    seed: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 0
+    """Random seed. Picture k is the same for every -n, up to rounding."""
     output: Annotated[
-        Path | None, tyro.conf.arg(aliases=["-o"], metavar="FILE.png", help_behavior_hint="(optional)")
-    ] = None
-    """A sheet of them, one row a digit."""
-    gif: Annotated[Path | None, tyro.conf.arg(metavar="FILE.gif", help_behavior_hint="(optional)")] = None
-    """The way from noise to that sheet."""
-    npz: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npz", help_behavior_hint="(optional)")] = None
-    """The arrays: images [n 28 28] float32 in [0, 1], and labels [n], -1 where none was asked for."""
+        PathOrNone, tyro.conf.arg(aliases=["-o"], metavar="FILE.png", help_behavior_hint=OPTIONAL)
+    ] = None  # fmt: skip
+    """A sheet with a row for each digit."""
+    gif: Annotated[PathOrNone, tyro.conf.arg(metavar="FILE.gif", help_behavior_hint=OPTIONAL)] = None
+    """An animation of the way from noise to that sheet."""
+    npz: Annotated[PathOrNone, tyro.conf.arg(metavar="FILE.npz", help_behavior_hint=OPTIONAL)] = None
+    """Arrays: images [n 28 28] float32 in [0, 1], and labels [n], -1 for none."""
     quiet: bool = False
-    """No progress bar."""
+    """Show no progress bar."""
 
-    def __call__(self) -> str:
-        """One line that names the files written."""
-        demand(self.kind != "denoise", "KIND is denoise, accepted are time, class, flow-time and flow-class")
-        demand(self.n >= 1, f"-n is {self.n}, accepted is 1 or more")
-        demand(0 <= self.seed < 2**32, f"--seed is {self.seed}, accepted is 0 to {2**32 - 1}")
-        guidance, steps = self.guidance, self.steps
-        demand(guidance is None or math.isfinite(guidance), f"--guidance is {guidance}, accepted is a finite number")
-        demand(steps is None or 1 <= steps <= 1000, f"--steps is {steps}, accepted is 1 to 1000")
-        outputs = {"-o": (self.output, ".png"), "--gif": (self.gif, ".gif"), "--npz": (self.npz, ".npz")}
-        demand(any(path for path, _ in outputs.values()), "no file is given, accepted are -o, --gif and --npz")
-        for flag, (path, suffix) in outputs.items():
-            if path is not None:
-                check_output(flag, path, suffix)
-
+    def __call__(self) -> Done:
+        """Draws and writes; returns what was written."""
+        self.check()
+        start_jax()
         import jax
-        from tqdm import tqdm
 
         from jdiff.mnist import model
         from jdiff.mnist.recipes import recipes
 
+        assert self.kind is not None  # `check` has seen to it
         best = "best" if (self.kind, "best") in recipes() else "spec"
-        digits = accepted(lambda: model.load(self.model or model.name(self.kind, self.recipe or best)))
+        digits = accepted(lambda: model.load(self.model or model.name(self.kind or "", self.recipe or best)))
         kind = digits.facts["kind"]
-        demand(kind == self.kind, f"--model is {self.model}, a network of {kind}, accepted is one of {self.kind}")
+        demand(kind == self.kind, f"--model must be a network of {self.kind}, got {self.model}, one of {kind}")
         classes = np.repeat(np.arange(10), self.n) if "class" in kind else np.full(10 * self.n, -1)
-        with tqdm(total=len(classes), unit="picture", disable=self.quiet, leave=False) as bar:
+        with Bar(len(classes), unit="picture", quiet=self.quiet) as bar:
             made = accepted(
                 lambda: model.draw(
-                    digits, classes, jax.random.key(self.seed), steps=steps, guidance=guidance,
-                    keep=30 if self.gif else 0, progress=lambda done, _: bar.update(done - bar.n),
+                    digits, classes, jax.random.key(self.seed), steps=self.steps, guidance=self.guidance,
+                    keep=KEPT if self.gif else 0, progress=lambda done, total: bar.update(done, total),
                 )
             )  # fmt: skip
-        demand(bool(np.isfinite(made.images).all()), "pictures are not finite, accepted are less guidance, more steps")
-        how = {"recipe": digits.facts["recipe"], "steps": steps or digits.recipe.steps}
-        how |= {"guidance": digits.recipe.guidance if guidance is None else guidance}
-        return self.write(made, classes, how)
+        finite = bool(np.isfinite(made.images).all())
+        demand(finite, "pictures are not finite; try less --guidance, or more --steps")
+        settings = {"command": "mnist sample", "kind": self.kind, "n": self.n, "seed": self.seed}
+        settings |= {"recipe": digits.facts["recipe"], "steps": self.steps or digits.recipe.steps}
+        settings |= {"guidance": digits.recipe.guidance if self.guidance is None else self.guidance}
+        settings |= {"model": self.model and str(self.model)}
+        return write(self.outputs(made, classes, settings), f"{len(classes)} digits")
 
-    def write(self, made: Any, classes: np.ndarray, how: dict[str, Any]) -> str:
-        written = []
-        if self.npz:
-            with pictures.beside(self.npz) as file:
+    def check(self) -> None:
+        """Checks the flags without the network."""
+        demand(self.kind is not None, f"KIND is missing; give one of {', '.join(KINDS[1:])}")
+        demand(1 <= self.n <= MOST // 10, f"-n must be between 1 and {MOST // 10}, got {self.n}")
+        demand(0 <= self.seed <= LARGEST_SEED, f"--seed must be between 0 and {LARGEST_SEED}, got {self.seed}")
+        guidance, steps = self.guidance, self.steps
+        demand(guidance is None or math.isfinite(guidance), f"--guidance must be a finite number, got {guidance}")
+        demand(steps is None or 1 <= steps <= 1000, f"--steps must be between 1 and 1000, got {steps}")
+        if self.model is not None:
+            demand(is_unicode(str(self.model)), f"--model must be a path in UTF-8, got {str(self.model)!a}")
+        outputs = [("-o", self.output, ".png"), ("--gif", self.gif, ".gif"), ("--npz", self.npz, ".npz")]
+        demand(any(path for _, path, _ in outputs), "no file to write is given; give -o, --gif or --npz")
+        for flag, path, suffix in outputs:
+            if path is not None:
+                check_output(flag, path, suffix)
+
+    def outputs(self, made: "Drawn", classes: np.ndarray, settings: dict[str, Any]) -> list[Output]:
+        """Returns the files to write. `settings` are JSON."""
+
+        def arrays(path: Path) -> None:
+            with images.beside(path) as file:
                 np.savez_compressed(file, images=made.images[..., 0], labels=classes)
-            written.append(self.npz)
-        if self.gif:
-            frames = np.stack([sheet(frame, classes) for frame in made.way.swapaxes(0, 1).clip(0, 1)])
-            pictures.save_gif(self.gif, frames)
-            written.append(self.gif)
-        if self.output:
-            settings = {"command": "mnist sample", "kind": self.kind, "n": self.n, "seed": self.seed}
-            settings |= how | {"model": self.model and str(self.model)}
-            pictures.save(self.output, sheet(made.images, classes), settings)
-            written.append(self.output)
-        return f"wrote {', '.join(map(str, written))}: {len(classes)} digits"
 
+        def animation(path: Path) -> None:
+            assert made.way is not None  # it is kept for a GIF
+            frames = [sheet(frame, classes) for frame in made.way.swapaxes(0, 1).clip(0, 1)]
+            images.save_gif(path, np.stack(frames))
 
-def sheet(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Sheet [h w 3] uint8 of images [10 n, 28 28 1] in [0, 1]: ten rows, each labelled with its class, if any."""
-    rows = 2 * images.reshape(10, -1, *images.shape[1:])[:, :SHOWN] - 1
-    labels = [str(digit) for digit in range(10)] if classes.max() >= 0 else []
-    return pictures.grid(rows, labels, cell=56)
+        outputs = []
+        if (png := self.output) is not None:
+            outputs.append(Output(png, lambda: images.save(png, sheet(made.images, classes), settings)))
+        if (npz := self.npz) is not None:
+            outputs.append(Output(npz, lambda: arrays(npz)))
+        if (gif := self.gif) is not None:
+            outputs.append(Output(gif, lambda: animation(gif)))
+        return outputs
 
 
 @dataclasses.dataclass
 class Mnist:
-    """Part B of the course: its networks for MNIST, trained and sampled."""
+    """Trains and samples the networks for MNIST of the course's part B."""
 
     command: Union[  # noqa: UP007, tyro reads the names from here
         Annotated[Train, tyro.conf.subcommand("train")], Annotated[Sample, tyro.conf.subcommand("sample")]
     ]
 
-    def __call__(self) -> str:
+    def __call__(self) -> str | Done:
+        """Runs the subcommand; returns what it did."""
         return self.command()
+
+
+def sheet(digits: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Returns a sheet [h w 3] uint8 of ten rows, each labelled with its class, if there are any.
+
+    Args:
+        digits: [10 n, 28 28 1] in [0, 1].
+        classes: [10 n], -1 for none.
+    """
+    rows = 2 * digits.reshape(10, -1, *digits.shape[1:])[:, :SHOWN] - 1
+    labels = [str(digit) for digit in range(10)] if classes.max() >= 0 else []
+    return images.grid(rows, labels, cell=56)
+
+
+def _mesh(batch: int, pictures: int) -> Any:  # a mesh of JAX, or None
+    """A mesh of all devices, which must divide the batch, or None where there is one."""
+    import jax
+
+    from jdiff.mesh import over_devices
+
+    demand(batch <= pictures, f"--batch must be at most {pictures}, the number of pictures, got {batch}")
+    devices = jax.device_count()
+    demand(batch % devices == 0, f"--batch must be a multiple of {devices}, the number of devices, got {batch}")
+    return over_devices()
+
+
+def _check_folder(flag: str, path: Path) -> None:
+    demand(is_unicode(str(path)), f"{flag} must be a path in UTF-8, got {str(path)!a}")
+    nearest = accepted(lambda: next(place for place in (path, *path.absolute().parents) if place.exists()), f"{flag}: ")
+    demand(nearest.is_dir(), f"{flag} must be a folder, got {path}, but {nearest} is a file")

@@ -5,17 +5,8 @@ from jdiff.images.pixels import Picture, on_white
 from jdiff.images.read import decode, load, load_mask, read_bytes, read_settings
 from jdiff.images.sheet import Sheet, grid, sheet_size, strip
 from jdiff.images.values import RANGE, as_picture, square, to_uint8
-from jdiff.images.write import (
-    LIMITS,
-    beside,
-    check_size,
-    check_writable,
-    discard_parts,
-    has_video,
-    save,
-    save_gif,
-    save_mp4,
-)
+from jdiff.images.write import LIMITS, check_size, has_video, save, save_gif, save_mp4
+from jdiff.parts import beside, check_writable
 
 __all__ = [
     "LIMITS",
@@ -28,7 +19,6 @@ __all__ = [
     "check_size",
     "check_writable",
     "decode",
-    "discard_parts",
     "grid",
     "has_video",
     "load",

@@ -1,18 +1,12 @@
 """Pictures and animations into files, each complete or not there."""
 
-import contextlib
 import json
 import math
-import os
 import re
-import secrets
-import stat
 import subprocess
-import threading
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from jdiff.images.read import KEY
 from jdiff.images.values import as_array, to_uint8
+from jdiff.parts import beside, path_beside, running
 
 # Largest width and height, in pixels, of each kind of file: H.264's and GIF's own limits, and a PNG that Pillow writes.
 LIMITS = {".mp4": 16384, ".gif": 65535, ".png": 2**24}
@@ -27,13 +22,6 @@ LIMITS = {".mp4": 16384, ".gif": 65535, ".png": 2**24}
 QUALITY = "18"
 # Milliseconds of a GIF's frame: below the first browsers slow it down, and the second is the most it can be.
 SHORTEST, LONGEST = 20, 655350
-# Bytes of the longest file name, on every common file system.
-LONGEST_NAME = 255
-
-# What is being written: parts of files, and processes that write them. `discard_parts` takes it all away.
-_parts: set[Path] = set()
-_processes: set[subprocess.Popen] = set()
-_lock = threading.RLock()
 
 
 def save(path: str | Path, image: Any, settings: dict[str, Any] | None = None) -> None:
@@ -122,7 +110,7 @@ def save_mp4(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 
     ffmpeg = [program, "-nostdin", "-hide_banner", "-loglevel", "error"]
     raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-framerate", f"{rate:.6f}", "-i", "pipe:0"]
     h264 = ["-c:v", "libx264", "-crf", QUALITY, "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", "-y"]
-    with _part(path) as part:
+    with path_beside(path) as part:
         _run([*ffmpeg[:1], *ffmpeg[2:], *raw, *h264, str(part)], shown, path)
         told = _run([*ffmpeg, "-xerror", "-progress", "pipe:1", "-i", str(part), "-f", "null", "-"], None, path)
         counts = re.findall(r"^frame=\s*(\d+)", told, re.MULTILINE)
@@ -179,128 +167,10 @@ def _frames(frames: Any, seconds: float, hold: float, suffix: str) -> tuple[np.n
 def _run(command: list[str], frames: np.ndarray | None, path: str | Path) -> str:
     """What a process prints; raises OSError, with its last line, unless it ends well."""
     source = subprocess.DEVNULL if frames is None else subprocess.PIPE
-    with _lock:
-        # a group of its own: Ctrl-C in a terminal is for us, and we end it
-        process = subprocess.Popen(
-            command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=os.name == "posix"
-        )
-        _processes.add(process)
-    try:
+    with running(command, stdin=source) as process:
         out, err = process.communicate(None if frames is None else np.ascontiguousarray(frames).tobytes())
-    finally:
-        process.kill()
-        process.wait()
-        _processes.discard(process)
     lines = err.decode(errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
     if process.returncode != 0:
         raise OSError(f"{path}: ffmpeg failed with status {process.returncode} ({last})")
     return out.decode(errors="replace")
-
-
-@contextlib.contextmanager
-def beside(path: str | Path) -> Iterator[IO[bytes]]:
-    """Opens a binary file that becomes `path` when the block ends well; otherwise `path` stays as it was.
-
-    Links are followed, and a file that is replaced keeps its mode.
-
-    Args:
-        path: of the file.
-
-    Yields:
-        The open file.
-
-    Raises:
-        OSError: the file cannot be written; see `check_writable`.
-    """
-    with _part(path) as part:
-        with _lock:  # not after `discard_parts`
-            file = open(part, "xb")
-        with file:
-            yield file
-
-
-def check_writable(path: str | Path) -> None:
-    """Checks that a file can be written, before the work whose result goes there. A link stands for its target.
-
-    Raises:
-        OSError: the name is too long, the folder does not exist or cannot be written to, or what is there is a
-            folder, no regular file, or read-only.
-
-    Example:
-        >>> check_writable("no-such-folder/a.png")
-        Traceback (most recent call last):
-        ...
-        FileNotFoundError: no-such-folder/a.png: there is no folder no-such-folder
-    """
-    _mode_of(path, _target(path))
-
-
-def _target(path: str | Path) -> Path:
-    """The file that `path` stands for: a link's target."""
-    if os.path.islink(path):
-        with contextlib.suppress(FileNotFoundError):  # the target is not there yet
-            os.stat(path)  # a loop of links raises
-    return Path(os.path.realpath(path))
-
-
-def _mode_of(path: str | Path, target: Path) -> int | None:
-    """The mode of the file that will be replaced, None where there is none; raises OSError if it must not be."""
-    size = len(os.fsencode(target.name))
-    if size > LONGEST_NAME:
-        raise OSError(f"{path}: the file name has {size} bytes; give one of at most {LONGEST_NAME}")
-    folder = target.parent if os.path.islink(path) else Path(path).parent
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no folder {folder}")
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"{path}: no permission to write to the folder {folder}")
-    try:
-        mode = target.stat().st_mode
-    except FileNotFoundError:
-        return None
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(f"{path}: this is a folder; give the name of a file")
-    if not stat.S_ISREG(mode):
-        raise OSError(f"{path}: this is no regular file, and it is not replaced")
-    if not mode & 0o222 or not os.access(target, os.W_OK):
-        raise PermissionError(f"{path}: the file is read-only; give another name, or allow writing")
-    return stat.S_IMODE(mode)
-
-
-@contextlib.contextmanager
-def _part(path: str | Path) -> Iterator[Path]:
-    """A path beside the file that `path` stands for, to which it is renamed when the block ends well."""
-    target = _target(path)
-    mode = _mode_of(path, target)
-    part = target.with_name(f".jdiff-{secrets.token_hex(8)}.part")  # short, whatever the name
-    with _lock:
-        _parts.add(part)
-    try:
-        yield part
-        if mode is not None:
-            with contextlib.suppress(OSError):
-                os.chmod(part, mode)
-        os.replace(part, target)
-    except OSError as error:
-        if error.errno is not None and error.filename in (None, str(part)):  # named by what the user asked for
-            raise type(error)(error.errno, error.strerror, str(path)) from error
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        _parts.discard(part)
-
-
-def discard_parts() -> None:
-    """Takes away what is half written and ends the processes that write it. For a process that is about to end.
-
-    It keeps the lock, so that no other thread begins to write.
-    """
-    _lock.acquire()
-    for process in list(_processes):
-        with contextlib.suppress(OSError):
-            process.kill()
-            process.wait()
-    for part in list(_parts):
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from jdiff.checkpoints import files
-from jdiff.images import beside
 from jdiff.mnist import data, objectives
 from jdiff.mnist.recipes import Recipe
+from jdiff.parts import beside
 from jdiff.training import log
 from jdiff.training.conv import fitting_conv
 from jdiff.training.loop import TrainState, start, train

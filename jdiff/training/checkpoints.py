@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Sharding
 from jax.tree_util import Partial
 
-from jdiff.images import beside
+from jdiff.parts import beside
 
 # Arrays of more bytes count in a fingerprint by shape and dtype alone.
 DIGESTED = 2**20

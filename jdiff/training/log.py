@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from tqdm import tqdm
 
-from jdiff.images import beside
+from jdiff.parts import beside
+from jdiff.progress import Bar
 
 
 class Log:
@@ -36,8 +36,8 @@ class Log:
     def __init__(self, folder: str | Path, steps: int, batch: int, *, tensorboard: bool = False, quiet: bool = False):
         self.folder, self.batch = Path(folder), batch
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.bar = tqdm(total=steps, unit="update", disable=quiet)
-        self.board: Any = None  # tensorboardX, which is optional, has no types
+        self.bar = Bar(steps, unit="update", quiet=quiet, leave=True)
+        self.board: Any = None
         if tensorboard:
             from tensorboardX import SummaryWriter
 
@@ -65,8 +65,8 @@ class Log:
             for name, mean in means.items():
                 self.board.add_scalar(name, mean, step)
             self.board.flush()
-        self.bar.update(step - self.bar.n)
-        self.bar.set_postfix({name: f"{mean:.4f}" for name, mean in means.items()} | {"images/s": f"{self.speed:.1f}"})
+        shown = {name: f"{mean:.4f}" for name, mean in means.items()} | {"images/s": f"{self.speed:.1f}"}
+        self.bar.update(step, numbers=shown)
 
     def _remove_after(self, step: int, header: list[str]) -> None:
         """Removes the rows of later updates, and a row that was written half."""

@@ -1,0 +1,60 @@
+"""Kinds of values that flags take. A wrong value is one line: the flag must be this, got that."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from tyro.constructors import PrimitiveConstructorSpec
+
+T = TypeVar("T")
+
+# What the help says in the place of a default.
+MODEL_DEFAULT = "(default: the model's own)"
+OPTIONAL = "(optional)"
+REQUIRED = "(required)"
+REPEATABLE = "(repeatable)"
+
+DTYPES = ("float32", "bfloat16", "float16")
+LARGEST_SEED = 2**32 - 1
+LONGEST_NUMBER = 30  # digits; Python refuses to read thousands of them, and no flag takes them
+
+
+def _spec(metavar: str, read: Callable[[str], T], wanted: str) -> PrimitiveConstructorSpec[T]:
+    def parsed(words: list[str]) -> T:
+        try:
+            return read(words[0])
+        except ValueError as error:
+            raise ValueError(f"must be {wanted}, got {words[0]!r}") from error
+
+    return PrimitiveConstructorSpec(
+        nargs=1, metavar=metavar, instance_from_str=parsed, is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
+    )  # fmt: skip
+
+
+def one_of(*names: str) -> PrimitiveConstructorSpec[str]:
+    """Returns the kind of a flag that takes one of these words."""
+
+    def read(word: str) -> str:
+        if word not in names:
+            raise ValueError
+        return word
+
+    return _spec("{" + ",".join(names) + "}", read, f"one of {', '.join(names)}")
+
+
+def _whole(word: str) -> int:
+    if len(word) > LONGEST_NUMBER:
+        raise ValueError
+    return int(word)
+
+
+_WHOLE = _spec("INT", _whole, "a whole number")
+_NUMBER = _spec("FLOAT", float, "a number")
+Whole = Annotated[int, _WHOLE]
+WholeOrNone = Annotated[int | None, _WHOLE]
+Number = Annotated[float, _NUMBER]
+NumberOrNone = Annotated[float | None, _NUMBER]
+PathOrNone = Annotated[Path | None, _spec("FILE", Path, "a path")]
+TextOrNone = Annotated[str | None, _spec("TEXT", str, "a text")]
+Dtype = Annotated[str, one_of(*DTYPES)]

@@ -1,0 +1,172 @@
+"""How a command that draws is carried out, from its flags to its files."""
+
+import hashlib
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jdiff.cli import cache, outputs, settings
+from jdiff.cli.drawing import Drawing, check
+from jdiff.cli.errors import BadInput, accepted, demand, one_line
+from jdiff.cli.process import note
+from jdiff.cli.weights import known
+from jdiff.progress import Bar
+
+if TYPE_CHECKING:
+    from jdiff.model import Model
+
+# Pixels of the pictures that are drawn in one call, to bound memory: 256 pictures of 32 x 32, or 4 of 256 x 256.
+AT_ONCE = 2**18
+# Seconds until the progress bar appears. What is wrong with the input is told before, on a line of its own.
+PATIENCE = 0.5
+# Signal of a first timestep that is more picture than noise.
+CLEAN = 0.9
+
+
+def make(command: Drawing) -> outputs.Done:
+    """Draws and writes.
+
+    Raises:
+        BadInput: something is wrong with the input. Nothing is written.
+    """
+    check(command)
+    before = settings.read(command, command.like) if command.like else None
+    files = command.read()
+    table, table_sha256 = known("--prompts", command.embeddings), _sha256(command.embeddings)
+    wanted = command.count(command.texts()) * command.n
+    start_jax(cores=wanted > 1)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: note(one_line(Warning(message)))
+        from jdiff.model import load
+        from jdiff.sample import SAMPLERS
+
+        names = ", ".join(sorted(SAMPLERS))
+        demand(command.sampler in (None, *SAMPLERS), f"--sampler must be one of {names}, got {command.sampler}")
+        texts = [command.negative, *command.texts()]
+        how: dict[str, Any] = {"known": table, "encoder": command.encoder, "cache": cache.usable("prompts")}
+        model = accepted(lambda: load(command.model, dtype=command.dtype, texts=texts, **how))
+        fitted = command.fit(model, files)
+        sampler = command.sampler or model.defaults.sampler
+        steps = command.steps or (SAMPLERS[sampler].steps if command.sampler else model.defaults.steps)
+        outputs.check_sizes(command, model, fitted)
+        weights = command.hash(model, fitted)
+        told = settings.of(command, files, model, weights, sampler, steps, before, table_sha256)
+        if before:
+            settings.note_differences(told, before, command.files)
+        _note_noise(model, sampler, steps)
+        made, way = _drawn(command, model, fitted, told, wanted)
+    broken = _without_broken(made, told, command.dtype)
+    height, width = made.shape[2:4]
+    count = wanted - broken
+    what = f"{count} {'picture' if count == 1 else 'pictures'}, {width} x {height}"
+    shown = way if command.kept() else None
+    return outputs.write(outputs.of(command, told, fitted, made, shown), what)
+
+
+def start_jax(cores: bool = False, batch: int | None = None) -> None:
+    """Starts JAX with its cache of programs.
+
+    Args:
+        cores: whether each core of a CPU becomes a device, for several pictures.
+        batch: a batch size that the devices must divide.
+
+    Raises:
+        BadInput: there is no device.
+    """
+    cache.keep_compilations()
+    import jax
+
+    from jdiff import mesh
+
+    if cores:
+        mesh.use_cores(batch)
+    try:
+        jax.devices()
+    except Exception as error:  # JAX raises RuntimeError or AssertionError
+        asked = os.environ.get("JAX_PLATFORMS")
+        advice = f"; JAX_PLATFORMS is {asked}, set it to cpu" if asked else ""
+        raise BadInput(f"JAX found no device to compute on ({one_line(error)[:200]}){advice}") from error
+
+
+def at_once(pictures: int, side: int, devices: int) -> int | None:
+    """Returns how many pictures are drawn in one call: groups of about one size, for which memory is enough.
+
+    Args:
+        pictures: to draw.
+        side: of a picture in pixels.
+        devices: that share a group.
+
+    Example:
+        >>> at_once(300, 32, 2), at_once(256, 32, 2)
+        (150, None)
+    """
+    most = max(AT_ONCE // side**2, devices)
+    groups = -(-pictures // most)
+    if groups == 1:
+        return None
+    each = -(-pictures // groups)
+    return -(-each // devices) * devices
+
+
+def _drawn(
+    command: Drawing, model: "Model", fitted: Any, told: settings.Settings, wanted: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """(images [p n h w c], the way [p n m h w c] to them). `fitted` is of a type that only the command knows."""
+    import jax
+
+    from jdiff import mesh
+
+    devices = jax.device_count()
+    how = {name: told[name] for name in ("n", "steps", "guidance", "negative", "sampler", "keep")}
+    how["mesh"] = mesh.over_devices() if wanted >= devices else None
+    side = math.ceil(math.sqrt(math.prod(command.size(model, fitted))))
+    how["images_at_once"] = at_once(wanted, side, devices if how["mesh"] is not None else 1)
+    with Bar(told["steps"], unit="step", label="compiling", quiet=command.quiet, delay=PATIENCE) as bar:
+        how["progress"] = lambda done, total: bar.update(done, total, label="sampling")
+        made = accepted(lambda: command.draw(model, fitted, jax.random.key(told["seed"]), **how))
+        images = np.array(made.images, np.float32)  # waits until they are drawn
+        way = np.array(made.way, np.float32) if command.kept() else None
+    return images, way
+
+
+def _without_broken(made: np.ndarray, told: settings.Settings, dtype: str) -> int:
+    """Makes pictures that are not finite NaN throughout, notes them, and returns how many there are.
+
+    Raises:
+        BadInput: no picture is finite, or not the only one that is wanted.
+    """
+    broken = [(i, j) for i, j in np.ndindex(made.shape[:2]) if not np.isfinite(made[i, j]).all()]
+    advice = f"try a wider dtype than {dtype}, or less guidance than {told['guidance']}"
+    demand(len(broken) < made.shape[0] * made.shape[1], f"no picture is finite; {advice}")
+    demand(tuple(told["image"] or ()) not in broken, f"the picture is not finite; {advice}")
+    if broken:
+        places = ", ".join(f"{j} of prompt {i}" for i, j in broken)
+        count = made.shape[0] * made.shape[1]
+        note(f"{len(broken)} of {count} pictures are not finite and left out: {places}; {advice}")
+        for i, j in broken:
+            made[i, j] = np.nan
+    return len(broken)
+
+
+def _note_noise(model: "Model", sampler: str, steps: int) -> None:
+    """Notes where the only step starts at an almost clean timestep, so that noise goes in and noise comes out."""
+    from jdiff.sample import SAMPLERS
+
+    if steps > 1:
+        return
+    levels = accepted(lambda: SAMPLERS[sampler].table(model.schedule, steps))
+    if levels.signal[0] > CLEAN:
+        warnings.filterwarnings("ignore", "the first timestep")  # says the same, of any number of steps
+        note(f"one step of the sampler {sampler} returns noise, since it starts at timestep {levels.t[0]:g}; "
+             "give more --steps")  # fmt: skip
+
+
+def _sha256(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    with accepted(lambda: open(path, "rb"), "--prompts: ") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

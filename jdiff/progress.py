@@ -1,0 +1,120 @@
+"""A progress bar that never stops the work: what cannot be drawn is left out."""
+
+import os
+import select
+import sys
+import threading
+from collections.abc import Mapping
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+class Bar:
+    """A progress bar on stderr, and a context that clears it away.
+
+    Args:
+        total: how much there is to do.
+        unit: what is counted.
+        label: what is being done, before the numbers.
+        quiet: whether to show nothing.
+        delay: seconds until it is shown for the first time.
+        leave: whether it stays on the screen at the end.
+
+    Example:
+        >>> with Bar(8, unit="step", quiet=True) as bar:
+        ...     bar.update(4)
+    """
+
+    def __init__(
+        self, total: int, *, unit: str, label: str = "", quiet: bool = False, delay: float = 0.0, leave: bool = False
+    ):
+        self._bar = tqdm(
+            total=total, unit=unit, desc=label, disable=quiet, delay=delay, leave=leave, dynamic_ncols=True,
+            file=_Lossy(sys.stderr),
+        )  # fmt: skip
+        self._timer = threading.Timer(delay, self._bar.refresh)
+        self._timer.daemon = True
+        if delay > 0 and not quiet:
+            self._timer.start()
+
+    def update(
+        self, done: int, total: int | None = None, *, label: str = "", numbers: Mapping[str, str] | None = None
+    ) -> None:
+        """Shows that `done` of `total` is done.
+
+        Args:
+            done: how much, in all.
+            total: how much there is to do, if that has changed.
+            label: what is being done, if that has changed.
+            numbers: shown behind the bar.
+        """
+        if total is not None:
+            self._bar.total = total
+        if label:
+            self._bar.set_description(label, refresh=False)
+        if numbers:
+            self._bar.set_postfix(numbers, refresh=False)
+        self._bar.update(int(done) - self._bar.n)
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self._timer.cancel()
+        self._bar.close()
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Lossy:
+    """A stream that drops what cannot be written: its file is closed or full, or nobody reads the pipe."""
+
+    def __init__(self, stream: TextIO | None):
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "ascii"
+
+    def write(self, text: str) -> int:
+        stream = self._stream
+        if stream is None:
+            return len(text)
+        try:
+            descriptor = _descriptor(stream)
+            if descriptor is None:
+                stream.write(text)
+                stream.flush()
+            elif not _would_block(descriptor):
+                os.write(descriptor, text.encode(self.encoding, "replace"))  # a stream would keep it, and raise at exit
+        except Exception:  # a bar is never worth an error
+            self._stream = None
+        return len(text)
+
+    def flush(self) -> None:
+        """Does nothing: `write` has flushed."""
+
+    def fileno(self) -> int:
+        """Returns the stream's file descriptor, from which the terminal's width is read."""
+        if self._stream is None:
+            raise OSError("no stream")
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        """Returns whether the stream is a terminal."""
+        return self._stream is not None and self._stream.isatty()
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):  # closed, or a stream in memory
+        return None
+
+
+def _would_block(descriptor: int) -> bool:
+    """Whether a write would wait for the reader of a pipe."""
+    try:
+        return not select.select([], [descriptor], [], 0)[1]
+    except (OSError, ValueError):  # one that cannot be asked, as on Windows
+        return False

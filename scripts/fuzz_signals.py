@@ -1,0 +1,245 @@
+"""Commands that are interrupted or killed at random moments: what is left, and how they end.
+
+    python scripts/fuzz_signals.py --count 100 --data ../shared/data/tensorflow_datasets
+
+Half of the signals come at a moment drawn evenly from the whole run, half right after a file has begun to be written.
+After each: files under their own names are the old ones or complete new ones. After SIGINT: status 130, no traceback,
+no part of a file. Training continues from what a signal has left, and has to finish.
+"""
+
+import argparse
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save_file
+
+from jdiff import images
+from jdiff.checkpoints import files
+from jdiff.model import shipped
+
+# What the console script does, after it has told that it has begun.
+ENTRY = """
+import sys
+open(sys.argv.pop(1), "w").close()
+from jdiff.cli.main import main
+sys.exit(main())
+"""
+# Seconds after which a run hangs.
+LONGEST = 300
+SIGNALS = {"SIGINT": signal.SIGINT, "SIGKILL": signal.SIGKILL}
+
+
+class Job(NamedTuple):
+    """A command, the files that it writes, and how to prepare for another run of it."""
+
+    args: list[str]
+    outputs: list[str]  # each is a file or a folder
+    prepare: Callable[[Path], None]  # folder -> nothing
+
+
+def jobs(data: str | None) -> dict[str, Job]:
+    """Returns the commands by name. Training needs MNIST."""
+    separate = [f"w-{i}-{j}.png" for i in (0, 1) for j in (0, 1)]
+    pictures = ["w.png", *separate, "w.npz", "w.gif"]
+    draw = ["generate", "a red three", "a blue six", "-n", "2", "--steps", "3", "--separate", "--quiet"]
+    words = [f"a {colour} {digit}" for colour in ("red", "green", "blue") for digit in ("one", "two", "three", "four")]
+    found = {
+        "generate": Job([*draw, "-o", "w.png", "--gif", "w.gif", "--npz", "w.npz"], pictures, lambda folder: None),
+        "convert": Job(["convert", "t5", "new"], ["new"], lambda folder: shutil.rmtree(folder / "new", True)),
+        "embed": Job(
+            ["embed", *words, "--encoder", str(shipped("mini") / "text_encoder"), "-o", "e.safetensors"],
+            ["e.safetensors"], lambda folder: shutil.rmtree(folder / "cache" / "prompts", True),
+        ),
+    }  # fmt: skip
+    if data is not None:
+        train = ["mnist", "train", "class", "--first", "96", "--batch", "16", "--width", "2", "--epochs", "4"]
+        train += ["--save-every", "3", "--run", "run", "--data-dir", str(Path(data).resolve()), "--quiet"]
+        found["mnist train"] = Job(train, ["run/model"], lambda folder: None)
+    return found
+
+
+def furnish(folder: Path) -> None:
+    """Writes a text encoder in transformers' layout, of 130 MB, for `convert`."""
+    (folder / "t5").mkdir()
+    d, inner, layers, vocabulary = 512, 1024, 8, 32128
+    config = {
+        "model_type": "t5", "d_model": d, "d_kv": 64, "d_ff": inner, "num_layers": layers, "num_heads": 8,
+        "vocab_size": vocabulary, "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128, "layer_norm_epsilon": 1e-6, "is_encoder_decoder": True,
+    }  # fmt: skip
+    (folder / "t5" / "config.json").write_text(json.dumps(config))
+    rng = np.random.default_rng(0)
+    shapes = {"shared.weight": (vocabulary, d), "encoder.final_layer_norm.weight": (d,)}
+    shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (32, 8)
+    for i in range(layers):
+        block = f"encoder.block.{i}.layer"
+        shapes |= {f"{block}.0.SelfAttention.{name}.weight": (d, d) for name in "qkvo"}
+        shapes |= {f"{block}.{j}.layer_norm.weight": (d,) for j in (0, 1)}
+        shapes |= {f"{block}.1.DenseReluDense.{name}.weight": (inner, d) for name in ("wi_0", "wi_1")}
+        shapes[f"{block}.1.DenseReluDense.wo.weight"] = (d, inner)
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    save_file(tensors, folder / "t5" / "model.safetensors")
+
+
+def start(job: Job, folder: Path) -> subprocess.Popen:
+    """Starts a command and returns once it is about to import jdiff."""
+    mark = folder / "mark"
+    mark.unlink(missing_ok=True)
+    environment = os.environ | {"JDIFF_CACHE": str(folder / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", ENTRY, str(mark), *job.args], cwd=folder, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    while not mark.exists() and process.poll() is None:
+        time.sleep(0.001)
+    return process
+
+
+def parts(folder: Path) -> list[Path]:
+    """Returns what is half written, in the folder and in the cache."""
+    return [path for path in folder.rglob("*.part") if "checkpoints" not in path.parts]
+
+
+def wait_for_part(process: subprocess.Popen, folder: Path) -> None:
+    """Returns when a file has begun to be written, or the process has ended."""
+    before = set(parts(folder))
+    while process.poll() is None and not set(parts(folder)) - before:
+        time.sleep(0.0005)
+
+
+def whole(path: Path) -> str:
+    """Says what is wrong with a file or folder under its own name; nothing if it can be read to its end."""
+    try:
+        if path.is_dir():
+            files.check(path)
+        elif path.suffix == ".safetensors":
+            files.check(path)
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                assert arrays["images"].shape[0] == len(arrays["prompts"]) == 4
+        elif path.suffix == ".gif":
+            with Image.open(io.BytesIO(path.read_bytes())) as moving:
+                for frame in range(moving.n_frames):  # pyright: ignore[reportAttributeAccessIssue]
+                    moving.seek(frame)
+                    moving.load()
+        else:
+            images.load(path)
+            images.read_settings(path)
+    except Exception as error:  # what a half-written file raises
+        return f"{path.name} is not whole: {type(error).__name__} {error}"
+    return ""
+
+
+def trial(name: str, job: Job, folder: Path, number: int, late: bool, moment: float) -> tuple[str, list[str]]:
+    """Runs a command and sends it a signal.
+
+    Args:
+        name: of the command.
+        job: the command.
+        folder: where it runs.
+        number: of the signal.
+        late: whether to wait until a file is being written.
+        moment: seconds to wait then, or from the beginning.
+
+    Returns:
+        How it ended, and all that is not as promised.
+    """
+    job.prepare(folder)
+    for path in parts(folder):  # of the run before
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    process = start(job, folder)
+    if late:
+        wait_for_part(process, folder)
+    deadline = time.monotonic() + moment
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    alive = process.poll() is None
+    process.send_signal(number)
+    try:
+        out, err = process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return "hung", [f"{name} hung"]
+    wrong = [problem for output in job.outputs if (folder / output).exists() and (problem := whole(folder / output))]
+    status = process.returncode
+    if number == signal.SIGKILL:
+        how = "killed" if status == -signal.SIGKILL else "had ended"
+        wrong += [] if status in (-signal.SIGKILL, 0) else [f"status {status}: {err[-300:]!r}"]
+    else:
+        told = b"wrote " in out
+        how = "130" if status == 130 else "had ended" if status == 0 and (told or not alive) else f"status {status}"
+        wrong += [] if how in ("130", "had ended") else [f"{how}: {err[-300:]!r}"]
+        wrong += [f"left {path.name}" for path in parts(folder)]
+    wrong += ["a traceback"] if b"Traceback" in err else []
+    wrong += [f"{output} is gone" for output in job.outputs if name != "convert" and name != "mnist train"
+              and not (folder / output).exists()]  # fmt: skip
+    return how, wrong
+
+
+def main() -> None:
+    """Sends as many signals of each kind as asked for, and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=100, help="signals of each kind, over all commands")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", help="TFDS's folder of data sets; without it nothing is trained")
+    args = parser.parse_args()
+    dice, all_wrong = random.Random(args.seed), []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        furnish(folder)
+        all_jobs = jobs(args.data)
+        lengths = {}
+        for command, job in all_jobs.items():
+            for _ in range(2):  # the second finds everything compiled
+                job.prepare(folder)
+                shutil.rmtree(folder / "run", ignore_errors=True)
+                began = time.monotonic()
+                process = start(job, folder)
+                _, err = process.communicate(timeout=LONGEST)
+                if process.returncode != 0:
+                    raise SystemExit(f"{command} fails without any signal: {err.decode()[-1000:]}")
+                lengths[command] = time.monotonic() - began
+            print(f"{command}: {lengths[command]:.1f} s", flush=True)
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        table: Counter = Counter()
+        for kind, number in SIGNALS.items():
+            for i in range(args.count):
+                command = list(all_jobs)[i % len(all_jobs)]
+                late = (i // len(all_jobs)) % 2 == 1
+                moment = dice.uniform(0, 0.03) if late else dice.uniform(0, lengths[command])
+                how, wrong = trial(command, all_jobs[command], folder, number, late, moment)
+                table[kind, command, how] += 1
+                for problem in wrong:
+                    all_wrong.append(problem)
+                    print(f"{kind} {command} {'late' if late else 'early'} {moment:.3f}: {problem}", flush=True)
+                if command == "mnist train" and (folder / "run" / "model").exists():
+                    shutil.rmtree(folder / "run")  # finished, or far enough
+        if "mnist train" in all_jobs:
+            process = start(all_jobs["mnist train"], folder)
+            _, err = process.communicate(timeout=LONGEST)
+            if process.returncode != 0:
+                all_wrong.append("training does not continue")
+                print(f"training does not continue: {err.decode()[-1000:]}")
+    for (kind, command, how), count in sorted(table.items()):
+        print(f"{kind:8s} {command:12s} {how:10s} {count:4d}")
+    print(f"{2 * args.count} signals, {len(all_wrong)} not as promised")
+    raise SystemExit(bool(all_wrong))
+
+
+if __name__ == "__main__":
+    main()
