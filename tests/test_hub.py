@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from test_cli import main
+from test_text import pieces  # noqa: F401, a fixture
 
 import jdiff
 from jdiff.checkpoints import convert, hub
@@ -129,7 +130,7 @@ def test_only_the_wanted_variant_is_fetched_and_loads_as_converted(server, sourc
     alone = shutil.copytree(source, tmp_path / "alone", ignore=lambda folder, names: [Path(n).name for n in names
         if n.endswith(".safetensors") and "diffusion" in n and n != Path(weights).name] + ["text_encoder"])  # fmt: skip
     same = jdiff.load(convert.convert(alone, tmp_path / "ours", dtype), dtype=dtype)
-    assert same.config == loaded.config
+    assert same.hash == loaded.hash and same.config == loaded.config
     for a, b in zip(jax.tree.leaves(same.network), jax.tree.leaves(loaded.network), strict=True):
         assert a.dtype == b.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(a, b)
@@ -146,7 +147,7 @@ def test_where_there_is_one_variant_it_is_taken(server, source, tmp_path):
     (server.files / HALF).unlink()
     server.commit = COMMIT[::-1]
     with pytest.raises(
-        ValueError, match="has no unet/diffusion_pytorch_model.safetensors on http.*/Deep/Small-v1.0, acc"
+        ValueError, match="has no unet/diffusion_pytorch_model.safetensors on http.*/Deep/Small-v1.0; give"
     ):
         jdiff.load(NAME)
 
@@ -159,6 +160,23 @@ def test_the_encoder_is_a_name_of_its_own_to_convert(server, capsys):
     names = {p.name for p in Path("t5/text_encoder").iterdir()}
     assert names == {"config.json", "model.safetensors", *convert.TOKENIZER}
     assert encoder.find("t5").width == 24 and capsys.readouterr().out == "wrote t5\n"
+
+
+@pytest.mark.parametrize(("dtype", "variant"), [("float32", False), ("float16", True)])
+def test_an_encoder_on_the_hub_is_used_without_a_conversion(server, source, pieces, tmp_path, dtype, variant):  # noqa: F811
+    server.files = shutil.copytree(source, tmp_path / "files")
+    shutil.rmtree(server.files / "tokenizer")
+    shutil.copytree(pieces, server.files / "tokenizer")
+    found = encoder.find(f"{NAME}/text_encoder", dtype=dtype)
+    weights = [name for name in server.asked if name.endswith(".safetensors")]
+    assert weights and all(("fp16" in name) == variant and "text_encoder/" in name for name in weights)
+    here = encoder.find(server.files if not variant else Path(found.folder), dtype=dtype)
+    np.testing.assert_array_equal(found.encode(["a red three"]), here.encode(["a red three"]))
+    assert found.hash == here.hash
+    server.asked.clear()
+    with pytest.raises(ValueError, match="embeddings must be 48 wide for this model, got 24"):
+        jdiff.load(NAME, encoder=f"{NAME}/text_encoder").embed(["a red three"])
+    assert not any("text_encoder" in name for name in server.asked) or variant
 
 
 @pytest.mark.parametrize(
@@ -185,7 +203,7 @@ def test_without_access_the_page_of_the_licence_is_shown(server, refused, capsys
 def test_a_hub_that_fails_is_said(server):
     server.refuse = lambda listing: None if listing else (409, None)
     with pytest.raises(
-        ValueError, match="Deep/Small-v1.0 cannot be downloaded .status 409 of http.*Small-v1.0.: try again"
+        ValueError, match="Deep/Small-v1.0 cannot be downloaded .status 409 of http.*Small-v1.0.; try again"
     ):
         jdiff.load(NAME)
 
@@ -195,7 +213,8 @@ def test_without_a_network_what_is_in_the_cache_is_taken(server, monkeypatch):
     monkeypatch.setattr(hf.constants, "HF_HUB_OFFLINE", True)
     assert jdiff.load(NAME, dtype="float16").hash == want.hash
     with pytest.raises(
-        ValueError, match="Deep/Other cannot be reached, and it is not, or not all of it, in .*hub: acc"
+        ValueError,
+        match="Deep/Other cannot be downloaded, as there is no connection, and it is not, .* in .*hub; connect",
     ):
         jdiff.load("Deep/Other")
 
@@ -203,7 +222,7 @@ def test_without_a_network_what_is_in_the_cache_is_taken(server, monkeypatch):
 def test_no_extra_no_names(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
-        ValueError, match=r"Deep/Small-v1.0 needs huggingface_hub to be fetched: pip install 'jdiff\[hub"
+        ValueError, match=r"Deep/Small-v1.0 needs huggingface_hub to be downloaded: pip install 'jdiff\[hub"
     ):
         jdiff.load(NAME)
     with pytest.raises(ValueError, match="model must be mini, .* or OWNER/NAME on the hub, got 'a/b/c'"):
@@ -211,5 +230,6 @@ def test_no_extra_no_names(monkeypatch):
 
 
 def test_what_is_a_name():
-    assert hub.is_name("a/b") and hub.is_name("a/b/text_encoder") and not hub.is_name("jdiff/mnist")
+    assert hub.is_name("a/b") and hub.is_name("a/b/text_encoder")
+    assert not any(map(hub.is_name, ("jdiff/mnist", "jdiff/minst")))  # the first part is a folder here
     assert not any(map(hub.is_name, ("a", "a/", "/a", "a/b/unet", "a/b/c/d", "../b", "./b", "~/b", "a b/c", "")))

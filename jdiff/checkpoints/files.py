@@ -21,6 +21,7 @@ from jdiff.parts import beside
 FORMAT = "jdiff"  # metadata "format" of our own files
 DIGEST = "jdiff_digest"  # metadata key: sha256 of the file's bytes, with this digest's own characters as zeros
 BLANK = "0" * 64
+VERSION = {"version": "2"}  # metadata of files that must carry a digest; files of the first version carry none
 LISTED = 12  # mistakes that an error shows
 CHECKED = 2**26  # bytes of a file up to which reading checks its digest
 
@@ -195,7 +196,7 @@ def write(path: str | Path, leaves: Leaves, arrays: Iterable[np.ndarray], metada
         ValueError: an array is not what `leaves` says.
         OSError: the file cannot be written.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": FORMAT} | dict(metadata) | {DIGEST: BLANK}}
+    header: dict[str, Any] = {"__metadata__": {"format": FORMAT} | VERSION | dict(metadata) | {DIGEST: BLANK}}
     start = 0
     for name, (dtype, shape) in leaves.items():
         stop = start + dtype.itemsize * math.prod(shape)
@@ -295,15 +296,16 @@ def check_small(paths: Iterable[Path]) -> None:
 
 
 def _verify(path: Path, metadata: Mapping[str, str]) -> None:
-    """Compares a file with the digest in its metadata, if there is one."""
-    if DIGEST not in metadata:
+    """Compares a file with the digest in its metadata, if there must be one."""
+    if DIGEST not in metadata and not VERSION.items() <= metadata.items():
         return
     with open(path, "rb") as file:
         text = _header(file)
-        blank = text.replace(_told(metadata[DIGEST]), _told(BLANK), 1)
+        told = metadata.get(DIGEST, "")
+        blank = text.replace(_told(told), _told(BLANK), 1)
         digest = hashlib.sha256(len(text).to_bytes(8, "little") + blank)
         _update(digest, file)
-    if digest.hexdigest() != metadata[DIGEST]:
+    if digest.hexdigest() != told:
         raise ValueError(
             f"{path} is damaged: its content is not what the digest in its header says; write or fetch it again"
         )

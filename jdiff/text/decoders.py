@@ -89,7 +89,7 @@ def _names(path: Path, metadata: Mapping[str, str]) -> dict[str, str]:
         prompts = json.loads(metadata.get("prompts", ""))
     except ValueError as error:
         raise Refused(f"{path} has no readable list of prompts in its metadata: {error}") from error
-    unknown = metadata.keys() - {"format", "kind", "prompts", files.DIGEST}
+    unknown = metadata.keys() - {"format", "kind", "prompts", files.DIGEST, *files.VERSION}
     if not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts) or unknown:
         raise Refused(f"{path} must have a list of prompts in its metadata, got something else")
     if len(set(prompts)) < len(prompts):
@@ -103,7 +103,19 @@ def _members(path: Path) -> dict[str, bytes]:
         found = {info.filename: archive.read(info) for info in archive.infolist()}
         if len(found) < len(archive.infolist()):
             raise Refused(f"{path} must hold each name once, got one twice")
+    if (count := _count(path)) not in (len(found), 0xFFFF):
+        raise Refused(f"{path} is damaged: it says that it holds {count} files, got {len(found)}")
     return found
+
+
+def _count(path: Path) -> int:
+    """How many files a zip archive says it holds, in the record at its end; 0xFFFF says that they are more."""
+    with open(path, "rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - 2**16 - 22))  # a comment of up to 64 KiB may follow the record
+        tail = file.read()
+    start = tail.rindex(b"PK\x05\x06")
+    return int.from_bytes(tail[start + 10 : start + 12], "little")
 
 
 def _array(path: Path, data: bytes) -> np.ndarray:
