@@ -40,8 +40,8 @@ class Sizes:
 
 # The judge that ranks, and one of other sizes and another seed that only measures.
 KINDS = {
-    "judge": Sizes(2, (48, 64, 96, 96), (1, 3), 192),
-    "second-judge": Sizes(1, (16, 32, 64, 96), (0, 1, 3), 128),
+    "judge": Sizes(1, (16, 32, 64, 96), (0, 1, 3), 128),
+    "second-judge": Sizes(2, (32, 48, 64, 64), (1, 3), 128),
 }
 
 
@@ -114,7 +114,7 @@ def network(kind: str = "judge", conv: Callable = jax.lax.conv_general_dilated) 
     Example:
         >>> apply, shapes = network()
         >>> sum(a.size for a in jax.tree.leaves(shapes))
-        469586
+        279810
     """
     return pure(lambda: Judge(KINDS[kind], conv, nnx.Rngs(0)), (Judge, kind, conv))
 
