@@ -7,9 +7,11 @@ is one value, and the network is still called once a step.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from jdiff import checks
@@ -82,6 +84,8 @@ def cfg(text: Array, scale: Scale, negative: Array, *, rescale: Number | None = 
 
 def between(scale: Number, low: Number, high: Number) -> Partial:
     """Returns a guidance scale for `cfg` that is 1 (no guidance) outside an interval of timesteps.
+
+    Steps outside the interval evaluate the network for the text alone, so they take half the time.
 
     Args:
         scale: guidance scale inside the interval.
@@ -230,9 +234,12 @@ def identity_rule() -> Rule:
 def guidance_rule(scale: Scale, *, rescale: Number | None = None) -> Rule:
     """Returns the rule of `cfg`: branch 0 is the negative prompt, branch 1 the text."""
     parts = as_partial(scale) if callable(scale) else _number("scale", scale)
+    resting: dict[str, Any] = {}
+    if isinstance(parts, Partial) and parts.func is _between:  # at scale 1 the text's prediction is the result
+        resting = {"idle": Partial(_outside, *parts.args[1:]), "stand_ins": (1, 1)}
     if rescale is None:
-        return Rule(2, parts, _guide)
-    return Rule(2, (parts, _number("rescale", rescale)), _guide_and_rescale)
+        return Rule(2, parts, _guide, **resting)
+    return Rule(2, (parts, _number("rescale", rescale)), _guide_and_rescale, **resting)
 
 
 def mean_rule(k: int, weights: Sequence[Number] | Array | None = None) -> Rule:
@@ -275,7 +282,7 @@ def compose(rule: Rule, combiners: Sequence[Combiner]) -> Combiner:
     if _is_identity(rule):
         return combiners[0]
     k = sum(inner.k for inner in rules)
-    return Combiner(Rule(k, (rule, rules), _gather_inside, _spread_inside), conditioning)
+    return Combiner(Rule(k, (rule, rules), _gather_inside, _spread_inside, *_resting(rules)), conditioning)
 
 
 def denoiser(
@@ -285,6 +292,7 @@ def denoiser(
     *,
     noise_level: Number | None = None,
     branch_batch: int | None = None,
+    idle: bool = False,
 ) -> Callable[[Array, Level], Prediction]:
     """Returns the function that predicts for one image, with all k branches in one call of the network.
 
@@ -295,6 +303,8 @@ def denoiser(
         low_res: stage 2: the resized and noised image [h w c] to enlarge. Every branch gets it, as its view shows it.
         noise_level: stage 2: the timestep to which `low_res` is noised.
         branch_batch: how many branches the network sees at a time, to bound memory; all of them if None.
+        idle: whether the rule is idle at all levels that the function will be given; then the network sees only the
+            branches that are needed.
 
     Returns:
         `(x [h w c], level) -> Prediction`.
@@ -315,14 +325,36 @@ def denoiser(
         xs, low = combiner.rule.spread(x, low_res, level)
         conditioning = _with_low_res(combiner.conditioning, low, noise_level, xs.shape[:1])
         inputs = xs, jnp.full(xs.shape[:1], level.t, x.dtype), conditioning
+        stand_ins = combiner.rule.stand_ins if idle else None
+        if stand_ins is not None:
+            needed = sorted(set(stand_ins))
+            inputs = jax.tree.map(lambda a: a[np.array(needed)], inputs)
+            xs = inputs[0]
         if branch_batch is None or branch_batch >= xs.shape[0]:
             prediction = network(*inputs)
         else:
             one = lambda a: jax.tree.map(lambda b: b[0], network(*jax.tree.map(lambda b: b[None], a)))
             prediction = jax.lax.map(one, inputs, batch_size=branch_batch)
+        if stand_ins is not None:
+            places = np.array([needed.index(branch) for branch in stand_ins])
+            prediction = jax.tree.map(lambda a: a[places], prediction)
         return combiner.rule.gather(prediction, x, level)
 
     return denoise
+
+
+def is_idle(combiner: Combiner | Callable, level: Level, in_axes: Any = None) -> Array | None:
+    """Returns whether a combiner's rule is idle at a level, for all images; None where no rule ever is.
+
+    Args:
+        combiner: a Combiner, or a function, which never is idle.
+        level: one level.
+        in_axes: which leaves of the combiner are per image, as for `jax.vmap`.
+    """
+    if not isinstance(combiner, Combiner) or combiner.rule.idle is None:
+        return None
+    of = lambda combiner: combiner.rule.idle(level)
+    return of(combiner) if in_axes is None else jax.vmap(of, in_axes=(in_axes,))(combiner).all()
 
 
 def _for_one_image(network: Network, low_res: Array | None, noise_level: Number | None) -> Callable:
@@ -403,6 +435,26 @@ def _guided(scale: Array | Partial, prediction: Prediction, level: Level) -> Pre
 
 def _between(scale: Array, low: Array, high: Array, level: Level) -> Array:
     return jnp.where((level.t >= low) & (level.t <= high), scale, 1.0)
+
+
+def _outside(low: Array, high: Array, level: Level) -> Array:
+    return (level.t < low) | (level.t > high)
+
+
+def _resting(rules: Sequence[Rule]) -> tuple[Partial | None, tuple[int, ...] | None]:
+    """`idle` and `stand_ins` of rules beside one another: idle where all are that ever are."""
+    idle = tuple(rule.idle for rule in rules if rule.idle is not None)
+    if not idle:
+        return None, None
+    stand_ins: list[int] = []
+    for rule in rules:
+        first = len(stand_ins)
+        stand_ins += [first + i for i in (rule.stand_ins or range(rule.k))]
+    return Partial(_all, idle), tuple(stand_ins)
+
+
+def _all(conditions: Sequence[Partial], level: Level) -> Array:
+    return functools.reduce(jnp.logical_and, [condition(level) for condition in conditions])
 
 
 def _conjoin(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:

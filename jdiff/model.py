@@ -122,13 +122,13 @@ class Model(NamedTuple):
         )
 
     def guided(
-        self, prompts: Sequence[str], guidance: float | None = None, negative: str = ""
+        self, prompts: Sequence[str], guidance: combine.Scale | None = None, negative: str = ""
     ) -> list[combine.Combiner]:
         """Returns the classifier-free guidance of each prompt, to be combined further.
 
         Args:
             prompts: a list of prompts.
-            guidance: guidance scale; the model's own if None.
+            guidance: guidance scale, or a function of the level such as `combine.between`; the model's own if None.
             negative: prompt that guidance leads away from.
 
         Returns:
@@ -146,7 +146,8 @@ class Model(NamedTuple):
         if isinstance(prompts, str):
             raise ValueError(f"prompts must be a list of prompts, got {prompts!r}; write [{prompts!r}]")
         nothing, *texts = self.embed([negative, *prompts])
-        scale = checks.number("guidance", self.defaults.guidance if guidance is None else guidance)
+        scale = self.defaults.guidance if guidance is None else guidance
+        scale = scale if callable(scale) else checks.number("guidance", scale)
         return [combine.cfg(text, scale, nothing) for text in texts]
 
 

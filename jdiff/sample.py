@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jdiff import checks, images, schedule, step, views
+from jdiff import checks, combine, images, schedule, step, views
 from jdiff import mesh as meshes
 from jdiff.keys import as_key, fold_in, fold_in_each, image_keys
 from jdiff.scan import Samples, denoise_once, forward, from_row, iterative_denoise, one, prepare, sample, start
@@ -103,7 +103,7 @@ def generate(
     *,
     n: int = 1,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: combine.Scale | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
     size: tuple[int, int] | None = None,
@@ -124,7 +124,8 @@ def generate(
         key: random key.
         n: images of each prompt.
         steps: steps of the sampler; with guidance each evaluates the network twice. The model's own if None.
-        guidance: guidance scale of prompts; 1 is no guidance. The model's own if None.
+        guidance: guidance scale of prompts, or a function of the level such as `combine.between`; 1 is no guidance.
+            The model's own if None.
         negative: prompt that guidance leads away from.
         sampler: a name in `SAMPLERS`, or a Sampler. The model's own if None.
         size: height and width, multiples of what the network's levels divide by. The model's own if None.
@@ -175,7 +176,7 @@ def edit(
     noise_level: int | None = None,
     n: int = 1,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: combine.Scale | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
     **how: Any,
@@ -231,7 +232,7 @@ def inpaint(
     noise_level: int = 0,
     n: int = 1,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: combine.Scale | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
     **how: Any,
@@ -298,7 +299,7 @@ def upscale(
     side: int | None = None,
     n: int = 1,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: combine.Scale | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
     **how: Any,
@@ -348,7 +349,7 @@ def cascade(
     *,
     n: int = 1,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: combine.Scale | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
     stage2_settings: Mapping[str, Any] = MappingProxyType({}),
@@ -436,8 +437,8 @@ class _Plan(NamedTuple):
 
 
 def _plan(
-    model: "Model", prompts: Prompts, key: Array, n: int, steps: int | None, guidance: float | None, negative: str,
-    sampler: str | Sampler | None,
+    model: "Model", prompts: Prompts, key: Array, n: int, steps: int | None, guidance: combine.Scale | None,
+    negative: str, sampler: str | Sampler | None,
 ) -> _Plan:  # fmt: skip
     n, key = checks.whole("n", n), as_key(key)
     if not isinstance(negative, str):
@@ -451,7 +452,9 @@ def _plan(
     return _Plan(combiner, p, n, keys, levels, sampler_found.solver(model), model.config.channels)
 
 
-def _combining(model: "Model", prompts: Prompts, guidance: float | None, negative: str) -> tuple[Combining, int]:
+def _combining(
+    model: "Model", prompts: Prompts, guidance: combine.Scale | None, negative: str
+) -> tuple[Combining, int]:
     """The combiner of prompts, or what stands in their place; and how many there are."""
     many = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str | Combiner) else []
     if isinstance(prompts, np.ndarray) and prompts.ndim == 1:

@@ -268,15 +268,21 @@ def _run(
 ) -> State:  # fmt: skip
     """The scan: each live row is one step of every image."""
 
-    def image_step(key, state, combiner, advance, low_res, row):
+    def image_step(idle, key, state, combiner, advance, low_res, row):
         key = fold_in(key, row.level.i)
-        denoise = combine.denoiser(network, combiner, low_res, noise_level=noise_level, branch_batch=branch_batch)
+        denoise = combine.denoiser(
+            network, combiner, low_res, noise_level=noise_level, branch_batch=branch_batch, idle=idle
+        )
         state, _ = advance(key, state, row, denoise)
         return jump(key, state, row.level)
 
     def live_row(state, row):
         axes = (0, 0, in_axes, solver_axes, None if low_res is None else 0, None)
-        return jax.vmap(image_step, in_axes=axes)(keys, state, combiner, advance, low_res, row)
+        step = lambda idle: jax.vmap(partial(image_step, idle), in_axes=axes)(
+            keys, state, combiner, advance, low_res, row
+        )
+        idle = combine.is_idle(combiner, row.level, in_axes)
+        return step(False) if idle is None else jax.lax.cond(idle, lambda: step(True), lambda: step(False))
 
     def body(state, row):
         return jax.lax.cond(row.level.live, live_row, lambda state, row: state, state, row), None

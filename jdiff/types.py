@@ -56,7 +56,11 @@ def same_image(rule: "Rule", x: Array, low_res: Array | None, level: Level) -> S
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (rule.k, *a.shape)), (x, low_res))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("parts",), meta_fields=("k", "join", "show"))
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("parts", "idle"),
+    meta_fields=("k", "join", "show", "stand_ins"),
+)
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """How k predictions for one image become one. A rule holds no prompt; `Combiner` pairs it with prompts.
@@ -68,6 +72,8 @@ class Rule:
         parts: what the two functions below use, such as a scale, a view, or inner rules.
         join: `(rule, Prediction [k ...], x, level) -> Prediction`.
         show: `(rule, x, low_res, level) -> (x, low_res)` of every branch [k ...].
+        idle: `(level) -> bool`: whether some branches are not needed at a level; None if all always are.
+        stand_ins: for each branch, the branch whose prediction takes its place at a level where the rule is idle.
 
     Example:
         >>> first = Rule(2, None, lambda rule, prediction, x, level: jax.tree.map(lambda a: a[0], prediction))
@@ -79,6 +85,8 @@ class Rule:
     parts: Any  # any pytree: each rule has its own
     join: Callable[["Rule", Prediction, Array, Level], Prediction]
     show: Callable[["Rule", Array, Array | None, Level], Shown] = same_image
+    idle: Partial | None = None
+    stand_ins: tuple[int, ...] | None = None
 
     def spread(self, x: Array, low_res: Array | None, level: Level) -> Shown:
         """Returns what each branch sees [k ...] of an image [h w c] and of its low-res image, if any."""

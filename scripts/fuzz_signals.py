@@ -1,6 +1,6 @@
 """Commands that are interrupted or killed at random moments: what is left, and how they end.
 
-    python scripts/fuzz_signals.py --count 100 --data ../shared/data/tensorflow_datasets
+    python scripts/fuzz_signals.py --count 100 --data data/tensorflow_datasets
 
 Half of the signals come at a moment drawn evenly from the whole run, half right after a file has begun to be written.
 After each: files under their own names are the old ones or complete new ones. After SIGINT: status 130, no traceback,
@@ -8,6 +8,7 @@ no part of a file. Training continues from what a signal has left, and has to fi
 """
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,11 +32,11 @@ from jdiff import images
 from jdiff.checkpoints import files
 from jdiff.model import shipped
 
-# What the console script does, after it has told that it has begun.
+# What the console script does. It tells when it has begun: before that, an interrupt is Python's own affair.
 ENTRY = """
 import sys
-open(sys.argv.pop(1), "w").close()
 from jdiff.cli.main import main
+open(sys.argv.pop(1), "w").close()
 sys.exit(main())
 """
 # Seconds after which a run hangs.
@@ -95,15 +96,26 @@ def furnish(folder: Path) -> None:
     save_file(tensors, folder / "t5" / "model.safetensors")
 
 
+@contextlib.contextmanager
+def inherited(number: int, handler: signal.Handlers) -> Iterator[None]:
+    """Sets what a signal does in processes that are started inside the block, whatever this process was given."""
+    before = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 def start(job: Job, folder: Path) -> subprocess.Popen:
-    """Starts a command and returns once it is about to import jdiff."""
+    """Starts a command and returns once it has begun. All that takes long is imported later."""
     mark = folder / "mark"
     mark.unlink(missing_ok=True)
     environment = os.environ | {"JDIFF_CACHE": str(folder / "cache")}
-    process = subprocess.Popen(
-        [sys.executable, "-c", ENTRY, str(mark), *job.args], cwd=folder, env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )  # fmt: skip
+    with inherited(signal.SIGINT, signal.SIG_DFL):
+        process = subprocess.Popen(
+            [sys.executable, "-c", ENTRY, str(mark), *job.args], cwd=folder, env=environment, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
     while not mark.exists() and process.poll() is None:
         time.sleep(0.001)
     return process

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
+import jdiff
 from jdiff import images, parts
 from jdiff import sample as tasks
 from jdiff.cli import cache, errors, outputs
@@ -183,7 +184,7 @@ def test_one_step_that_returns_noise_says_so(sampler, here, capsys):
     told = capsys.readouterr().err
     noise = np.load("a.npz")["images"][0]
     roughness = np.abs(np.diff(noise, axis=0)).mean()
-    assert (f"jdiff: note: one step of the sampler {sampler} returns noise" in told) == (roughness > 0.4)
+    assert (f"jdiff: note: one step of the sampler {sampler} returns noise" in told) == (roughness > 0.65)
     assert told.count("\n") == (sampler != "course") and "timestep" not in told.replace("timestep 0", "")
 
 
@@ -225,7 +226,8 @@ def test_no_finite_picture_is_an_error_and_nothing_is_written(here, monkeypatch,
     monkeypatch.setattr(tasks, "generate", broken(0))
     assert main(*ONE, "--quiet", "--dtype", "bfloat16") == 2
     err = capsys.readouterr().err
-    assert err == "jdiff: no picture is finite; try a wider dtype than bfloat16, or less guidance than 3.0\n"
+    guidance = jdiff.load("mini").defaults.guidance
+    assert err == f"jdiff: no picture is finite; try a wider dtype than bfloat16, or less guidance than {guidance}\n"
     assert os.listdir() == []
 
 
@@ -556,7 +558,7 @@ def test_a_small_disk_and_a_small_temporary_folder(tmp_path, compiled):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)], capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a file system")
     try:
-        (small / "fill").write_bytes(bytes(8192))
+        (small / "fill").write_bytes(bytes(16384))
         (tmp_path / "b.mp4").write_bytes(b"old")
         flags = "generate 'a red three' -n 1 --steps 2 --quiet -o small/a.png --mp4 b.mp4"
         done = shell(flags, tmp_path, compiled, TMPDIR=str(small))
@@ -640,10 +642,10 @@ sys.exit(main())
 def test_a_signal_inside_a_write_leaves_nothing(number, tmp_path, compiled):
     (tmp_path / "a.npz").write_bytes(b"old")
     args = [sys.executable, "-c", WRITING, *ONE, "--quiet", "--npz", "a.npz"]
-    process = subprocess.Popen(
-        args, cwd=tmp_path, env=environment(compiled), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL)],
-    )  # fmt: skip
+    with fuzz_signals.inherited(number, signal.SIG_DFL):
+        process = subprocess.Popen(
+            args, cwd=tmp_path, env=environment(compiled), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
     assert process.stdout and process.stdout.readline() == "writing\n"
     assert len(list(tmp_path.glob(".*.part"))) == 1
     process.send_signal(number)
@@ -655,9 +657,8 @@ def test_a_signal_inside_a_write_leaves_nothing(number, tmp_path, compiled):
 def test_a_signal_that_is_ignored_stays_so(tmp_path, compiled):
     """As `nohup` and the background jobs of a shell start their commands."""
     args = [sys.executable, "-m", "jdiff", *ONE, "--quiet"]
-    process = subprocess.Popen(
-        args, cwd=tmp_path, env=environment(compiled), preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
-    )
+    with fuzz_signals.inherited(signal.SIGINT, signal.SIG_IGN):
+        process = subprocess.Popen(args, cwd=tmp_path, env=environment(compiled))
     dice = random.Random(0)
     while process.poll() is None:
         process.send_signal(signal.SIGINT)

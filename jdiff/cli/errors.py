@@ -100,14 +100,14 @@ def check_output(flag: str, path: Path, suffix: str) -> None:
     """
     demand(is_unicode(str(path)), f"{flag} must be a path in UTF-8, got {str(path)!a}")
     ends = f"{flag} must be a file that ends in {suffix}, got {path}"
+    longest, length = _longest_name(path.parent), len(os.fsencode(path.name))
+    demand(length <= longest, f"{flag} must have a name of at most {longest} bytes, got {length} in {path}")
     real = Path(os.path.realpath(path))
     exists, is_folder, is_file = accepted(lambda: (real.exists(), real.is_dir(), real.is_file()), f"{flag}: ")
     demand(not is_folder, f"{ends}, which is a folder")
     demand(path.suffix.lower() == suffix, ends)
     folder = real.parent
     demand(folder.is_dir(), f"{flag} must be in a folder that exists, got {path}")
-    longest, length = _longest_name(folder), len(os.fsencode(path.name))
-    demand(length <= longest, f"{flag} must have a name of at most {longest} bytes, got {length} in {path}")
     demand(not exists or is_file, f"{flag} must be a file, got {path}, which is a device or a pipe")
     read_only = exists and not real.stat().st_mode & 0o222
     demand(not read_only, f"{flag} must be a file that can be replaced, got {path}, which is read-only")

@@ -94,22 +94,25 @@ def _terminal() -> Iterator[None]:
 
 
 def _line(box: str) -> str:
-    """What tyro's error says, in one line.
+    """What tyro's error says, in one line. The box has borders, or none where they cannot be printed.
 
     >>> _line("╭─ Value error ───╮\\n│ Error parsing -n/--n: must be │\\n│ small │\\n│ ───── │\\n│ Help │")
     '-n must be small'
+    >>> _line(" Missing subcommand  \\n --- \\n Expected one of {a, b}. \\n --- \\n For full helptext")
+    'a command is missing; give one of a, b'
     """
-    title, said = "", []
+    title, parts = "", [[]]
     for line in box.splitlines():
+        text = line.strip().strip("│|").strip()
         if found := re.match(r"\s*[╭+][─-] ?(.*?) ?[─-]*[╮+]\s*$", line):
             title = found[1]
-            continue
-        text = line.strip().strip("│|").strip()
-        if said and re.fullmatch("[─-]{3,}", text):
-            break
-        if text and not re.fullmatch("[╰╯─+-]+", text):
-            said.append(text)
-    text = " ".join(" ".join(said).split())
+        elif re.fullmatch("[─-]{3,}", text):
+            parts.append([])
+        elif text and not re.fullmatch("[╰╯─+-]+", text):
+            parts[-1].append(text)
+    if not title and len(parts) > 1:
+        title = " ".join(parts.pop(0))
+    text = " ".join(" ".join(parts[0]).split())
     for pattern, ours in WORDS.items():
         if found := re.fullmatch(pattern, text):
             return found.expand(ours)[:LONGEST]
