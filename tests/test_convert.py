@@ -261,7 +261,7 @@ def test_save_and_load_are_inverse(tmp_path):
     got = files.load(tmp_path / "x.safetensors", params)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), got, params)
     metadata = files.read_header(tmp_path / "x.safetensors")[1]
-    assert len(metadata.pop(files.DIGEST)) == 64 and metadata == {"format": "jdiff", "kind": "test"}
+    assert len(metadata.pop(files.DIGEST)) == 64 and metadata == {"format": "jdiff", **files.VERSION, "kind": "test"}
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
     with pytest.raises(ValueError, match="c is int64"):
         files.save(tmp_path / "y.safetensors", {"c": np.arange(3)})

@@ -406,7 +406,7 @@ def test_an_encoder_from_elsewhere_goes_into_the_settings(folder):
 
 
 def test_a_second_run_needs_no_encoder(folder, monkeypatch):
-    monkeypatch.setattr("jdiff.cli.main.cache_compilations", lambda: None)
+    monkeypatch.setattr("jdiff.cli.cache.keep_compilations", lambda: None)
     monkeypatch.setenv("JDIFF_CACHE", str(folder / "cache"))
     args = ["generate", "a red three", "-n", 1, "--steps", 2, "--quiet"]
     assert main(*args) == 0
@@ -417,16 +417,16 @@ def test_a_second_run_needs_no_encoder(folder, monkeypatch):
 
 
 WRONG = {
-    "nothing": (["embed"], "no prompt is given, accepted is one or more"),
-    "no encoder": (["embed", "a"], "--encoder is not given, accepted is the folder of a text encoder"),
+    "nothing": (["embed"], "no prompt is given; give one or more, such as jdiff embed"),
+    "no encoder": (["embed", "a"], "--encoder must be the folder of a text encoder that `jdiff convert` wrote, got none"),
     "nowhere": (["embed", "a", "--encoder", "nowhere"], "the encoder must be mini, mini-upscaler, a folder that"),
-    "suffix": (["embed", "a", "--encoder", "b", "-o", "a.pth"], "-o is a.pth, accepted is a file that ends in .safet"),
-    "bytes": (["embed", "a\udcff", "--encoder", "b"], r"'a\udcff', accepted is text in UTF-8"),
-    "over itself": (["embed", "--prompts", "p.safetensors", "-o", "p.safetensors"], "which is read, accepted is anoth"),
-    "no list": (["embed", "--list", "gone.npy"], "--list is gone.npy: there is no such file"),
-    "no file": (["generate", "a", "--prompts", "gone.npy"], "--prompts is gone.npy: there is no such file"),
+    "suffix": (["embed", "a", "--encoder", "b", "-o", "a.pth"], "-o must be a file that ends in .safetensors, got a.pth"),
+    "bytes": (["embed", "a\udcff", "--encoder", "b"], r"a prompt must be text in UTF-8, got 'a\udcff'"),
+    "over itself": (["embed", "--prompts", "p.safetensors", "-o", "p.safetensors"], "-o must be another file than --prompts reads"),
+    "no list": (["embed", "--list", "gone.npy"], "--list: gone.npy: there is no such file; give"),
+    "no file": (["generate", "a", "--prompts", "gone.npy"], "--prompts: gone.npy: there is no such file; give"),
     "no model's": (["generate", "a", "--encoder", "nowhere"], "got 'nowhere', which does not exist"),
-    "empty": (["generate", "a", "--encoder", ""], "--encoder is empty, accepted is the folder of a text encoder"),
+    "empty": (["generate", "a", "--encoder", ""], "--encoder must be the folder of a text encoder, got ''"),
 }
 
 

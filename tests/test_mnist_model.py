@@ -163,22 +163,22 @@ def test_the_command_draws_sheets_and_arrays(tmp_path, capsys):
 
 
 BAD = [
-    (("sample", "class", "-n", "0", "-o", "a.png"), "-n is 0"),
-    (("sample", "class"), "no file is given"),
-    (("sample", "denoise", "-o", "a.png"), "KIND is denoise"),
-    (("sample", "class", "-o", "a.gif"), "-o is a.gif"),
-    (("sample", "class", "-o", "a.png", "--steps", "0"), "--steps is 0"),
+    (("sample", "class", "-n", "0", "-o", "a.png"), "-n must be between 1 and 1000, got 0"),
+    (("sample", "class"), "no file to write is given; give -o"),
+    (("sample", "denoise", "-o", "a.png"), "KIND must be one of time, class, flow-time, flow-class, got 'denoise'"),
+    (("sample", "class", "-o", "a.gif"), "-o must be a file that ends in .png, got a.gif"),
+    (("sample", "class", "-o", "a.png", "--steps", "0"), "--steps must be between 1 and 1000, got 0"),
     (
         ("sample", "class", "-o", "a.png", "--recipe", "spec", "--steps", "500"),
         "between 1 and 300, got 500",
     ),
-    (("train", "class", "--epochs", "2", "--keep-epochs", "3"), "--keep-epochs is 3"),
+    (("train", "class", "--epochs", "2", "--keep-epochs", "3"), "--keep-epochs must be between 1 and 2, the last epoch, got 3"),
     (("sample", "class", "-o", "a.png", "--model", "none"), "got 'none'"),
     (("sample", "flow-class", "-o", "a.png", "--recipe", "best"), "got 'flow-class-best'"),
-    (("train", "flow-class", "--recipe", "best"), "--recipe is best for flow-class"),
-    (("train", "class", "--epochs", "-1"), "--epochs is -1"),
-    (("train", "class", "--batch", "200"), "--batch is 200"),
-    (("train", "class", "--minutes", "0"), "--minutes is 0"),
+    (("train", "flow-class", "--recipe", "best"), "--recipe must be spec for flow-class, got best"),
+    (("train", "class", "--epochs", "-1"), "--epochs must be above 0, and below 2147483648, got -1"),
+    (("train", "class", "--batch", "200"), "--batch must be at most 96, the number of pictures, got 200"),
+    (("train", "class", "--minutes", "0"), "--minutes must be above 0, got 0.0"),
     (("train", "class", "--data-dir", "nowhere"), "data_dir must be a folder with a prepared 'mnist', got nowhere"),
 ]
 
@@ -200,8 +200,8 @@ def test_a_rate_that_is_too_high_stops_and_keeps_what_was_good(tmp_path, capsys,
     pytest.importorskip("orbax.checkpoint", reason="checkpoints need the extra `train`")
     pixels = np.random.default_rng(0).integers(0, 256, (32, 28, 28)).astype(np.uint8), np.zeros(32, np.int32)
     monkeypatch.setattr("jdiff.mnist.data.mnist", lambda split, folder: pixels)
-    arguments = ("--width", 2, "--batch", 8, "--epochs", 30, "--save-every", 1, "--rate", 1e30, "--run", tmp_path / "r")
+    arguments = ("--width", 2, "--batch", 8, "--epochs", 30, "--save-every", 1, "--rate", 1e9, "--run", tmp_path / "r")
     code, _, err = _run(capsys, "train", "class", "--quiet", *arguments)
     assert code == 2 and err.count("\n") == 1
-    assert "--rate is 1e+30, with which the loss of update" in err and "accepted is a lower one" in err
+    assert "--rate is too high, got 1000000000.0: the loss" in err and "give a lower one" in err
     assert any((tmp_path / "r" / "checkpoints").iterdir()) and not (tmp_path / "r" / "model").exists()

@@ -319,7 +319,7 @@ def test_ranking_puts_the_best_first():
         ),
         (
             lambda: sample.inpaint(make(), IMAGE, 2 * HALF, PROMPTS, KEY),
-            "mask must have values from 0 .* got 0.0 to 2.0",
+            "mask must have values from 0 .* got ",
         ),
         (
             lambda: sample.edit(make(), IMAGE[:15], PROMPTS, KEY),
