@@ -13,17 +13,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jaxtyping import Float
 
 from jdiff import checks
 from jdiff.types import (
     Array,
     Combiner,
     Conditioning,
+    Image,
     Level,
     Network,
     Prediction,
     Rule,
     Shown,
+    Text,
     View,
     as_network,
     as_partial,
@@ -41,7 +44,7 @@ def size(combiner: Combiner) -> int:
     return combiner.rule.k
 
 
-def conditional(text: Array, *, pooled: Array | None = None) -> Combiner:
+def conditional(text: Text, *, pooled: Text | None = None) -> Combiner:
     """Returns the combiner that uses the prediction for one prompt as it is.
 
     Args:
@@ -56,7 +59,7 @@ def conditional(text: Array, *, pooled: Array | None = None) -> Combiner:
     return Combiner(identity_rule(), jax.tree.map(lambda a: jnp.asarray(a)[None], conditioning))
 
 
-def cfg(text: Array, scale: Scale, negative: Array, *, rescale: Number | None = None) -> Combiner:
+def cfg(text: Text, scale: Scale, negative: Text, *, rescale: Number | None = None) -> Combiner:
     """Returns classifier-free guidance: negative + scale (text - negative), k = 2.
 
     The learned variance is the text's. Scale 1 is `conditional(text)`, and 0 is the negative prompt alone.
@@ -104,7 +107,7 @@ def between(scale: Number, low: Number, high: Number) -> Partial:
     return Partial(_between, *(_number(name, value) for name, value in numbers.items()))
 
 
-def conjunction(texts: Sequence[Array], scales: Sequence[Number] | Array, negative: Array) -> Combiner:
+def conjunction(texts: Sequence[Text], scales: Sequence[Number] | Float[Array, " k"], negative: Text) -> Combiner:
     """Returns guidance towards several prompts at once: negative + sum of scales[i] (texts[i] - negative).
 
     The learned variance is the first text's; k = len(texts) + 1. A negative scale leads away from its prompt.
@@ -130,7 +133,7 @@ def conjunction(texts: Sequence[Array], scales: Sequence[Number] | Array, negati
     return compose(rule, [conditional(text) for text in (negative, *texts)])
 
 
-def mixture(combiners: Sequence[Combiner], weights: Sequence[Number] | Array | None = None) -> Combiner:
+def mixture(combiners: Sequence[Combiner], weights: Sequence[Number] | Float[Array, " k"] | None = None) -> Combiner:
     """Returns the weighted mean of what several combiners predict. Variances are averaged likewise.
 
     Args:
@@ -242,7 +245,7 @@ def guidance_rule(scale: Scale, *, rescale: Number | None = None) -> Rule:
     return Rule(2, (parts, _number("rescale", rescale)), _guide_and_rescale, **resting)
 
 
-def mean_rule(k: int, weights: Sequence[Number] | Array | None = None) -> Rule:
+def mean_rule(k: int, weights: Sequence[Number] | Float[Array, " k"] | None = None) -> Rule:
     """Returns the rule of `mixture`: the weighted mean of k branches that see the same image."""
     k = _at_least_one(k)
     numbers = jnp.ones(k) if weights is None else _numbers("weights", weights, k)
@@ -288,7 +291,7 @@ def compose(rule: Rule, combiners: Sequence[Combiner]) -> Combiner:
 def denoiser(
     network: Network | Callable,
     combiner: Combiner | Callable,
-    low_res: Array | None = None,
+    low_res: Image | None = None,
     *,
     noise_level: Number | None = None,
     branch_batch: int | None = None,
@@ -324,17 +327,16 @@ def denoiser(
     def denoise(x: Array, level: Level) -> Prediction:
         xs, low = combiner.rule.spread(x, low_res, level)
         conditioning = _with_low_res(combiner.conditioning, low, noise_level, xs.shape[:1])
-        inputs = xs, jnp.full(xs.shape[:1], level.t, x.dtype), conditioning
+        times = jnp.full(xs.shape[:1], level.t, x.dtype)
         stand_ins = combiner.rule.stand_ins if idle else None
         if stand_ins is not None:
             needed = sorted(set(stand_ins))
-            inputs = jax.tree.map(lambda a: a[np.array(needed)], inputs)
-            xs = inputs[0]
+            xs, times, conditioning = jax.tree.map(lambda a: a[np.array(needed)], (xs, times, conditioning))
         if branch_batch is None or branch_batch >= xs.shape[0]:
-            prediction = network(*inputs)
+            prediction = network(xs, times, conditioning)
         else:
             one = lambda a: jax.tree.map(lambda b: b[0], network(*jax.tree.map(lambda b: b[None], a)))
-            prediction = jax.lax.map(one, inputs, batch_size=branch_batch)
+            prediction = jax.lax.map(one, (xs, times, conditioning), batch_size=branch_batch)
         if stand_ins is not None:
             places = np.array([needed.index(branch) for branch in stand_ins])
             prediction = jax.tree.map(lambda a: a[places], prediction)

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from jdiff import checks, combine, images, schedule, step, views
 from jdiff import mesh as meshes
 from jdiff.keys import as_key, fold_in, fold_in_each, image_keys
 from jdiff.scan import Samples, denoise_once, forward, from_row, iterative_denoise, one, prepare, sample, start
-from jdiff.types import Array, Combiner, Level, Network, Solver, as_network, as_partial, unchanged
+from jdiff.types import Array, Combiner, Images, Level, Network, Solver, as_network, as_partial, unchanged
 
 if TYPE_CHECKING:
     from jdiff.model import Model
@@ -577,7 +578,7 @@ def _low_res(
     return forward(keys, resized(_images("low_res", low_res, plan), size), level), noise_level
 
 
-def resized(pictures: Array, size: tuple[int, ...]) -> Array:
+def resized(pictures: Images, size: tuple[int, ...]) -> Float[Array, "n new_height new_width channels"]:
     """Resizes images bilinearly with corners aligned, as IF's stage 2 was trained.
 
     Args:
@@ -628,7 +629,7 @@ def _size(model: "Model", size: tuple[int, ...] | None) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
-def rank(pictures: Array, scorer: Callable[[Array], Array]) -> tuple[Array, Array]:
+def rank(pictures: Float[Array, "n ..."], scorer: Callable[[Array], Array]) -> tuple[Array, Array]:
     """Sorts images by a score, the highest first.
 
     Args:

@@ -12,8 +12,10 @@ from jdiff import checks, combine, step
 from jdiff.keys import as_key, fold_in, normal
 from jdiff.types import (
     Array,
+    Batch,
     Combiner,
     Conditioning,
+    Images,
     Level,
     Network,
     Row,
@@ -42,7 +44,7 @@ class Samples(NamedTuple):
     way: Array | None = None  # [n m h w c]; the last one is finished
 
 
-def forward(keys: Array, images: Array, level: Level, draw: Callable[..., Array] = normal) -> Array:
+def forward(keys: Array, images: Batch, level: Level, draw: Callable[..., Array] = normal) -> Batch:
     """Adds the noise of a level to images: signal x0 + noise eps.
 
     Args:
@@ -136,14 +138,14 @@ def _prepare(network: Network, conditioning: Conditioning, axes: Axes) -> Condit
 def sample(
     network: Network | Callable,
     keys: Array,
-    x: Array,
+    x: Batch,
     levels: Level,
     *,
     combiner: Combiner | Callable,
     solver: Solver | None = None,
     in_axes: Axes = None,
     solver_axes: int | None = None,
-    low_res: Array | None = None,
+    low_res: Images | None = None,
     noise_level: float | Array | None = None,
     keep_every: int = 0,
     branch_batch: int | None = None,
@@ -300,13 +302,13 @@ def jump(key: Array, state: State, level: Level) -> State:
 
 def denoise_once(
     network: Network | Callable,
-    x: Array,
+    x: Batch,
     level: Level,
     *,
     combiner: Combiner | Callable,
     x0_rule: Callable[[Array], Array] = step.untouched,
     predicts: Callable[[Array, Array, Level], Array] = step.noise,
-) -> Array:
+) -> Batch:
     """Returns the clean images that the network sees in noisy ones, from a single call.
 
     Args:
@@ -346,7 +348,13 @@ def _once(
 
 
 def iterative_denoise(
-    network: Network | Callable, keys: Array, x: Array, levels: Level, *, i_start: int = 0, **settings: Any
+    network: Network | Callable,
+    keys: Array,
+    x: Batch,
+    levels: Level,
+    *,
+    i_start: int = 0,
+    **settings: Any,
 ) -> Samples:
     """Returns `sample` from a row of the table on.
 

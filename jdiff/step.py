@@ -12,7 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jdiff import checks, keys, schedule
-from jdiff.types import Array, Column, Info, Level, Prediction, Row, Solver, State, as_partial
+from jdiff.types import Array, Column, Estimate, Image, Info, Level, Prediction, Row, Solver, State, as_partial
 
 # How a step gets the prediction for an image: (x [h w c], level) -> Prediction.
 Denoise = Callable[[Array, Level], Prediction]
@@ -51,23 +51,23 @@ class Known(NamedTuple):
 # --- parametrisations: the clean image that a network's estimate means
 
 
-def noise(estimate: Array, x: Array, level: Level) -> Array:
+def noise(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
     """Returns the clean image, from an estimate of the noise: (x - noise eps) / signal (the course's 1.3)."""
     return (x - level.noise * estimate) / level.signal
 
 
-def clean(estimate: Array, x: Array, level: Level) -> Array:
+def clean(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
     """Returns the clean image, from an estimate of the clean image: itself."""
     del x, level
     return estimate
 
 
-def velocity(estimate: Array, x: Array, level: Level) -> Array:
+def velocity(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
     """Returns the clean image, from an estimate of x0 - eps (Lipman et al. 2023; the course's part B)."""
     return (x + level.noise * estimate) / (level.signal + level.noise)
 
 
-def v_prediction(estimate: Array, x: Array, level: Level) -> Array:
+def v_prediction(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
     """Returns the clean image, from an estimate of signal eps - noise x0 (Salimans and Ho 2022, appendix D)."""
     return (level.signal * x - level.noise * estimate) / (level.signal**2 + level.noise**2)
 
@@ -75,12 +75,12 @@ def v_prediction(estimate: Array, x: Array, level: Level) -> Array:
 # --- what is done to the estimate of the clean image
 
 
-def untouched(x0: Array) -> Array:
+def untouched(x0: Estimate) -> Estimate:
     """Returns the clean estimate as it is, as the course does."""
     return x0
 
 
-def clip(least: float, most: float, x0: Array) -> Array:
+def clip(least: float, most: float, x0: Estimate) -> Estimate:
     """Returns the clean estimate clipped to [least, most]; `Partial(clip, -1.0, 1.0)` can be given as `x0_rule`."""
     return jnp.clip(x0, least, most)
 
@@ -238,7 +238,7 @@ def dpmpp_2m(
 
 def condition(
     solver: Solver,
-    reference: Array,
+    reference: Image,
     component: Callable[[Array], Array],
     *,
     noised: bool = True,

@@ -8,8 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
+from jaxtyping import Float
 
 Array = jax.Array
+# Arrays of a shape. The tests check each call's arrays against them.
+Text = Float[Array, "length width"]  # prompt embedding
+Image = Float[Array, "height width channels"]
+Images = Float[Array, "n height width channels"]
+Estimate = Float[Array, "*image"]  # arguments of one call have one shape
+Batch = Float[Array, "n *image"]
 # A column of a table: a NumPy float64 array outside jit, one traced number inside the scan. No one type says both.
 Column = Any
 # A nested dict of arrays, or of their shapes. JAX has no type for it.

@@ -36,6 +36,7 @@ BASES = {
     "anagram": ["anagram", "a red six", "a red nine", "--view", "flip"],
     "hybrid": ["hybrid", "--low", "a red six", "--high", "a blue two"],
     "upscale": ["upscale", "in.png", "a red three"],
+    "ambigram": ["ambigram", "swims"],
     "embed": ["embed", "a red three", "--encoder", "none"],
     "convert": ["convert", "weights", "new"],
     "mnist train": ["mnist", "train", "class"],
@@ -129,6 +130,13 @@ BAD: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "anagram": {"--view": NO_WORD},
     "hybrid": {"--sigma": beyond(0, 7, open_below=True)},
     "upscale": {"IMAGE": NO_PICTURE, "--noise-level": outside(0, 999), "--model": NO_FOLDER | st.just("mini")},
+    "ambigram": {
+        "WORD": st.sampled_from(["", " ", "na-me", "a" * 40, "ö", NO_TEXT]), "--view": NO_WORD, "--paper": NO_WORD,
+        "--ink": NO_WORD, "--style": st.sampled_from(["gothic", "thin bold", "serif sans", NO_TEXT]),
+        "-n": outside(1, 1024), "--steps": STEPS, "--guidance": NOT_FINITE, "--seed": SEED,
+        "--model": NO_FOLDER | st.just("mini"), "-o": no_output(".png"), "--gif": no_output(".gif"),
+        "--svg": no_output(".svg"), "--npz": no_output(".npz"), "--like": NO_PICTURE,
+    },
     "embed": {
         "--encoder": NO_FOLDER, "--prompts": st.sampled_from(["gone.npy", "text.npz", "text.pth", "text.npy", ""]),
         "-o": no_output(".safetensors"), "--dtype": NO_WORD, "--clean": NO_WORD,
@@ -159,12 +167,15 @@ GOOD = {
         ["--seed", "7"], ["--dtype", "bfloat16"], ["--separate"], ["--gif", "good.gif"], ["--npz", "good.npz"],
         ["-o", "good.png"], ["--quiet"],
     ],
+    "ambigram": [
+        ["-n", "3"], ["--steps", "5"], ["--style", "bold"], ["--npz", "good.npz"], ["-o", "good.png"], ["--quiet"],
+    ],
     "embed": [["-o", "good.safetensors"], ["--clean", "none"], ["--dtype", "float16"]],
     "convert": [["--dtype", "float16"]],
     "mnist train": [["--seed", "1"], ["--epochs", "20"], ["--quiet"]],
     "mnist sample": [["-n", "2"], ["--npz", "good.npz"], ["--seed", "3"], ["--quiet"]],
 }  # fmt: skip
-POSITIONS = {"IMAGE": 1, "SRC": 1, "DST": 2, "KIND": 2}
+POSITIONS = {"IMAGE": 1, "WORD": 1, "SRC": 1, "DST": 2, "KIND": 2}
 
 
 @st.composite
@@ -194,7 +205,7 @@ def cases(draw: st.DrawFn) -> Case:
         wrong: list[list[str]] = []
     else:
         wrong = [[flag, value]]
-        if flag == "--view":
+        if flag == "--view" and flag in base:
             base = base[: base.index("--view")]
     beside = [one for one in good if one[0] != flag]
     return Case(command, flag, [*base, *_flat(draw(st.permutations([*beside, *wrong])))])
@@ -221,7 +232,7 @@ def furnish(folder: Path) -> None:
     (folder / "huge.png").write_bytes(header)
     for suffix in ("png", "npz", "npy", "pth", "safetensors"):
         (folder / f"text.{suffix}").write_text("this is text")
-    for suffix in (".png", ".gif", ".mp4", ".npz", ".safetensors"):
+    for suffix in (".png", ".gif", ".mp4", ".npz", ".svg", ".safetensors"):
         (folder / f"folder{suffix}").mkdir()
         (folder / f"protected{suffix}").write_bytes(b"keep")
         (folder / f"protected{suffix}").chmod(0o444)

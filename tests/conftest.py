@@ -1,9 +1,13 @@
-"""One setting for all tests: eight CPU devices, no silent rank promotion, and where the data lies if it is here."""
+"""Settings of all tests: checked shapes, eight CPU devices, no silent rank promotion, and where the data lies."""
 
 from pathlib import Path
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Every array in a call of the core is checked against the shapes in the annotations. Users do not pay for that.
+install_import_hook([f"jdiff.{name}" for name in ("combine", "sample", "scan", "step", "views")], "shapes.check")
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

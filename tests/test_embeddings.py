@@ -418,11 +418,20 @@ def test_a_second_run_needs_no_encoder(folder, monkeypatch):
 
 WRONG = {
     "nothing": (["embed"], "no prompt is given; give one or more, such as jdiff embed"),
-    "no encoder": (["embed", "a"], "--encoder must be the folder of a text encoder that `jdiff convert` wrote, got none"),
+    "no encoder": (
+        ["embed", "a"],
+        "--encoder must be the folder of a text encoder that `jdiff convert` wrote, got none",
+    ),
     "nowhere": (["embed", "a", "--encoder", "nowhere"], "the encoder must be mini, mini-upscaler, a folder that"),
-    "suffix": (["embed", "a", "--encoder", "b", "-o", "a.pth"], "-o must be a file that ends in .safetensors, got a.pth"),
+    "suffix": (
+        ["embed", "a", "--encoder", "b", "-o", "a.pth"],
+        "-o must be a file that ends in .safetensors, got a.pth",
+    ),
     "bytes": (["embed", "a\udcff", "--encoder", "b"], r"a prompt must be text in UTF-8, got 'a\udcff'"),
-    "over itself": (["embed", "--prompts", "p.safetensors", "-o", "p.safetensors"], "-o must be another file than --prompts reads"),
+    "over itself": (
+        ["embed", "--prompts", "p.safetensors", "-o", "p.safetensors"],
+        "-o must be another file than --prompts reads",
+    ),
     "no list": (["embed", "--list", "gone.npy"], "--list: gone.npy: there is no such file; give"),
     "no file": (["generate", "a", "--prompts", "gone.npy"], "--prompts: gone.npy: there is no such file; give"),
     "no model's": (["generate", "a", "--encoder", "nowhere"], "got 'nowhere', which does not exist"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdiff import combine, sample, schedule, step, views
+from jdiff import combine, sample, scan, schedule, step, views
 from jdiff.types import Prediction
 
 LOW, HIGH = 250.0, 700.0
@@ -95,7 +95,7 @@ def test_every_interval_is_one_program():
         x = sample.start(keys, SHAPE, float)
         draw = lambda scale: sample.sample(denoise, keys, x, LEVELS, combiner=guided(1, scale), solver=step.ddim())
         draw(combine.between(3.0, 100, 200))
-        before = sample.sample.__globals__["_run"]._cache_size()
+        before = scan._run._cache_size()
         for scale in (combine.between(3, 0, 999), combine.between(2.5, LOW, HIGH)):
             draw(scale)
-        assert sample.sample.__globals__["_run"]._cache_size() == before
+        assert scan._run._cache_size() == before

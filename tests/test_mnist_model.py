@@ -172,7 +172,10 @@ BAD = [
         ("sample", "class", "-o", "a.png", "--recipe", "spec", "--steps", "500"),
         "between 1 and 300, got 500",
     ),
-    (("train", "class", "--epochs", "2", "--keep-epochs", "3"), "--keep-epochs must be between 1 and 2, the last epoch, got 3"),
+    (
+        ("train", "class", "--epochs", "2", "--keep-epochs", "3"),
+        "--keep-epochs must be between 1 and 2, the last epoch, got 3",
+    ),
     (("sample", "class", "-o", "a.png", "--model", "none"), "got 'none'"),
     (("sample", "flow-class", "-o", "a.png", "--recipe", "best"), "got 'flow-class-best'"),
     (("train", "flow-class", "--recipe", "best"), "--recipe must be spec for flow-class, got best"),

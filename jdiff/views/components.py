@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
+from jaxtyping import Shaped
 
 from jdiff import checks
 from jdiff.types import Array
@@ -104,7 +105,7 @@ def scale(share: float = 0.5) -> Partial:
     return Partial(jnp.multiply, jnp.asarray(share, float))
 
 
-def unmasked(mask: Array) -> Partial:
+def unmasked(mask: Shaped[Array | np.ndarray, "height width *channel"]) -> Partial:
     """Returns the part of the image that a mask keeps.
 
     Args:
