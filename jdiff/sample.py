@@ -77,12 +77,17 @@ def _second_order(model: "Model") -> Solver:
     return step.dpmpp_2m(x0_rule=model.x0_rule, predicts=model.predicts)
 
 
+def _third_order(model: "Model") -> Solver:
+    return step.unipc(3, x0_rule=model.x0_rule, predicts=model.predicts)
+
+
 SAMPLERS: dict[str, Sampler] = {
     "diffusers": Sampler(discrete(schedule.leading), _thresholded, 100),
     "deepfloyd": Sampler(discrete(_even), _thresholded, 100),
     "course": Sampler(discrete(schedule.course, course=True), _untouched, 33),
     "ddim": Sampler(discrete(_even), _implicit, 50),
     "dpmpp_2m": Sampler(discrete(_even), _second_order, 25),
+    "unipc": Sampler(discrete(_even), _third_order, 20),
     **{
         name: Sampler(discrete(partial(_section, name)), _thresholded, sum(counts))
         for name, counts in schedule.SECTIONS.items()

@@ -5,6 +5,7 @@ the image, the estimate of the clean image, and noise.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jdiff import checks, keys, schedule
+from jdiff import unipc as multistep
 from jdiff.types import Array, Column, Estimate, Image, Info, Level, Prediction, Row, Solver, State, as_partial
 
 # How a step gets the prediction for an image: (x [h w c], level) -> Prediction.
@@ -236,6 +238,38 @@ def dpmpp_2m(
     return Solver(table, Partial(_no_memory), Partial(_multistep, as_partial(x0_rule), as_partial(predicts)))
 
 
+def unipc(
+    order: int = 2,
+    *,
+    x0_rule: Callable[[Array], Array] = untouched,
+    predicts: Callable[[Array, Array, Level], Array] = noise,
+) -> Solver:
+    """Returns UniPC: a multistep predictor, with a corrector that uses each estimate once more; it draws no noise.
+
+    The first rows, the first ones after a jump, and the last ones are of lower order.
+
+    Args:
+        order: 1, 2 or 3. The corrector makes the method one order better than that.
+        x0_rule: as in `ddpm`.
+        predicts: as in `ddpm`.
+
+    Raises:
+        ValueError: `order` is outside 1 to 3.
+
+    Example:
+        >>> rows = unipc(3).table(schedule.levels(schedule.cosine(), schedule.leading(10)))
+        >>> rows.constants.m.shape, rows.constants.own[:2].tolist()
+        ((10, 3), [1.0, 0.0])
+
+    Reference:
+        Zhao et al. 2023 (UniPC), algorithms 5 and 6 with the clean estimate, B(h) = exp(h) - 1.
+    """
+    order = checks.whole("order", order, 1, 3)
+    table = Partial(partial(_unipc_table, order), as_partial(predicts))
+    advance = Partial(multistep.step, as_partial(x0_rule), as_partial(predicts))
+    return Solver(table, Partial(partial(multistep.start, order)), advance)
+
+
 def condition(
     solver: Solver,
     reference: Image,
@@ -318,6 +352,12 @@ def _multistep_table(predicts: Partial, levels: Level) -> Row:
     x = levels.noise_to / levels.noise
     log_snr = np.where(np.isfinite(here), here, np.finfo(np.float32).min)
     return Row(levels, Multistep(levels.signal_to - x * levels.signal, x, log_snr, half_step))
+
+
+def _unipc_table(order: int, predicts: Partial, levels: Level) -> Row:
+    _check_parametrisation(predicts, levels)
+    schedule.transition(levels.signal, levels.noise, levels.signal_to, levels.noise_to)
+    return multistep.table(order, levels)
 
 
 def _known_table(table: Partial, levels: Level) -> Row:
