@@ -30,7 +30,7 @@ READ = 0.5  # chance from which a letter counts as read
 
 def judges(folder: Path) -> dict[str, Any]:
     """The two judges, compiled; their results are arrays."""
-    return {kind: jax.jit(judge.load_judge(folder / kind, kind)) for kind in judge.KINDS}
+    return {kind: jax.jit(judge.load_judge(folder / kind, kind)) for kind in judge.KINDS if (folder / kind).is_dir()}
 
 
 def right(chances: np.ndarray, characters: str) -> np.ndarray:
@@ -47,13 +47,13 @@ def drawn(model: Any, prompts: list[str], n: int, steps: int | None, seed: int) 
 
 def measure_samples(model: Any, folder: Path, glyphs: Path | None, out: Path, steps: int | None) -> dict[str, Any]:
     """Share of 20 samples of each character that is read right, and samples beside the nearest training glyphs."""
-    prompts = [captions.caption(c, spelled=True) for c in captions.CHARACTERS]
+    prompts, looks = [captions.caption(c, spelled=True) for c in captions.CHARACTERS], judges(folder)
     began = time.monotonic()
     made = drawn(model, prompts, EACH, steps, 1)
     seconds = time.monotonic() - began
     flat, characters = made.reshape(-1, *made.shape[2:]), "".join(c * EACH for c in captions.CHARACTERS)
     found: dict[str, Any] = {"samples": len(flat), "seconds": round(seconds, 1)}
-    for kind, look in judges(folder).items():
+    for kind, look in looks.items():
         good = right(np.asarray(look(flat)), characters)
         each = good.reshape(-1, EACH).mean(1)
         found[f"right by the {kind}"] = round(float(good.mean()), 4)
