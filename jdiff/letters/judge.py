@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from jdiff.letters.captions import CHARACTERS
 from jdiff.model import shipped
 from jdiff.networks.pure import Apply, pure
 from jdiff.networks.unet import fold
+from jdiff.parts import beside
 from jdiff.types import Array, Params
 
 SIZE = 32
@@ -150,6 +151,23 @@ def load_params(folder: str | Path | None = None, kind: str = "judge") -> dict:
     if found.keys() != wanted.keys() or any(a.shape != wanted[name].shape for name, a in found.items()):
         raise ValueError(f"{path} does not hold the weights of the {kind}; train it by scripts/train_letters_judge.py")
     return unnamed({name: jnp.asarray(a, jnp.float32) for name, a in found.items()}, network(kind)[1])
+
+
+def save_params(folder: str | Path, params: Params, kind: str = "judge") -> None:
+    """Writes a judge's parameters to a folder, which `load_params` reads.
+
+    Args:
+        folder: for model.safetensors.
+        params: of the network, in the dtype that they are stored in.
+        kind: a name in `KINDS`.
+
+    Raises:
+        OSError: the file cannot be written. What was there stays.
+    """
+    path = Path(folder) / "model.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as file:
+        file.write(save(named(params), {"format": "jdiff.letters.judge", "kind": kind}))
 
 
 def named(tree: Params) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The digit judge: which digit an image of the mini model shows, in which colour, on which background."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 from jax.tree_util import Partial
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from jdiff.mnist.captions import BACKGROUNDS, COLOURS
 from jdiff.model import shipped
 from jdiff.networks.pure import Apply, pure
+from jdiff.parts import beside
 from jdiff.types import Array, Params
 
 SIZE = 32
@@ -242,6 +243,24 @@ def load_params(folder: str | Path | None = None) -> dict:
     if bad:
         raise ValueError(f"{path} does not hold the judge's parameters:\n  " + "\n  ".join(sorted(bad)))
     return traverse_util.unflatten_dict({name: jnp.asarray(a, jnp.float32) for name, a in found.items()}, sep="/")
+
+
+def save_params(folder: str | Path, params: Params, metadata: Mapping[str, str]) -> None:
+    """Writes a judge's parameters to a folder, which `load_params` reads.
+
+    Args:
+        folder: for model.safetensors.
+        params: of the network, in the dtype that they are stored in.
+        metadata: of the file, such as how the judge was trained.
+
+    Raises:
+        OSError: the file cannot be written. What was there stays.
+    """
+    flat: Any = traverse_util.flatten_dict(params, sep="/")
+    path = Path(folder) / "model.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as file:
+        file.write(save(flat, {"format": "jdiff.mnist.judge", **metadata}))
 
 
 def load_judge(folder: str | Path | None = None) -> Partial:

@@ -5,6 +5,7 @@ from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jdiff.types import Array, Params, Prediction
 
@@ -164,3 +165,36 @@ def hybrid(
     bits = bound.mean()
     loss = weighted + offset + bits * abar.shape[0] / 1000
     return loss, {"mse": simple.mean(), "weighted": weighted, "offset": offset, "bits": bits}
+
+
+def classify(
+    apply: Callable[[Params, Array], Array],
+    params: Params,
+    key: Array,
+    batch: tuple[Array, Array],
+    smoothing: float = 0.05,
+) -> tuple[Array, dict[str, Array]]:
+    """Objective of a classifier: the cross entropy with smoothed labels, in nats.
+
+    Args:
+        apply: `(params, images) -> logits [n classes]`.
+        params: of the network.
+        key: not used.
+        batch: images [n ...], and their classes [n].
+        smoothing: share of each label that is spread evenly over all classes.
+
+    Returns:
+        The loss, and the metric accuracy.
+
+    Example:
+        >>> batch = jnp.zeros((2, 3)), jnp.array([0, 1])
+        >>> loss, metrics = classify(lambda params, x: x + params, jnp.array([1.0, 0.0, 0.0]), jax.random.key(0), batch)
+        >>> metrics["accuracy"].item()
+        0.5
+    """
+    del key
+    images, labels = batch
+    logits = apply(params, images)
+    soft = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    accuracy = (logits.argmax(axis=-1) == labels).mean()
+    return optax.softmax_cross_entropy(logits, soft).mean(), {"accuracy": accuracy}
