@@ -159,15 +159,15 @@ def tasks() -> Iterator[Row]:
 
 def guided_step() -> Iterator[Row]:
     """One guided step of IF-I-M, batch 2, 77 tokens, float32, random weights: jdiff's and diffusers'."""
-    import parity
+    import parity_rungs
     import torch
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    module: Any = UNet2DConditionModel(**parity.IF_I_M).eval()
+    module: Any = UNet2DConditionModel(**parity_rungs.IF_I_M).eval()
     config = unet.read_config(dict(module.config))
     network = unet.unet(config)  # the values of its parameters do not change the time
     network = network.bind(jax.tree.map(lambda a: jnp.full(a.shape, 0.01, jnp.float32), network.params))
-    x, text = parity.normal(2, 64, 64, 3), parity.normal(2, 77, 4096, seed=2)
+    x, text = parity_rungs.normal(2, 64, 64, 3), parity_rungs.normal(2, 77, 4096, seed=2)
     inputs = [torch.as_tensor(a).float() for a in (x, np.full(2, 500.0), text)]
     levels = schedule.levels(schedule.cosine(), schedule.leading(100))
     solver = step.ddpm(x0_rule=step.threshold())
@@ -180,7 +180,7 @@ def guided_step() -> Iterator[Row]:
 
     def theirs() -> Any:
         with torch.no_grad():
-            return parity.call_theirs(module, *inputs).numpy()
+            return parity_rungs.call_theirs(module, *inputs).numpy()
 
     image = jnp.asarray(x[0], jnp.float32)
     mine, peer = median(lambda: ours(network, combiner, image), theirs, times=3)
