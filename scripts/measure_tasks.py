@@ -180,8 +180,8 @@ def hybrids(model: Model, read: Reader, seeds: int) -> Section:
         ("hybrid", "from afar", "from near", "both", "first prompt alone, from afar", "second prompt alone, from near"),
         rows,
         sheet("hybrids", np.stack(shown), labels, model),
-        f"For each hybrid: seeds 0 to {SHOWN - 1}, none picked. Below them: those of all {seeds} that are read as both, "
-        f"up to {SHOWN}.",
+        f"For each hybrid: seeds 0 to {SHOWN - 1}, none picked. Below them: those of all {seeds} that are read as "
+        f"both, up to {SHOWN}.",
     )
 
 
