@@ -217,8 +217,8 @@ def curves(path: Path, kept: dict) -> None:
 
 
 HEAD = (
-    "network", "epochs", "training loss", "test loss", "training loss in the write-up", "in the staff's curve", "samples right, or sure",
-    "Frechet distance",
+    "network", "epochs", "training loss", "test loss", "training loss in the write-up", "in the staff's curve",
+    "samples right, or sure", "Frechet distance",
 )  # fmt: skip
 
 
