@@ -3,8 +3,8 @@
     npm pack @iconify/json && tar xf iconify-json-*.tgz
     python scripts/prepare_icons.py package/json --out data/icons --size 64
 
-It writes icons.npz (`icons` [n size size] uint8) and icons.jsonl, which has a row for each icon. It keeps icon sets with
-one colour and a licence in `LICENCES`, without logos, flags and file types. Of these it keeps icons that are about
+It writes icons.npz (`icons` [n size size] uint8) and icons.jsonl, which has a row for each icon. It keeps icon sets
+with one colour and a licence in `LICENCES`, without logos, flags and file types. Of these it keeps icons that are about
 square, and only the first of icons with the same pixels. Needs resvg-py, from the extra `prepare-letters`.
 """
 

@@ -64,7 +64,7 @@ class Batch(NamedTuple):
 def draw(
     n: int, null: float, encode: Encode, text: Params, world: captions.World, abar: Array, key: Array
 ) -> Batch:  # fmt: skip
-    """Draws digits with captions and noised low-res images. Their noise level is 1000 u^2, so most have little noise."""
+    """Draws digits with captions and low-res images, with a noise level of 1000 u^2, so that most have little noise."""
     key, level_key, noise_key = jax.random.split(key, 3)
     batch = captions.draw(world, key, n, null)
     _, h, w, _ = batch.images.shape
