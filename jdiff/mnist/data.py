@@ -44,9 +44,15 @@ def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, n
     Raises:
         ValueError: MNIST is not prepared there, and cannot be.
     """
-    where = f"from {data_dir}" if data_dir is not None else "from the default folder of TensorFlow Datasets"
+    where = "the default folder of TensorFlow Datasets" if data_dir is None else str(data_dir)
+    folder = "" if data_dir is None else f"data_dir='{data_dir}', "
+    how = (
+        "prepare it once, with an internet connection and TensorFlow: pip install 'jdiff[train,prepare]' && python -c "
+        f"\"import tensorflow_datasets as t; t.builder('mnist', {folder}file_format='array_record')"
+        '.download_and_prepare()"'
+    )
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise ValueError(f"data_dir must be a folder with a prepared 'mnist', got {data_dir}")
+        raise ValueError(f"data_dir must be a folder with a prepared 'mnist', got {data_dir}; {how}")
     try:
         import tensorflow_datasets as tfds
 
@@ -55,16 +61,11 @@ def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, n
             builder.download_and_prepare()
         read: Any = builder.as_data_source  # its type has no `split`
         source = read(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-        rows = source.__getitems__(range(len(source)))  # all PNGs at once: over four times as fast as one by one
+        rows = source.__getitems__(range(len(source)))  # all at once is over four times as fast as one by one
         images = np.stack([np.asarray(Image.open(io.BytesIO(row["image"]))) for row in rows])
         return images, np.array([row["label"] for row in rows], np.int32)
     except Exception as error:
-        raise ValueError(
-            f"MNIST cannot be read {where} ({type(error).__name__}: {error}); prepare it once, with an internet "
-            "connection and TensorFlow: pip install 'jdiff[train,prepare]' && "
-            "python -c \"import tensorflow_datasets as t; t.builder('mnist', file_format='array_record')"
-            '.download_and_prepare()"'
-        ) from error
+        raise ValueError(f"MNIST cannot be read from {where} ({type(error).__name__}: {error}); {how}") from error
 
 
 def pad32(images: np.ndarray) -> np.ndarray:
