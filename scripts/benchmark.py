@@ -387,8 +387,8 @@ def sizes() -> Iterator[Row]:
             for d, s in convert.forms(p, a, dtype).values()
         )
         total = sum(int(np.prod(shape, dtype=int)) for shape in shapes.values())
-        told = ", ".join(f"{written(dtype) / 1e9:.2f} GB in {dtype}" for dtype in dtypes)
-        yield Row(f"{name}, {total:,} parameters: {told}", 0.0)
+        listed = ", ".join(f"{written(dtype) / 1e9:.2f} GB in {dtype}" for dtype in dtypes)
+        yield Row(f"{name}, {total:,} parameters: {listed}", 0.0)
 
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {

@@ -195,8 +195,8 @@ def trial(name: str, job: Job, folder: Path, number: int, late: bool, moment: fl
         how = "killed" if status == -signal.SIGKILL else "had ended"
         wrong += [] if status in (-signal.SIGKILL, 0) else [f"status {status}: {err[-300:]!r}"]
     else:
-        told = b"wrote " in out
-        how = "130" if status == 130 else "had ended" if status == 0 and (told or not alive) else f"status {status}"
+        wrote = b"wrote " in out
+        how = "130" if status == 130 else "had ended" if status == 0 and (wrote or not alive) else f"status {status}"
         wrong += [] if how in ("130", "had ended") else [f"{how}: {err[-300:]!r}"]
         wrong += [f"left {path.name}" for path in parts(folder)]
     wrong += ["a traceback"] if b"Traceback" in err else []

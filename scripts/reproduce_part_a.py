@@ -280,19 +280,19 @@ def write(out: Path, title: str, intro: str, figures: list[tuple[Figure, np.ndar
         name = f"{i:02}-{''.join(c if c.isalnum() else '-' for c in figure.title.lower()).strip('-')}.png"
         settings = facts | {key: str(value) for key, value in figure.settings.items()}
         images.save(folder / name, page, settings)
-        told = ", ".join(f"{key} {value}" for key, value in figure.settings.items())
+        shown = ", ".join(f"{key} {value}" for key, value in figure.settings.items())
         if figure.part != part:
             lines += [f"## {figure.part}", ""]
             body.append(f"<h2>{html.escape(figure.part)}</h2>")
             part = figure.part
-        lines += [f"**{figure.title}.** {figure.text}", "", f"![{figure.title}](part_a/{name})", "", f"*{told}*", ""]
+        lines += [f"**{figure.title}.** {figure.text}", "", f"![{figure.title}](part_a/{name})", "", f"*{shown}*", ""]
         file = BytesIO()
         Image.fromarray(page).save(file, "PNG", optimize=True)
         data = base64.b64encode(file.getvalue()).decode()
         body.append(
             f"<p><b>{html.escape(figure.title)}.</b> {html.escape(figure.text)}</p>"
             f'<img alt="{html.escape(figure.title)}" src="data:image/png;base64,{data}">'
-            f"<p><i>{html.escape(told)}</i></p>"
+            f"<p><i>{html.escape(shown)}</i></p>"
         )
     style = "body{max-width:60rem;margin:2rem auto;padding:0 1rem;font:16px/1.5 sans-serif}img{max-width:100%}"
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'

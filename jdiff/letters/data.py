@@ -84,8 +84,8 @@ class World(NamedTuple):
 
 def world(glyphs: Glyphs) -> World:
     """Puts glyphs and all captions on the device."""
-    told = [captions.style_of(*(font[key] for key in ("stem", "italic", "mono", "serif"))) for font in glyphs.fonts]
-    places = [[group.index(word) for group, word in zip(captions.STYLE_WORDS, style, strict=True)] for style in told]
+    styles = [captions.style_of(*(font[key] for key in ("stem", "italic", "mono", "serif"))) for font in glyphs.fonts]
+    places = [[group.index(word) for group, word in zip(captions.STYLE_WORDS, style, strict=True)] for style in styles]
     texts = [
         captions.caption(character, style, spelled=spelled)
         for style in captions.styles()

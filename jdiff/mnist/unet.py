@@ -143,7 +143,7 @@ class UNet(nnx.Module):
                 x = layer(x, pulls)
             return x
 
-        def told(x: Array, time: Dense | None, classes: Dense | None) -> Array:
+        def condition(x: Array, time: Dense | None, classes: Dense | None) -> Array:
             if classes is not None:
                 x = x * classes(conditioning.text[:, 0].astype(x.dtype))
             if time is None:
@@ -155,8 +155,8 @@ class UNet(nnx.Module):
         at_14 = through(self.down_1, at_28)
         at_7 = through(self.down_2, at_14)
         flat = gelu(at_7.mean((1, 2), keepdims=True))
-        u = told(self.unflatten(flat, pulls), self.time_1, self.class_1)
-        u = told(through(self.up_1, jnp.concatenate([u, at_7], -1)), self.time_2, self.class_2)
+        u = condition(self.unflatten(flat, pulls), self.time_1, self.class_1)
+        u = condition(through(self.up_1, jnp.concatenate([u, at_7], -1)), self.time_2, self.class_2)
         u = through(self.up_2, jnp.concatenate([u, at_14], -1))
         return Prediction(self.out(through(self.last, jnp.concatenate([u, at_28], -1)), pulls))
 

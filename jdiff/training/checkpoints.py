@@ -176,10 +176,10 @@ def _names(function: Any) -> str:
 
 def _digest(tree: Any) -> str:
     """Returns the sha256 of the shapes and dtypes of all arrays and the content of the small ones."""
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for name, leaf in _named(tree).items():
         array = np.asarray(leaf)
-        told.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
         if array.nbytes <= DIGESTED:
-            told.update(array.tobytes())
-    return told.hexdigest()
+            digest.update(array.tobytes())
+    return digest.hexdigest()
