@@ -57,6 +57,27 @@ def beside(path: str | Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Writes text in UTF-8 to a file, which is replaced only when all of it is written.
+
+    Args:
+        path: of the file.
+        text: what it will hold.
+
+    Raises:
+        OSError: the file cannot be written; see `check_writable`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder, "a.txt"), "complete")
+        ...     Path(folder, "a.txt").read_text()
+        'complete'
+    """
+    with beside(path) as file:
+        file.write(text.encode())
+
+
 @contextlib.contextmanager
 def path_beside(path: str | Path) -> Iterator[Path]:
     """Yields a path that is renamed to `path` when the block ends well; for writers that open files themselves.

@@ -1,11 +1,11 @@
-"""Measures speed, as ratios against a peer in the same run; the median of several, on whatever machine this is.
+"""Measures speed and memory. Speeds are medians, beside something else that is measured in the same run.
 
 python scripts/benchmark.py conv anagram generate tasks   # the default
-python scripts/benchmark.py step                          # IF-I-M beside diffusers: 8 GB, needs the extra `torch`
-python scripts/benchmark.py mnist                         # training on MNIST beside PyTorch: needs the extra `torch`
-python scripts/benchmark.py t5                            # memory of T5 of XXL's width, layer by layer: 8 GB of disk
-python scripts/benchmark.py memory                        # of encoder and network, alone and together: 5 GB of disk
-python scripts/benchmark.py sizes                         # of IF's weights, computed from their numbers of parameters
+python scripts/benchmark.py step      # a step of IF-I-M, beside diffusers: 8 GB of memory, the extra `torch`
+python scripts/benchmark.py mnist     # training on MNIST, beside PyTorch: the extra `torch`
+python scripts/benchmark.py t5        # memory of a T5 of XXL's width, read layer by layer: 8 GB of disk
+python scripts/benchmark.py memory    # memory of text encoder and network, alone and together: 5 GB of disk
+python scripts/benchmark.py sizes     # sizes of IF's weights, computed from their shapes
 """
 
 import dataclasses
@@ -37,15 +37,15 @@ from jdiff.networks import t5, unet
 from jdiff.training.conv import NHWC, conv_by_patches, fitting_conv
 from jdiff.types import Conditioning
 
-BATCH = 128  # of part B's class-conditional network
+BATCH = 128  # images an update of part B's class-conditional network
 
 
 class Row(NamedTuple):
-    """One measurement: seconds of what is measured and of what it is measured against, if anything."""
+    """One measurement."""
 
     what: str
     seconds: float
-    peer: str = ""
+    peer: str = ""  # what it is compared with
     peer_seconds: float | None = None
 
     def __str__(self) -> str:
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
 
 def median(*functions: Callable[[], Any], times: int = 7) -> list[float]:
-    """Median seconds of each function, after one call that compiles; in turns, so that noise hits all alike."""
+    """Returns the median seconds of each function. They run in turns, after one call that compiles."""
     for function in functions:
         jax.block_until_ready(function())
     taken: list[list[float]] = [[] for _ in functions]
@@ -68,7 +68,7 @@ def median(*functions: Callable[[], Any], times: int = 7) -> list[float]:
 
 
 def conv() -> Iterator[Row]:
-    """The gradient of a 3x3 kernel at the mini model's sizes, alone and within a scan, as in training; beside XLA's."""
+    """Measures the gradient of a 3x3 kernel at the mini model's sizes, alone and inside a scan, beside XLA's."""
     for side, width in ((32, 32), (16, 64), (8, 96)):
         x = jax.random.normal(jax.random.key(0), (24, side, side, width))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, width, width))
@@ -90,7 +90,7 @@ def _beside(seconds: list[float], peer: str) -> tuple[float, str, float]:
 
 
 def anagram() -> Iterator[Row]:
-    """One guided anagram step, four evaluations of the mini model: one call, beside four."""
+    """Measures a guided anagram step of the mini model, whose four evaluations are one call, beside four calls."""
     model = jdiff.load("mini")
     nothing, six, nine = model.embed(["", "a red six", "a red nine"])
     guided = [combine.cfg(text, 3.0, nothing) for text in (six, nine)]
@@ -109,7 +109,7 @@ def anagram() -> Iterator[Row]:
 
 
 def generate() -> Iterator[Row]:
-    """`jdiff generate "a red three"` as a user starts it: with nothing compiled, and with the compilation on disk."""
+    """Measures the command `jdiff generate "a red three"`, with and without the compilation cache."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
@@ -133,7 +133,7 @@ def generate() -> Iterator[Row]:
 
 
 def tasks() -> Iterator[Row]:
-    """Each task of the mini model: 4 pictures, 20 calls, compiled; beside plain generation."""
+    """Measures each task of the mini model with 4 pictures and 20 steps, beside plain generation."""
     model, key = jdiff.load("mini"), jax.random.key(0)
     image = jnp.asarray(sample.generate(model, ["a red three"], key).images[0, 0])
     mask = jnp.zeros((32, 32)).at[:, 16:].set(1)
@@ -158,16 +158,16 @@ def tasks() -> Iterator[Row]:
 
 
 def guided_step() -> Iterator[Row]:
-    """One guided step of IF-I-M, batch 2, 77 tokens, float32, random weights: jdiff's and diffusers'."""
-    import parity
+    """Measures a guided step of IF-I-M (batch 2, 77 tokens, float32, constant weights), beside diffusers' network."""
+    import parity_rungs
     import torch
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
-    module: Any = UNet2DConditionModel(**parity.IF_I_M).eval()
+    module: Any = UNet2DConditionModel(**parity_rungs.IF_I_M).eval()
     config = unet.read_config(dict(module.config))
-    network = unet.unet(config)  # the values of its parameters do not change the time
+    network = unet.unet(config)  # the time does not depend on the values of the parameters
     network = network.bind(jax.tree.map(lambda a: jnp.full(a.shape, 0.01, jnp.float32), network.params))
-    x, text = parity.normal(2, 64, 64, 3), parity.normal(2, 77, 4096, seed=2)
+    x, text = parity_rungs.normal(2, 64, 64, 3), parity_rungs.normal(2, 77, 4096, seed=2)
     inputs = [torch.as_tensor(a).float() for a in (x, np.full(2, 500.0), text)]
     levels = schedule.levels(schedule.cosine(), schedule.leading(100))
     solver = step.ddpm(x0_rule=step.threshold())
@@ -180,7 +180,7 @@ def guided_step() -> Iterator[Row]:
 
     def theirs() -> Any:
         with torch.no_grad():
-            return parity.call_theirs(module, *inputs).numpy()
+            return parity_rungs.call_theirs(module, *inputs).numpy()
 
     image = jnp.asarray(x[0], jnp.float32)
     mine, peer = median(lambda: ours(network, combiner, image), theirs, times=3)
@@ -199,7 +199,7 @@ print(time.perf_counter() - began, int(peak) / 1e6 * 1.024)
 
 
 def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Iterator[Row]:
-    """Updates of the course's class-conditional DDPM on random pictures: jdiff's scan on all cores; PyTorch's."""
+    """Measures updates of the course's class-conditional DDPM on random pictures, beside PyTorch."""
     import torch
     from parity_mnist import Course
 
@@ -217,7 +217,7 @@ def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Ite
     batches = data.on_device(pixels.astype(np.uint8), labels, batch, jax.random.key(0))
     state = train.start(recipe.init(width, jax.random.key(1)), optimizer, jax.random.key(2))
 
-    mesh = over_devices() if jax.default_backend() == "cpu" else None  # PyTorch's loop has one accelerator
+    mesh = over_devices() if jax.default_backend() == "cpu" else None  # PyTorch's loop uses one accelerator
     many = partial(train.train, objective=objective, data=batches, optimizer=optimizer, mesh=mesh)
 
     def ours() -> Any:
@@ -254,7 +254,7 @@ def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Ite
 
 
 def random_t5(folder: Path, layers: int) -> Path:
-    """Folder as transformers writes it, a shard a layer, of an encoder of XXL's width with weights as T5 starts."""
+    """Writes a freshly initialised T5 encoder of XXL's width as transformers does, with one shard for each layer."""
     config = t5.Config(num_layers=layers)
     d, inner, ff = config.d_model, config.num_heads * config.d_kv, config.d_ff
     chance = np.random.default_rng(0)
@@ -290,7 +290,7 @@ def random_t5(folder: Path, layers: int) -> Path:
 
 
 def streamed_t5(few: int = 1, more: int = 3) -> Iterator[Row]:
-    """Peak memory of a prompt through an encoder of XXL's width, a layer at a time; and what int8 costs its states."""
+    """Measures the peak memory of an encoder of XXL's width that is read layer by layer, and the error of int8."""
     states = {}
     with tempfile.TemporaryDirectory() as name:
         folder, peaks = Path(name), {}
@@ -340,7 +340,7 @@ STAGE1 = {"M": (192, 768), "L": (320, 1280), "XL": (704, 2816)}  # channels of t
 
 
 def if_config(name: str) -> dict[str, Any]:
-    """config.json of IF-I of that size."""
+    """Returns the config.json of IF-I-`name`."""
     first, cross = STAGE1[name]
     plain = json.loads((model.shipped("mini") / "unet" / "config.json").read_text())
     down = ["ResnetDownsampleBlock2D"] + ["SimpleCrossAttnDownBlock2D"] * 3
@@ -353,7 +353,7 @@ def if_config(name: str) -> dict[str, Any]:
 
 
 def memory(layers: int = 2) -> Iterator[Row]:
-    """Peak memory of an encoder of XXL's width and of IF-I-M, in float32 with random weights: each alone, and both."""
+    """Measures the peak memory of an encoder of XXL's width and of IF-I-M in float32, each alone and both."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = random_t5(folder / "source", layers)
@@ -373,7 +373,7 @@ def memory(layers: int = 2) -> Iterator[Row]:
 
 
 def sizes() -> Iterator[Row]:
-    """Gigabytes of IF's weights in each dtype, from the shapes of their configs: nothing is measured."""
+    """Computes the sizes of IF's weights in each dtype from their shapes."""
     xxl = files.flatten(t5.t5(t5.Config())[1])
     found: dict[str, tuple[dict, tuple[str, ...]]]
     found = {"T5 v1.1 XXL, encoder": ({path: leaf.shape for path, leaf in xxl.items()}, (*convert.STORED, "int8"))}
@@ -387,8 +387,8 @@ def sizes() -> Iterator[Row]:
             for d, s in convert.forms(p, a, dtype).values()
         )
         total = sum(int(np.prod(shape, dtype=int)) for shape in shapes.values())
-        told = ", ".join(f"{written(dtype) / 1e9:.2f} GB in {dtype}" for dtype in dtypes)
-        yield Row(f"{name}, {total:,} parameters: {told}", 0.0)
+        listed = ", ".join(f"{written(dtype) / 1e9:.2f} GB in {dtype}" for dtype in dtypes)
+        yield Row(f"{name}, {total:,} parameters: {listed}", 0.0)
 
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
@@ -408,10 +408,10 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
     """Prints a Markdown table.
 
     Args:
-        which: any of conv, anagram, generate, tasks, step, mnist, t5, memory, sizes.
+        which: names of benchmarks: conv, anagram, generate, tasks, step, mnist, t5, memory, sizes.
     """
     if unknown := [name for name in which if name not in BENCHMARKS]:
-        sys.exit(f"unknown: {', '.join(unknown)}; accepted are {', '.join(BENCHMARKS)}")
+        sys.exit(f"WHICH must be names of {', '.join(BENCHMARKS)}, got {unknown[0]!r}")
     sys.path.append(str(Path(__file__).resolve().parent))
     if "mnist" in which:
         from jdiff.mesh import use_cores

@@ -1,9 +1,9 @@
-"""Bad command lines by the thousand: each must end with status 2, one line, and nothing written or changed.
+"""Runs thousands of bad command lines. Each must end with status 2 and a message of one line, and change no file.
 
     python scripts/fuzz_commands.py --count 1000
 
-A command line is a good one of some command, with one thing wrong and some good flags beside it, in any order. The
-commands run in this process, in a folder with pictures, masks and damaged files.
+A bad command line is a good one with one mistake and some more good flags, in any order. The commands run in this
+process, in a folder with pictures, masks and damaged files.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from jdiff import images
 from jdiff.cli import main as cli
 from jdiff.images.read import KEY
 
-# A good command line of each command, less its flags.
+# A good command line of each command, without optional flags.
 BASES = {
     "generate": ["generate", "a red three"],
     "edit": ["edit", "in.png", "a red three"],
@@ -43,11 +43,11 @@ BASES = {
     "mnist sample": ["mnist", "sample", "class", "-o", "out.png"],
 }
 DRAWING = ("generate", "edit", "inpaint", "anagram", "hybrid", "upscale")
-# A prompt of two letters, the second of which is no Unicode: as the shell passes bytes that are no UTF-8.
+# A prompt with a character that is not valid Unicode. Python makes such characters of bytes that are not UTF-8.
 NO_TEXT = "a\udcff"
 
 
-# Checks of hypothesis that mind how long an example takes.
+# Checks of hypothesis that fail for slow examples.
 SLOW = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large)
 
 
@@ -55,12 +55,12 @@ class Case(NamedTuple):
     """A bad command line."""
 
     command: str
-    flag: str  # what is wrong
+    flag: str  # the flag with the mistake, or the kind of mistake
     args: list[str]
 
 
 def no_number(read: type) -> st.SearchStrategy[str]:
-    """Words that are no such number; a leading hyphen would make them flags."""
+    """Draws words that are not numbers of this type. They do not start with a hyphen, which would make them flags."""
 
     def is_none(word: str) -> bool:
         try:
@@ -73,14 +73,14 @@ def no_number(read: type) -> st.SearchStrategy[str]:
 
 
 def outside(least: int, most: int) -> st.SearchStrategy[str]:
-    """Whole numbers that are too small or too large, and words that are none."""
+    """Draws whole numbers that are too small or too large, and words that are not whole numbers."""
     below, above = st.integers(max_value=least - 1), st.integers(min_value=most + 1)
     wide = st.sampled_from(["9" * 40, "-" + "9" * 40, "9" * 5000])
     return (below | above).map(str) | no_number(int) | wide
 
 
 def beyond(least: float, most: float, *, open_below: bool = False) -> st.SearchStrategy[str]:
-    """Numbers outside of [least, most], NaN, and words that are none."""
+    """Draws numbers outside of [least, most], NaN, and words that are not numbers."""
     below = st.floats(max_value=least, exclude_max=not open_below, allow_nan=False)
     above = st.floats(min_value=most, exclude_min=True, allow_nan=False)
     return (below | above).map(str) | no_number(float) | st.sampled_from(["nan", "-nan"])
@@ -99,7 +99,7 @@ NO_FOLDER = st.sampled_from(["gone", "in.png", "", "folder.png", "a" * 300, "./g
 
 
 def no_output(suffix: str) -> st.SearchStrategy[str]:
-    """Paths that no file of this kind can be written to."""
+    """Draws paths that no file with this suffix can be written to."""
     fixed = [
         f"gone/x{suffix}", f"folder{suffix}", f"protected{suffix}", f"pipe{suffix}", f"in.png/x{suffix}",
         "x" * 300 + suffix, f"{NO_TEXT}{suffix}", "x.jpg", "x", "", ".", "/", suffix, f"link-to-folder{suffix}",
@@ -108,7 +108,7 @@ def no_output(suffix: str) -> st.SearchStrategy[str]:
     return st.sampled_from(fixed)
 
 
-# What is wrong with each flag. The names of files are those that `furnish` makes, and those that it does not.
+# Bad values of each flag. Some of the file names exist in the folder that `furnish` makes, others do not.
 BAD: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "drawing": {
         "-n": outside(1, 10_000), "--steps": STEPS, "--guidance": NOT_FINITE, "--seed": SEED,
@@ -160,7 +160,7 @@ BAD: dict[str, dict[str, st.SearchStrategy[str]]] = {
         "--gif": no_output(".gif"), "--npz": no_output(".npz"),
     },
 }  # fmt: skip
-# Good flags to have beside what is wrong.
+# Good flags that are added to a mistake.
 GOOD = {
     "drawing": [
         ["-n", "3"], ["--steps", "5"], ["--guidance", "2"], ["--negative", "blue"], ["--sampler", "course"],
@@ -180,7 +180,7 @@ POSITIONS = {"IMAGE": 1, "WORD": 1, "SRC": 1, "DST": 2, "KIND": 2}
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Bad command lines."""
+    """Draws bad command lines."""
     command = draw(st.sampled_from(sorted(BASES)))
     kind = "drawing" if command in DRAWING else command
     base, bad = list(BASES[command]), BAD.get(kind, {}) | BAD[command]
@@ -198,7 +198,7 @@ def cases(draw: st.DrawFn) -> Case:
         first = 2 if command.startswith("mnist") else 1
         return Case(command, flag, [*base[:first], *_flat(one for one in good if one[0] != "-o")])
     value = draw(bad[flag])
-    if flag == "--like":  # other flags would stand in for what is wrong in the picture
+    if flag == "--like":  # other flags would override the mistake in the picture
         return Case(command, flag, [command, flag, value])
     if flag in POSITIONS:
         base[POSITIONS[flag]] = value
@@ -216,7 +216,7 @@ def _flat(flags: object) -> list[str]:
 
 
 def furnish(folder: Path) -> None:
-    """Fills a folder with what the command lines name: pictures, masks, and what is none."""
+    """Fills a folder with the files that the command lines name: pictures, masks and damaged files."""
     rng = np.random.default_rng(0)
     images.save(folder / "in.png", rng.uniform(-1, 1, (16, 24, 3)))
     for name, size, pixels in (("mask", (24, 16), "half"), ("wide", (25, 16), "half"), ("black", (24, 16), 0),
@@ -246,7 +246,7 @@ def furnish(folder: Path) -> None:
 
 
 def _likes(folder: Path) -> None:
-    """Pictures with settings of which one is wrong."""
+    """Writes pictures whose settings have one mistake each."""
     good = {
         "command": "generate", "model": "mini", "hash": "0", "prompts": ["a"], "stage2": None, "n": 1, "steps": 2,
         "guidance": 2.0, "negative": "", "encoder": None, "embeddings": None, "embeddings_sha256": None,
@@ -262,13 +262,13 @@ def _likes(folder: Path) -> None:
         ("stage2", 3), ("stage2", "gone"), ("stage2", "\0"), ("command", "edit"), ("command", None), ("dtype", None),
     ]  # fmt: skip
     for i, (name, value) in enumerate(wrong):
-        info = PngInfo()  # by hand, since `images.save` refuses what is no Unicode and no JSON
+        info = PngInfo()  # not by `images.save`, which refuses bad settings
         info.add_itxt(KEY, json.dumps(good | {name: value}))
         Image.new("RGB", (2, 2)).save(folder / f"like-{i}.png", pnginfo=info)
 
 
 def inventory(folder: Path) -> dict[str, object]:
-    """What is in a folder: every name, with its content, mode and time."""
+    """Returns the content, mode and time of everything in a folder."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         told = path.lstat()
@@ -278,7 +278,7 @@ def inventory(folder: Path) -> dict[str, object]:
 
 
 def judge(case: Case, folder: Path) -> str:
-    """Runs a command line and says what is wrong with how it ends; nothing if all is right."""
+    """Runs a command line, and returns what is wrong with its end, or an empty string."""
     out, err = io.StringIO(), io.StringIO()
     before, cwd = inventory(folder), os.getcwd()
     os.chdir(folder)
@@ -288,7 +288,7 @@ def judge(case: Case, folder: Path) -> str:
                 status: object = cli.main(case.args)
             except SystemExit as ended:
                 status = f"SystemExit {ended.code}"
-            except BaseException as error:  # what the test is for
+            except BaseException as error:  # any exception is a failure
                 status = f"{type(error).__name__}: {error}"[:200]
     finally:
         os.chdir(cwd)
@@ -304,10 +304,10 @@ def judge(case: Case, folder: Path) -> str:
 
 
 def main() -> None:
-    """Runs as many command lines as asked for, and prints a table."""
+    """Runs bad command lines and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=1000, help="number of command lines")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
     args = parser.parse_args()
     os.environ["JDIFF_CACHE"] = ""
     tried, wrong, began = Counter(), [], time.monotonic()
@@ -325,10 +325,10 @@ def main() -> None:
         each()
     for command, count in sorted(tried.items()):
         failed = sum(case.command == command for case, _ in wrong)
-        print(f"{command:14s} {count:5d} bad lines, {failed} not as promised")
+        print(f"{command:14s} {count:5d} bad command lines, {failed} failures")
     for case, problem in wrong[:40]:
         print(case, problem)
-    print(f"{sum(tried.values())} in {time.monotonic() - began:.0f} s, {len(wrong)} not as promised")
+    print(f"{sum(tried.values())} in {time.monotonic() - began:.0f} s, {len(wrong)} failures")
     raise SystemExit(bool(wrong))
 
 

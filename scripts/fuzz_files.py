@@ -2,9 +2,9 @@
 
     python scripts/fuzz_files.py --count 1500
 
-Every damaged file must give one ValueError in one line that names the file, or the numbers that were written. A format
-without a checksum cannot tell a changed number from another number: `.npy`, PyTorch's older format, and safetensors of
-other programs. For these, other numbers are counted apart.
+Reading a damaged file must raise a ValueError of one line that names the file, or return the numbers that were written.
+`.npy`, PyTorch's older format and safetensors of other programs have no checksum, so a changed number cannot be noticed
+there. For these formats, wrong numbers are counted but allowed.
 """
 
 import io
@@ -30,10 +30,10 @@ OUTCOMES = ("refused", "right", "other numbers", "raised", "slow")
 
 
 class Format(NamedTuple):
-    """A kind of file that is damaged."""
+    """A kind of file."""
 
     suffix: str
-    make: Callable[[Path, Table], object]
+    make: Callable[[Path, Table], object]  # writes a file
     checked: bool  # whether the format has a checksum or a digest
     read: Callable[[Path, Table], Table] = lambda path, table: embeddings.read(path)
 
@@ -65,13 +65,13 @@ FORMATS: dict[str, Format] = {
 
 
 def table(rng: np.random.Generator) -> Table:
-    """Returns embeddings like the course's, small."""
+    """Draws small embeddings of prompts."""
     prompts = ("", "a photo of a dog", "an oil painting of a snowy mountain village", "ein grünes Haus")
     return {prompt: rng.normal(size=(7, 16)).astype(np.float16) for prompt in prompts}
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """Returns a file with one damage of a kind drawn at random."""
+    """Damages a file in one of eight ways, drawn at random."""
     out, n = bytearray(data), len(data)
     at, size = int(rng.integers(n)), int(rng.integers(1, 65))
     kind = rng.integers(8)
@@ -90,14 +90,14 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
         del out[at : at + size]
     elif kind == 6:  # a block is there twice
         out[at:at] = out[at : at + size]
-    else:  # two places are exchanged
+    else:  # two bytes are swapped
         other = int(rng.integers(n))
         out[at], out[other] = out[other], out[at]
     return bytes(out)
 
 
 def outcome(form: Format, path: Path, want: Table) -> tuple[str, str]:
-    """Reads a file; returns (one of OUTCOMES, what was said)."""
+    """Reads a file, and returns one of OUTCOMES and the error message."""
 
     def late(*_: object) -> None:
         raise TimeoutError
@@ -106,14 +106,14 @@ def outcome(form: Format, path: Path, want: Table) -> tuple[str, str]:
     signal.setitimer(signal.ITIMER_REAL, LONGEST)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a warning on stderr is no line of ours
+            warnings.simplefilter("error")  # a user would see a warning on stderr
             found = form.read(path, want)
     except ValueError as error:
         line = str(error)
         return ("refused" if str(path) in line and "\n" not in line else "raised"), line
     except TimeoutError:
         return "slow", ""
-    except BaseException as error:  # pyo3's panics are no Exceptions
+    except BaseException as error:  # a panic of pyo3 is no Exception
         return "raised", f"{type(error).__name__}: {error}"
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -129,7 +129,7 @@ def fuzz(name: str, count: int, seed: int, folder: Path) -> tuple[Counter[str], 
     """Damages a file of one format `count` times.
 
     Returns:
-        (how often each of OUTCOMES happened, what was said where that was not one line).
+        How often each of OUTCOMES happened, and the messages of the bad ones.
     """
     form, rng = FORMATS[name], np.random.default_rng(seed)
     want = table(rng)
@@ -138,7 +138,7 @@ def fuzz(name: str, count: int, seed: int, folder: Path) -> tuple[Counter[str], 
     form.make(path, want)
     data, seen, said = path.read_bytes(), Counter(), []
     if outcome(form, path, want)[0] != "right":
-        raise ValueError(f"{name}: the whole file is not read as it was written")
+        raise ValueError(f"{name}: the undamaged file is not read as it was written")
     path = folder / f"damaged{form.suffix}"
     for _ in range(count):
         broken = damaged(data, rng)
@@ -155,7 +155,7 @@ def main(count: int = 1500, seed: int = 0) -> None:
 
     Args:
         count: damaged files of each format.
-        seed: of the damages.
+        seed: of everything random.
     """
     out = io.StringIO()
     print("| format | checksum | " + " | ".join(OUTCOMES) + " | seconds |", file=out)

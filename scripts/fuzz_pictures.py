@@ -2,9 +2,10 @@
 
     python scripts/fuzz_pictures.py --count 1000
 
-Half of the files are odd but whole: their depth, profile, alpha, orientation and tags vary. What they show is known,
-since it was there before the file. The other half are such files with a damage. A damaged file that can still be read
-is compared with another reading: its orientation is found by its bytes, and Pillow turns it and blends its alpha.
+Half of the files are odd but undamaged: their depth, profile, alpha, orientation and tags vary. The picture that they
+show is known, because they were made from it. The other half are such files with damage. If a damaged file can still be
+read, the result is compared with a second reading of the file, which finds the orientation by its own search of the
+bytes and lets Pillow turn the picture and blend its alpha.
 """
 
 import io
@@ -27,17 +28,17 @@ from PIL import Image, ImageCms
 
 from jdiff import images
 
-# Seconds that reading a picture may take.
+# Seconds that it may take to read a picture.
 LONGEST = 10
-# Largest difference, of 255, between a damaged picture and Pillow's reading of it, where both round.
+# Largest difference, out of 255, between the two readings of a damaged picture, which round differently.
 CLOSE = 3.5
-# Heads of EXIF data, its order of bytes, and how an entry of the orientation looks; and how XMP tells it.
+# First bytes of EXIF data -> (byte order, entry of the orientation); and the orientation in XMP.
 ENTRIES: dict[bytes, tuple[Literal["little", "big"], re.Pattern[bytes]]] = {
     b"II*\0\x08\0\0\0": ("little", re.compile(rb"\x12\x01\x03\0\x01\0\0\0(.)\0", re.DOTALL)),
     b"MM\0*\0\0\0\x08": ("big", re.compile(rb"\x01\x12\0\x03\0\0\0\x01\0(.)", re.DOTALL)),
 }
 XMP = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
-# What each orientation asks for.
+# How a picture is turned for each orientation.
 T = Image.Transpose
 METHODS = {
     2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_270, 7: T.TRANSVERSE,
@@ -48,28 +49,28 @@ BAD = ("wrong", "raised", "slow")
 
 
 class Late(BaseException):
-    """Reading took too long. No Exception, so that nothing takes it for one of a decoder."""
+    """Reading took too long. It is no Exception, so that no code takes it for a decoder's error."""
 
 
 class Seen(NamedTuple):
-    """What became of a file."""
+    """The result of reading a file."""
 
     outcome: str  # one of OUTCOMES
-    said: str = ""
-    seconds: float = 0.0  # of reading
+    said: str = ""  # error message
+    seconds: float = 0.0
 
 
 class Found(NamedTuple):
-    """What became of the files of one format."""
+    """The results of all files of one format."""
 
-    whole: Counter[str]  # how often each of OUTCOMES happened
-    damaged: Counter[str]
-    bad: list[str]  # what was said of the bad ones
-    slowest: float  # seconds of one reading
+    whole: Counter[str]  # how often each of OUTCOMES happened for undamaged files
+    damaged: Counter[str]  # the same for damaged files
+    bad: list[str]  # messages of the bad ones
+    slowest: float  # seconds of the slowest reading
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:
-    """Returns a file with one damage of a kind drawn at random."""
+    """Damages a file in one of seven ways, drawn at random."""
     out, n = bytearray(data), len(data)
     # headers and tags stand at the start
     at, size = int(rng.integers(n if rng.integers(2) else min(n, 200))), int(rng.integers(1, 33))
@@ -93,7 +94,7 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def checked(data: bytes) -> bytes:
-    """Returns a PNG whose chunks have the right checksums, so that a damage gets past them; other files as they are."""
+    """Corrects the checksums of a PNG, so that damage in its chunks is not noticed by them. Other files stay."""
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return data
     made, at = data[:8], 8
@@ -108,7 +109,7 @@ def checked(data: bytes) -> bytes:
 
 
 def orientation(info: dict) -> int | None:
-    """Returns the orientation, found by the bytes of its entry; None where the head of the EXIF data is damaged."""
+    """Finds the orientation by a search of the bytes. Returns None if the head of the EXIF data is damaged."""
     exif = (info.get("exif") or b"").removeprefix(b"Exif\0\0")
     if exif and exif[:8] not in ENTRIES:
         return None
@@ -124,7 +125,7 @@ def orientation(info: dict) -> int | None:
 
 
 def reference(data: bytes) -> np.ndarray | None:
-    """Returns what Pillow's own tools make of a file, [h w 3] in [0, 1]; None where they cannot."""
+    """Reads a file by Pillow's own tools: [h w 3] in [0, 1], or None if they cannot read it."""
     with suppress(Exception), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(data)) as image:
@@ -147,10 +148,10 @@ def reference(data: bytes) -> np.ndarray | None:
         if profile and (image.mode in ("P", "PA", "1", "LA", "RGBA") or image.mode == "CMYK"):
             return None
         if profile and image.mode == "RGB" and profile[16:20] == b"GRAY":
-            return None  # of a format without grey, where the library looks whether the pixels are
+            return None  # formats without grey pictures: the library then checks the pixels
         rgb = image.convert("RGBA").convert("RGB") if alpha else image.convert("RGB")
         if profile:
-            with suppress(Exception):  # a broken profile is left out
+            with suppress(Exception):  # a broken profile is ignored
                 source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
                 transform = ImageCms.buildTransform(
                     source, ImageCms.createProfile("sRGB"), image.mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
@@ -164,7 +165,7 @@ def reference(data: bytes) -> np.ndarray | None:
 
 
 def outcome(path: Path, odd: Odd, whole: bool) -> Seen:
-    """Writes a file, reads it by the library, and compares."""
+    """Writes a file, reads it by the library, and compares the picture."""
     path.write_bytes(odd.data)
     want = odd.shown if whole else reference(odd.data)
     began = time.monotonic()
@@ -178,7 +179,7 @@ def outcome(path: Path, odd: Odd, whole: bool) -> Seen:
 
 
 def read(path: Path) -> np.ndarray | Seen:
-    """Reads a file by the library: [h w 3] in [0, 1], or what was said."""
+    """Reads a file by the library: [h w 3] in [0, 1], or the result if that fails."""
 
     def late(*_: object) -> None:
         raise Late
@@ -195,7 +196,7 @@ def read(path: Path) -> np.ndarray | Seen:
         return Seen("refused" if str(path) in line and "\n" not in line else "raised", line)
     except Late:
         return Seen("slow")
-    except BaseException as error:  # whatever it is, it is what is looked for
+    except BaseException as error:  # any other exception is a failure
         return Seen("raised", f"{type(error).__name__}: {error}")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -203,11 +204,11 @@ def read(path: Path) -> np.ndarray | Seen:
 
 
 def compared(found: np.ndarray, want: np.ndarray | None, whole: bool, most: float) -> Seen:
-    """Compares what was read with what is known; `most` is the largest difference allowed, of 255."""
+    """Compares two pictures; `most` is the largest difference that is allowed, out of 255."""
     if found.ndim != 3 or found.shape[2] != 3 or not ((found >= 0) & (found <= 1)).all():  # NaN too
         return Seen("wrong", f"{found.shape}, {found.min()} to {found.max()}")
     if want is None:
-        return Seen("wrong", "it should be refused") if whole else Seen("no reference")
+        return Seen("wrong", "read, though it must be refused") if whole else Seen("no reference")
     if found.shape != want.shape:
         return Seen("wrong", f"{found.shape}, wanted {want.shape}")
     error = 255 * float(np.abs(found - want).max())
@@ -215,7 +216,7 @@ def compared(found: np.ndarray, want: np.ndarray | None, whole: bool, most: floa
 
 
 def fuzz(name: str, count: int, seed: int, folder: Path) -> Found:
-    """Reads `count` files of one format, one half of them damaged. Bad ones are kept in the folder."""
+    """Reads `count` files of one format, half of them damaged. Files with a bad result are kept in the folder."""
     rng = np.random.default_rng([seed, *name.encode()])
     whole_seen, damaged_seen, bad, slowest = Counter(), Counter(), [], 0.0
     for i in range(count):
@@ -233,12 +234,12 @@ def fuzz(name: str, count: int, seed: int, folder: Path) -> Found:
 
 
 def main(count: int = 1000, seed: int = 0, keep: Path | None = None) -> None:
-    """Reads odd and damaged pictures of every format, and prints a table; exits with 1 if any is bad.
+    """Reads odd and damaged pictures of every format and prints a table. The status is 1 if a result is bad.
 
     Args:
-        count: files in all, shared between the formats.
-        seed: of the files.
-        keep: a folder for the files that are bad.
+        count: number of files, over all formats.
+        seed: of everything random.
+        keep: folder for the files with a bad result.
     """
     print("| format | whole | right | refused | damaged | right | refused | no reference | bad | slowest, s |")
     print("|---|---|---|---|---|---|---|---|---|---|")
@@ -247,7 +248,7 @@ def main(count: int = 1000, seed: int = 0, keep: Path | None = None) -> None:
         folder = keep or Path(temporary)
         folder.mkdir(exist_ok=True)
         for k, name in enumerate(MAKERS):
-            # every format has its share; the first ones what is left over
+            # the first formats get the remainder
             found = fuzz(name, count // len(MAKERS) + (k < count % len(MAKERS)), seed, folder)
             row = [found.whole.total(), found.whole["right"], found.whole["refused"], found.damaged.total()]
             row += [found.damaged[kind] for kind in ("right", "refused", "no reference")] + [len(found.bad)]

@@ -1,10 +1,11 @@
-"""Commands that are interrupted or killed at random moments: what is left, and how they end.
+"""Interrupts and kills commands at random moments, and checks what they leave.
 
     python scripts/fuzz_signals.py --count 100 --data data/tensorflow_datasets
 
-Half of the signals come at a moment drawn evenly from the whole run, half right after a file has begun to be written.
-After each: files under their own names are the old ones or complete new ones. After SIGINT: status 130, no traceback,
-no part of a file. Training continues from what a signal has left, and has to finish.
+Half of the signals come at any moment of the run, the other half soon after a command has started to write a file.
+After every signal, each output file must be the old one or a complete new one. After SIGINT, the command must end with
+status 130, without a traceback and without a part of a file. Training continues after each signal, and must finish in
+the end.
 """
 
 import argparse
@@ -32,28 +33,29 @@ from jdiff import images
 from jdiff.checkpoints import files
 from jdiff.model import shipped
 
-# What the console script does. It tells when it has begun: before that, an interrupt is Python's own affair.
+# What the console script does. It creates a file once it has imported jdiff: before that, Python itself handles an
+# interrupt.
 ENTRY = """
 import sys
 from jdiff.cli.main import main
 open(sys.argv.pop(1), "w").close()
 sys.exit(main())
 """
-# Seconds after which a run hangs.
+# Seconds after which a run counts as hanging.
 LONGEST = 300
 SIGNALS = {"SIGINT": signal.SIGINT, "SIGKILL": signal.SIGKILL}
 
 
 class Job(NamedTuple):
-    """A command, the files that it writes, and how to prepare for another run of it."""
+    """A command."""
 
     args: list[str]
-    outputs: list[str]  # each is a file or a folder
-    prepare: Callable[[Path], None]  # folder -> nothing
+    outputs: list[str]  # files or folders that it writes
+    prepare: Callable[[Path], None]  # prepares a folder for another run
 
 
 def jobs(data: str | None) -> dict[str, Job]:
-    """Returns the commands by name. Training needs MNIST."""
+    """Returns the commands by name. Training is one of them if there is MNIST."""
     separate = [f"w-{i}-{j}.png" for i in (0, 1) for j in (0, 1)]
     pictures = ["w.png", *separate, "w.npz", "w.gif"]
     draw = ["generate", "a red three", "a blue six", "-n", "2", "--steps", "3", "--separate", "--quiet"]
@@ -74,7 +76,7 @@ def jobs(data: str | None) -> dict[str, Job]:
 
 
 def furnish(folder: Path) -> None:
-    """Writes a text encoder in transformers' layout, of 130 MB, for `convert`."""
+    """Writes a text encoder of 130 MB in transformers' layout, for `convert`."""
     (folder / "t5").mkdir()
     d, inner, layers, vocabulary = 512, 1024, 8, 32128
     config = {
@@ -122,19 +124,19 @@ def start(job: Job, folder: Path) -> subprocess.Popen:
 
 
 def parts(folder: Path) -> list[Path]:
-    """Returns what is half written, in the folder and in the cache."""
+    """Returns the unfinished files in the folder and in the cache."""
     return [path for path in folder.rglob("*.part") if "checkpoints" not in path.parts]
 
 
 def wait_for_part(process: subprocess.Popen, folder: Path) -> None:
-    """Returns when a file has begun to be written, or the process has ended."""
+    """Waits until the process starts to write a file, or ends."""
     before = set(parts(folder))
     while process.poll() is None and not set(parts(folder)) - before:
         time.sleep(0.0005)
 
 
 def whole(path: Path) -> str:
-    """Says what is wrong with a file or folder under its own name; nothing if it can be read to its end."""
+    """Reads a file or folder to its end, and returns what is wrong with it, or an empty string."""
     try:
         if path.is_dir():
             files.check(path)
@@ -151,7 +153,7 @@ def whole(path: Path) -> str:
         else:
             images.load(path)
             images.read_settings(path)
-    except Exception as error:  # what a half-written file raises
+    except Exception as error:  # a half-written file can raise anything
         return f"{path.name} is not whole: {type(error).__name__} {error}"
     return ""
 
@@ -164,11 +166,11 @@ def trial(name: str, job: Job, folder: Path, number: int, late: bool, moment: fl
         job: the command.
         folder: where it runs.
         number: of the signal.
-        late: whether to wait until a file is being written.
-        moment: seconds to wait then, or from the beginning.
+        late: whether to wait first until a file is being written.
+        moment: seconds from then, or from the start, to the signal.
 
     Returns:
-        How it ended, and all that is not as promised.
+        How the command ended, and all failures.
     """
     job.prepare(folder)
     for path in parts(folder):  # of the run before
@@ -193,8 +195,8 @@ def trial(name: str, job: Job, folder: Path, number: int, late: bool, moment: fl
         how = "killed" if status == -signal.SIGKILL else "had ended"
         wrong += [] if status in (-signal.SIGKILL, 0) else [f"status {status}: {err[-300:]!r}"]
     else:
-        told = b"wrote " in out
-        how = "130" if status == 130 else "had ended" if status == 0 and (told or not alive) else f"status {status}"
+        wrote = b"wrote " in out
+        how = "130" if status == 130 else "had ended" if status == 0 and (wrote or not alive) else f"status {status}"
         wrong += [] if how in ("130", "had ended") else [f"{how}: {err[-300:]!r}"]
         wrong += [f"left {path.name}" for path in parts(folder)]
     wrong += ["a traceback"] if b"Traceback" in err else []
@@ -204,11 +206,11 @@ def trial(name: str, job: Job, folder: Path, number: int, late: bool, moment: fl
 
 
 def main() -> None:
-    """Sends as many signals of each kind as asked for, and prints a table."""
+    """Sends signals and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=100, help="signals of each kind, over all commands")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", help="TFDS's folder of data sets; without it nothing is trained")
+    parser.add_argument("--count", type=int, default=100, help="number of signals of each kind, over all commands")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--data", help="folder of TensorFlow Datasets, with MNIST; without it, training is left out")
     args = parser.parse_args()
     dice, all_wrong = random.Random(args.seed), []
     with tempfile.TemporaryDirectory() as name:
@@ -217,14 +219,14 @@ def main() -> None:
         all_jobs = jobs(args.data)
         lengths = {}
         for command, job in all_jobs.items():
-            for _ in range(2):  # the second finds everything compiled
+            for _ in range(2):  # the second run has everything in the compilation cache
                 job.prepare(folder)
                 shutil.rmtree(folder / "run", ignore_errors=True)
                 began = time.monotonic()
                 process = start(job, folder)
                 _, err = process.communicate(timeout=LONGEST)
                 if process.returncode != 0:
-                    raise SystemExit(f"{command} fails without any signal: {err.decode()[-1000:]}")
+                    raise SystemExit(f"{command} fails without a signal: {err.decode()[-1000:]}")
                 lengths[command] = time.monotonic() - began
             print(f"{command}: {lengths[command]:.1f} s", flush=True)
         shutil.rmtree(folder / "run", ignore_errors=True)
@@ -240,7 +242,7 @@ def main() -> None:
                     all_wrong.append(problem)
                     print(f"{kind} {command} {'late' if late else 'early'} {moment:.3f}: {problem}", flush=True)
                 if command == "mnist train" and (folder / "run" / "model").exists():
-                    shutil.rmtree(folder / "run")  # finished, or far enough
+                    shutil.rmtree(folder / "run")  # finished: the next signal meets a new run
         if "mnist train" in all_jobs:
             process = start(all_jobs["mnist train"], folder)
             _, err = process.communicate(timeout=LONGEST)
@@ -249,7 +251,7 @@ def main() -> None:
                 print(f"training does not continue: {err.decode()[-1000:]}")
     for (kind, command, how), count in sorted(table.items()):
         print(f"{kind:8s} {command:12s} {how:10s} {count:4d}")
-    print(f"{2 * args.count} signals, {len(all_wrong)} not as promised")
+    print(f"{2 * args.count} signals, {len(all_wrong)} failures")
     raise SystemExit(bool(all_wrong))
 
 

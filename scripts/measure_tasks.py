@@ -1,9 +1,9 @@
-"""Measures the tasks on the mini model, as the digit judge reads their pictures, and writes docs/results.md.
+"""Measures the tasks with the mini model and the digit judge, and writes docs/results.md.
 
     python scripts/measure_tasks.py
-    python scripts/measure_tasks.py Hybrids    # this section anew, the others as they stand on the page
+    python scripts/measure_tasks.py Hybrids    # only this section; the others stay as they are on the page
 
-No seed is picked: seeds 0 to `--seeds` - 1 of every task, the first of them on its contact sheet.
+Every task is measured with seeds 0 to `--seeds` - 1, and the first of them are on its contact sheet. None is picked.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,44 +14,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from measure_mini import score
 
 import jdiff
 from jdiff import combine, images, sample, views
+from jdiff.mnist.captions import DIGITS
 from jdiff.mnist.judge import load_judge
 from jdiff.model import Model, shipped
+from jdiff.parts import write_text
+from jdiff.results import machine as this_machine
+from jdiff.results import percent, share, table
 from jdiff.types import Array, View
 
-HYBRIDS = ((1, 8, 2.5), (3, 8, 3.5), (9, 4, 2.5))  # far, near, sigma at 64 pixels
-TRIED = "1/8, 1/7, 1/4, 0/6, 3/8, 9/4 and 9/8 at sigma 2.5, 3, 3.5 and 4"  # jax.random.key(1000)
+HYBRIDS = ((1, 8, 2.5), (3, 8, 3.5), (9, 4, 2.5))  # far digit, near digit, sigma at 64 pixels
+TRIED = "1/8, 1/7, 1/4, 0/6, 3/8, 9/4 and 9/8 at sigma 2.5, 3, 3.5 and 4"  # with jax.random.key(1000)
 SHOWN = 10  # pictures of each task on its sheet
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+Reader = Callable[[Array], np.ndarray]  # images [n h w 3] -> [n 2], the digit and the colour
 
 
-class Table(NamedTuple):
+class Section(NamedTuple):
     """One section of the page."""
 
     title: str
     text: str
     head: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    picture: str = ""
-    caption: str = ""
+    picture: str  # its path in docs/
+    caption: str
 
 
-def percent(right: np.ndarray) -> str:
-    found = score(np.asarray(right))
-    return f"{found['percent']:.0f} % ({found['low']:.0f} to {found['high']:.0f})"
+def shares(*right: np.ndarray) -> tuple[str, ...]:
+    """Returns the share of each [n] bool with its interval, as text."""
+    return tuple(percent(share(np.asarray(a)), 0) for a in right)
 
 
-def guided(model: Model, prompts: Sequence[str]) -> list[combine.Combiner]:
-    nothing, *texts = model.embed(["", *prompts])
-    scale = jnp.float32(model.defaults.guidance)
-    return [combine.cfg(text, scale, nothing) for text in texts]
-
-
-def reader() -> Callable[[Array], np.ndarray]:
-    """images [n h w 3] -> [n 2]: digit and colour, as the judge reads them."""
+def reader() -> Reader:
+    """Returns a function that reads digit and colour by the judge."""
     judge, read = load_judge(), jax.jit(lambda judge, images: judge(images))
 
     def digit_and_colour(pictures: Array) -> np.ndarray:
@@ -61,19 +59,15 @@ def reader() -> Callable[[Array], np.ndarray]:
     return digit_and_colour
 
 
-def digits(read: Callable, pictures: Array) -> np.ndarray:
-    return read(pictures)[:, 0]
-
-
-def sheet(name: str, rows: Any, labels: Sequence[str], model: Model, columns: Sequence[str] = ()) -> str:
-    """Writes docs/pictures/`name`.png of rows [r c h w 3]; its path in docs/."""
-    page = images.grid(np.asarray(rows), labels, column_labels=columns, cell=64)
+def sheet(name: str, rows: Any, labels: Sequence[str], model: Model) -> str:
+    """Writes docs/pictures/`name`.png of rows [r c h w 3], and returns its path in docs/."""
+    page = images.grid(np.asarray(rows), labels, cell=64)
     images.save(Path("docs/pictures") / f"{name}.png", page, {"model": model.name, "hash": model.hash})
     return f"pictures/{name}.png"
 
 
-def anagrams(model: Model, read: Callable, seeds: int) -> Table:
-    """Both readings of three anagrams, beside the prompts alone."""
+def anagrams(model: Model, read: Reader, seeds: int) -> Section:
+    """Measures both readings of three anagrams, and each prompt alone."""
     rows, pictures, labels = [], [], []
     cases: list[tuple[int, int, str, View]] = [
         (6, 9, "rotate_180", views.rotate_180()),
@@ -81,133 +75,134 @@ def anagrams(model: Model, read: Callable, seeds: int) -> Table:
         (2, 5, "flip", views.flip()),
     ]
     for first, second, name, view in cases:
-        one, other = guided(model, [f"a red {WORDS[first]}", f"a red {WORDS[second]}"])
+        one, other = model.guided([f"a red {DIGITS[first]}", f"a red {DIGITS[second]}"])
         both = combine.mean([one, combine.view(view, other)])
         made = sample.generate(model, both, jax.random.key(0), n=seeds).images[0]
         turned = jax.vmap(view.apply)(made)
-        right = (digits(read, made) == first, digits(read, turned) == second)
+        right = (read(made)[:, 0] == first, read(turned)[:, 0] == second)
         alone = sample.generate(model, [one, other], jax.random.key(0), n=seeds).images
-        single = [digits(read, alone[i]) == digit for i, digit in enumerate((first, second))]
-        rows.append((f"{first} and {second}, {name}", *map(percent, (*right, right[0] & right[1], *single))))
+        single = [read(alone[i])[:, 0] == digit for i, digit in enumerate((first, second))]
+        rows.append((f"{first} and {second}, {name}", *shares(*right, right[0] & right[1], *single)))
         pictures += [made[:SHOWN], turned[:SHOWN]]
-        labels += [f"a red {WORDS[first]}", f"the same, {name}: a red {WORDS[second]}"]
-    return Table(
+        labels += [f"a red {DIGITS[first]}", f"the same, {name}: a red {DIGITS[second]}"]
+    return Section(
         "Anagrams",
-        "`combine.mean([guided, combine.view(view, other)])`: one picture, read upright and under the view.",
-        ("prompts", "upright", "under the view", "both", "first prompt alone", "second alone"),
+        "One picture is read upright and under a view: `combine.mean([upright, combine.view(view, other)])`.",
+        ("prompts", "upright", "under the view", "both", "first prompt alone", "second prompt alone"),
         rows,
         sheet("anagrams", np.stack(pictures), labels, model),
-        f"Seeds 0 to {SHOWN - 1}, none picked; each second row shows the pictures above it under the view.",
+        f"Seeds 0 to {SHOWN - 1}, none picked. Every second row shows the pictures above it under the view.",
     )
 
 
-def inpainting(model: Model, read: Callable, seeds: int) -> Table:
-    """The right half of a digit made new, three ways."""
+def inpainting(model: Model, read: Reader, seeds: int) -> Section:
+    """Makes the right half of digits new in three ways."""
     asked = np.arange(seeds) % 10
-    prompts = [f"a red {WORDS[digit]}" for digit in asked]
-    key = jax.random.key(100)
-    originals = sample.generate(model, prompts, key).images[:, 0]
+    prompts = [f"a red {DIGITS[digit]}" for digit in asked]
+    originals = sample.generate(model, prompts, jax.random.key(100)).images[:, 0]
     mask = jnp.zeros((32, 32)).at[:, 16:].set(1)
     ways: dict[str, dict[str, Any]] = {
-        "noised anew (RePaint, no jumps)": {},
-        "the same, jumps of 5, 5 times": {"jump_length": 5, "resamplings": 5},
-        "clean throughout (diffusers' way)": {"noised": False},
+        "known half noised to each level (RePaint without jumps)": {},
+        "the same with jumps: 5 rows, walked 5 times": {"jump_length": 5, "resamplings": 5},
+        "known half kept clean (as in diffusers)": {"noised": False},
     }
     rows, shown = [], [originals[:SHOWN], np.where(mask[..., None] > 0, 0.0, originals[:SHOWN])]
     for name, how in ways.items():
         made = sample.inpaint(model, originals, mask, prompts, jax.random.key(0), **how).images[:, 0]
         off = float(np.abs(np.asarray(made[:, :, :16]) - np.asarray(originals[:, :, :16])).max())
-        rows.append((name, percent(digits(read, made) == asked), f"{off:.1e}"))
+        rows.append((name, *shares(read(made)[:, 0] == asked), f"{off:.1e}"))
         shown.append(made[:SHOWN])
-    rows.append(("the originals", percent(digits(read, originals) == asked), "0"))
-    return Table(
+    rows.append(("the originals", *shares(read(originals)[:, 0] == asked), "0"))
+    return Section(
         "Inpainting",
-        "The right half of pictures of the mini model's own, made new with their caption (`sample.inpaint`).",
-        ("way", "digit right", "known half, largest difference (1/255 is 7.8e-3)"),
+        "The mini model draws pictures, and `sample.inpaint` makes their right half new with the same caption.",
+        ("method", "digit right", "largest difference in the known half (1/255 is 7.8e-3)"),
         rows,
-        sheet("inpainting", np.stack(shown), ["originals", "what is known", *ways], model),
+        sheet("inpainting", np.stack(shown), ["originals", "known half", *ways], model),
         f"Seeds 0 to {SHOWN - 1}, none picked.",
     )
 
 
-def colour_hybrid(model: Model, read: Callable, seeds: int) -> Table:
-    """Shape from one prompt, colour from another."""
+def colour_hybrids(model: Model, read: Reader, seeds: int) -> Section:
+    """Takes the shape from one prompt and the colour from another."""
     rng = np.random.default_rng(0)
-    names, places = ("red", "blue"), {"red": 0, "blue": 2}  # as bright as green is: the grey fits both
-    made, shapes, tints = [], [], []
-    for i in range(seeds):
+    names, places = ("red", "blue"), {"red": 0, "blue": 2}  # as bright as green, so that one grey fits both prompts
+    combiners, shapes, tints = [], [], []
+    for _ in range(seeds):
         shape, colour = int(rng.integers(10)), names[rng.integers(2)]
-        grey, tint = guided(model, [f"a green {WORDS[shape]}", f"a {colour} {WORDS[shape]}"])
-        hybrid = combine.components([(views.grayscale(), grey), (views.color(), tint)])
-        made.append(sample.generate(model, hybrid, jax.random.key(i)).images[0, 0])
+        grey, tint = model.guided([f"a green {DIGITS[shape]}", f"a {colour} {DIGITS[shape]}"])
+        combiners.append(combine.components([(views.grayscale(), grey), (views.color(), tint)]))
         shapes.append(shape)
         tints.append(places[colour])
-    found = read(jnp.stack(made))
-    rows = [("grey of \"a green N\", colour of a red or a blue one", percent(found[:, 0] == shapes),
-             percent(found[:, 1] == tints))]  # fmt: skip
-    return Table(
+    made = sample.generate(model, combiners, jax.random.key(0)).images[:, 0]
+    found = read(made)
+    rows = [("grey of \"a green N\", colour of \"a red N\" or \"a blue N\"",
+             *shares(found[:, 0] == shapes, found[:, 1] == tints))]  # fmt: skip
+    return Section(
         "Colour hybrids",
-        "`combine.components`: the mean of the channels from one prompt, the rest from another.",
+        "`combine.components` takes the mean of the channels from one prompt and the rest from another.",
         ("components", "digit right", "colour right"),
         rows,
-        sheet("colour-hybrids", np.stack(made[:SHOWN])[None], ["grey and colour"], model),
-        f"Seeds 0 to {SHOWN - 1}, none picked; faint where the strokes of the two prompts do not meet.",
+        sheet("colour-hybrids", np.asarray(made[:SHOWN])[None], ["grey and colour"], model),
+        f"Seeds 0 to {SHOWN - 1}, none picked. A picture is faint where the strokes of its two prompts do not meet.",
     )
 
 
-def hybrids(model: Model, read: Callable, seeds: int) -> Table:
-    """Low frequencies from one prompt, high ones from another, read by a judge that was trained on both."""
+def hybrids(model: Model, read: Reader, seeds: int) -> Section:
+    """Takes low frequencies from one prompt and high ones from another. The judge of hybrids was trained on both."""
     del read
     see = jax.jit(lambda judge, images: judge(images).digit)
     judge = load_judge(shipped("judge-of-hybrids"))
     rows, shown, labels = [], [], []
     for far, near, sigma in HYBRIDS:
         low, high = views.low_and_high(sigma)
-        prompts = [f"a white {WORDS[digit]}" for digit in (far, near)]
-        one, other = guided(model, prompts)
-        made = sample.generate(model, combine.components({low: one, high: other}), jax.random.key(0), n=seeds).images[0]
-        alone = sample.generate(model, prompts, jax.random.key(0), n=seeds).images
+        one, other = model.guided([f"a white {DIGITS[digit]}" for digit in (far, near)])
+        hybrid = combine.components({low: one, high: other})
+        made = sample.generate(model, hybrid, jax.random.key(0), n=seeds).images[0]
+        alone = sample.generate(model, [one, other], jax.random.key(0), n=seeds).images
         seen = lambda part, pictures, digit: np.asarray(see(judge, jax.vmap(part)(pictures))) == digit
         right = seen(low, made, far), seen(high, made, near)
         single = seen(low, alone[0], far), seen(high, alone[1], near)
         name = f"{far} from afar, {near} from near, sigma {sigma:g}"
-        rows.append((name, *map(percent, (*right, right[0] & right[1], *single))))
+        rows.append((name, *shares(*right, right[0] & right[1], *single)))
         both = np.full_like(made[:SHOWN], np.nan)
         found = np.asarray(made)[right[0] & right[1]][:SHOWN]
         both[: len(found)] = found
         shown += [part for pictures in (made[:SHOWN], both) for part in (pictures, jax.vmap(low)(pictures))]
-        labels += [f"{far} and {near}", "from afar", "those read as both", "from afar"]
-    return Table(
+        labels += [f"{far} and {near}", "from afar", "read as both", "from afar"]
+    return Section(
         "Hybrids",
-        "`combine.components`: low frequencies of one white digit, high ones of another, both parts read by "
-        "`weights/judge-of-hybrids`; sigma at 64 pixels. With a small sigma the prompt from afar draws the whole "
-        "picture, with a large one that from near; what leaves room for both differs from pair to pair. These three "
-        f"are among those read as both most often of {TRIED}, on eight pictures of another key each.",
-        ("hybrid", "from afar", "from near", "both", "the first alone, from afar", "the second alone, from near"),
+        "`combine.components` takes low frequencies from one white digit and high frequencies from another. "
+        "`weights/judge-of-hybrids` reads both parts. Sigma is the standard deviation of the blur at 64 pixels. With a "
+        "small sigma, the prompt from afar draws the whole picture; with a large one, the prompt from near does. The "
+        "sigma that leaves room for both depends on the pair of digits. These three hybrids are among those that are "
+        f"read as both most often, of {TRIED}. They were chosen on eight pictures each, with another key.",
+        ("hybrid", "from afar", "from near", "both", "first prompt alone, from afar", "second prompt alone, from near"),
         rows,
         sheet("hybrids", np.stack(shown), labels, model),
-        f"Of each hybrid first seeds 0 to {SHOWN - 1}, none picked, then those of all {seeds} that are read as both.",
+        f"For each hybrid: seeds 0 to {SHOWN - 1}, none picked. Below them: those of all {seeds} that are read as "
+        f"both, up to {SHOWN}.",
     )
 
 
-def edits(model: Model, read: Callable, seeds: int) -> Table:
-    """SDEdit's ladder: how far from the original each start lands."""
-    prompts = [f"a red {WORDS[i % 10]}" for i in range(seeds)]
+def edits(model: Model, read: Reader, seeds: int) -> Section:
+    """Edits digits from several rows of the table, and measures how far the results are from the originals."""
+    prompts = [f"a red {DIGITS[i % 10]}" for i in range(seeds)]
     originals = np.asarray(sample.generate(model, prompts, jax.random.key(100)).images[:, 0])
-    wanted = [f"a blue {WORDS[(i + 5) % 10]}" for i in range(seeds)]
+    wanted = [f"a blue {DIGITS[(i + 5) % 10]}" for i in range(seeds)]
     rows, shown, starts = [], [originals[:SHOWN]], (1, 3, 5, 7, 10, 20)
     for i_start in starts:
         made = sample.edit(model, originals, wanted, jax.random.key(0), i_start=i_start, steps=33, sampler="deepfloyd")
         pictures = np.asarray(made.images[:, 0])
         off = np.sqrt(((pictures - originals) ** 2).mean(axis=(1, 2, 3)))
-        found = read(jnp.asarray(pictures))
-        rows.append((str(i_start), f"{off.mean():.3f} ± {1.96 * off.std(ddof=1) / seeds**0.5:.3f}",
-                     percent(found[:, 0] == np.arange(seeds) % 10),
-                     percent(found[:, 0] == (np.arange(seeds) + 5) % 10)))  # fmt: skip
+        digit = read(jnp.asarray(pictures))[:, 0]
+        distance = f"{off.mean():.3f} ± {1.96 * off.std(ddof=1) / seeds**0.5:.3f}"
+        rows.append((str(i_start), distance,
+                     *shares(digit == np.arange(seeds) % 10, digit == (np.arange(seeds) + 5) % 10)))  # fmt: skip
         shown.append(pictures[:SHOWN])
-    return Table(
+    return Section(
         "Edits",
-        "SDEdit (`sample.edit`) of red digits towards a blue one five further on, from row `i_start` of 33.",
+        "`sample.edit` (SDEdit) turns a red digit d into a blue digit d + 5 (modulo 10), from row `i_start` of 33.",
         ("i_start", "root mean square distance to the original, in [-1, 1]", "still the old digit", "the new digit"),
         rows,
         sheet("edits", np.stack(shown), ["originals", *(f"i_start {i}" for i in starts)], model),
@@ -215,17 +210,14 @@ def edits(model: Model, read: Callable, seeds: int) -> Table:
     )
 
 
-def markdown(table: Table) -> str:
-    lines = [f"## {table.title}", table.text, ""]
-    if table.rows:
-        lines += [f"| {' | '.join(row)} |" for row in (table.head, ["---"] * len(table.head), *table.rows)] + [""]
-    if table.picture:
-        lines += [f"![{table.title}]({table.picture})", "", f"*{table.caption}*", ""]
-    return "\n".join(lines)
+def markdown(section: Section) -> str:
+    """Returns a section as Markdown."""
+    picture = f"![{section.title}]({section.picture})\n\n*{section.caption}*"
+    return "\n\n".join([f"## {section.title}", section.text, table(section.head, section.rows), picture]) + "\n"
 
 
 def sections(page: str) -> dict[str, str]:
-    """Title and Markdown of each section of a page.
+    """Returns the title and the Markdown of each section of a page.
 
     >>> sections("# Page\\n\\n## A\\none\\n## B\\ntwo\\n")["B"]
     '## B\\ntwo\\n'
@@ -233,43 +225,42 @@ def sections(page: str) -> dict[str, str]:
     return {part.splitlines()[0]: f"## {part}" for part in f"\n{page}".split("\n## ")[1:]}
 
 
-SECTIONS: dict[str, Callable[[Model, Callable, int], Table]] = {
+SECTIONS: dict[str, Callable[[Model, Reader, int], Section]] = {
     "Anagrams": anagrams,
     "Inpainting": inpainting,
-    "Colour hybrids": colour_hybrid,
+    "Colour hybrids": colour_hybrids,
     "Hybrids": hybrids,
     "Edits": edits,
 }
+TOP = """# How well the tasks work with the mini model
+
+Every task is measured with {seeds} seeds, none picked. Unless a section says otherwise, it uses the model's default
+sampler ({sampler}, {steps} steps, guidance scale {guidance:g}). The digit judge (`weights/judge`) reads the pictures.
+The tables show shares, with 95 % intervals in brackets. Measured by `python scripts/measure_tasks.py` on {machine}.
+
+"""
 
 
-def main(
-    which: tyro.conf.Positional[tuple[str, ...]] = tuple(SECTIONS),
-    seeds: int = 32,
-    machine: str = "a virtual machine with two cores (AMD EPYC)",
-) -> None:
+def main(which: tyro.conf.Positional[tuple[str, ...]] = tuple(SECTIONS), seeds: int = 32, machine: str = "") -> None:
     """Writes docs/results.md and its pictures.
 
     Args:
-        which: titles of the sections to measure; the others stay as they are on the page.
-        seeds: of each task.
-        machine: what the page says it was measured on.
+        which: titles of the sections to measure. The others stay as they are on the page.
+        seeds: pictures of each task.
+        machine: what the page says it was measured on; found out if not given.
     """
     if unknown := [name for name in which if name not in SECTIONS]:
-        raise SystemExit(f"unknown: {', '.join(unknown)}; accepted are {', '.join(SECTIONS)}")
+        raise SystemExit(f"WHICH must be one or more of {', '.join(SECTIONS)}, got {unknown[0]!r}")
     model, read, page = jdiff.load("mini"), reader(), Path("docs/results.md")
-    before = sections(page.read_text()) if page.exists() else {}
+    found = sections(page.read_text()) if page.exists() else {}
     for name in which:
-        before[name] = markdown(SECTIONS[name](model, read, seeds))
-        print(before[name], flush=True)
+        found[name] = markdown(SECTIONS[name](model, read, seeds))
+        print(found[name], flush=True)
     how = model.defaults
-    top = f"""# What the tasks make of the mini model
-
-{seeds} seeds of every task, none picked, by the model's default sampler ({how.sampler}, {how.steps} calls, guidance
-{how.guidance:g}) unless said, read by the digit judge (`weights/judge`): shares with their 95 % intervals. Measured by
-`python scripts/measure_tasks.py` on {machine}.
-
-"""
-    page.write_text(top + "\n".join(before[name].strip() + "\n" for name in SECTIONS if name in before))
+    top = TOP.format(
+        seeds=seeds, sampler=how.sampler, steps=how.steps, guidance=how.guidance, machine=machine or this_machine()
+    )
+    write_text(page, top + "\n".join(found[name].strip() + "\n" for name in SECTIONS if name in found))
 
 
 if __name__ == "__main__":

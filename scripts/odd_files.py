@@ -1,4 +1,4 @@
-"""Writers of odd but valid files, made without the code that reads them; see odd_pictures.py."""
+"""Writers of odd but valid picture files. They share no code with the library's readers; see odd_pictures.py."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-# sRGB, Display P3 and Adobe RGB: columns are the XYZ of red, green and blue, adapted to D50.
+# The columns are red, green and blue of sRGB, Display P3 and Adobe RGB in XYZ, adapted to D50.
 SRGB = np.array(
     [[0.4360747, 0.3850649, 0.1430804], [0.2225045, 0.7168786, 0.0606169], [0.0139322, 0.0971045, 0.7141733]]
 )
@@ -20,28 +20,28 @@ ADOBE = np.array(
     [[0.6097559, 0.2052401, 0.1492240], [0.3111242, 0.6256560, 0.0632197], [0.0194811, 0.0608902, 0.7448387]]
 )
 PROFILES = {"P3": (P3, 2.2), "Adobe": (ADOBE, 2.19921875), "grey": (None, 1.8)}
-# EXIF's tags that say nothing of how a picture looks, and one of no meaning.
+# EXIF tags that have no effect on the picture; the last one has no meaning.
 OTHER_TAGS = (270, 271, 282, 283, 296, 305, 306, 315, 700, 33432, 34665, 34853, 36867, 37510, 40965, 51111)
 
 
 class Tag(NamedTuple):
-    """An entry of a TIFF's folder."""
+    """An entry of a TIFF directory."""
 
     tag: int
     kind: int  # 3: 16 bits, 4: 32 bits, ...
     count: int
-    value: bytes  # 4: the value, or where it stands
+    value: bytes  # four bytes: the value, or its offset in the file
 
 
 class Scene(NamedTuple):
-    """A picture of few colours, none of them near another, so that palettes and masks of colours are exact."""
+    """A picture of a few different colours, which a palette can hold exactly."""
 
     colour: np.ndarray  # [h w 3] uint8
     alpha: np.ndarray  # [h w] uint8
 
 
 def scene(rng: np.random.Generator) -> Scene:
-    """Returns blocks of colours within sRGB, in a picture that no turn leaves as it is."""
+    """Draws blocks of colours. The picture is not square, so every turn of it is noticed."""
     h, w = (int(n) for n in rng.integers(3, 6, 2))
     colour = rng.integers(40, 216, (h, w + 1, 3)).astype(np.uint8)
     alpha = rng.choice([0, 128, 255], (h, w + 1)).astype(np.uint8)
@@ -49,13 +49,13 @@ def scene(rng: np.random.Generator) -> Scene:
 
 
 def over_white(colour: np.ndarray, alpha: np.ndarray | None = None) -> np.ndarray:
-    """Returns what 8 bits show on white: [h w 3] in [0, 1]."""
+    """Returns an 8-bit picture over a white background: [h w 3] in [0, 1]."""
     colour, share = colour / 255, 1.0 if alpha is None else alpha[..., None] / 255
     return colour * share + 1 - share
 
 
 def turned(shown: np.ndarray, orientation: int) -> np.ndarray:
-    """Returns what is seen of stored pixels, by the table of the EXIF standard: which side is at the top and left."""
+    """Returns the picture of stored pixels with an orientation, by the table of the EXIF standard."""
     if orientation in (5, 6, 7, 8):
         shown = shown.swapaxes(0, 1)
     rows = -1 if orientation in (3, 4, 7, 8) else 1
@@ -64,7 +64,7 @@ def turned(shown: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def odd_tags(rng: np.random.Generator, most: int = 3) -> list[Tag]:
-    """Returns up to `most` tags that say nothing of the pixels, of any type and count, right or wrong."""
+    """Draws up to `most` tags that have no effect on the picture, with any type and count, valid or not."""
     names = rng.choice(OTHER_TAGS, rng.integers(most + 1), replace=False)
     return [
         Tag(int(name), int(rng.integers(0, 14)), int(rng.choice([0, 1, 2, 9, 70000])), rng.bytes(4)) for name in names
@@ -72,12 +72,12 @@ def odd_tags(rng: np.random.Generator, most: int = 3) -> list[Tag]:
 
 
 def exif(tags: list[Tag], orientation: int, order: str = "<") -> bytes:
-    """Returns EXIF data with an orientation and these tags beside it."""
+    """Returns EXIF data with an orientation and these tags."""
     return folder(order, [Tag(274, 3, 1, struct.pack(f"{order}HH", orientation, 0)), *tags])
 
 
 def folder(order: str, tags: list[Tag], after: bytes = b"") -> bytes:
-    """Returns a TIFF of one folder with these tags, and then `after`."""
+    """Returns a TIFF with one directory of these tags, followed by `after`."""
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HL", 42, 8)
     packed = b"".join(struct.pack(f"{order}HHL", *tag[:3]) + tag.value for tag in sorted(tags))
     return head + struct.pack(f"{order}H", len(tags)) + packed + bytes(4) + after
@@ -86,15 +86,15 @@ def folder(order: str, tags: list[Tag], after: bytes = b"") -> bytes:
 def tiff(
     tags: list[Tag], pixels: np.ndarray, how: int = 1, sample: int = 1, orientation: int = 1, order: str = "<"
 ) -> bytes:
-    """Returns a TIFF, not compressed, of pixels [h w] or [h w 3].
+    """Returns an uncompressed TIFF.
 
     Args:
-        tags: to stand beside those of the pixels.
-        pixels: of any dtype.
-        how: photometric interpretation: 0 white is zero, 1 black is zero, 2 RGB.
-        sample: format: 1 without sign, 2 with sign, 3 floats.
+        tags: more tags.
+        pixels: [h w] or [h w 3] of any dtype.
+        how: photometric interpretation: 0 is white at zero, 1 is black at zero, 2 is RGB.
+        sample: sample format: 1 is unsigned, 2 is signed, 3 is float.
         orientation: 1 to 8.
-        order: of bytes, as in `struct`.
+        order: byte order, as in `struct`.
     """
     h, w, *channels = pixels.shape
     n = channels[0] if channels else 1
@@ -102,7 +102,7 @@ def tiff(
     shorts = {256: w, 257: h, 259: 1, 262: how, 274: orientation, 277: n, 278: h}
     shorts |= {258: bits, 339: sample} if n == 1 else {}
     longs = {279: len(raw), 273: 0} | ({258: 0} if n > 1 else {})
-    start = 8 + 2 + 12 * (len(tags) + len(shorts) + len(longs)) + 4  # of what is not in the folder
+    start = 8 + 2 + 12 * (len(tags) + len(shorts) + len(longs)) + 4  # offset of the data behind the directory
     depths = struct.pack(f"{order}{n}H", *[bits] * n) if n > 1 else b""
     longs |= {273: start + len(depths)} | ({258: start} if n > 1 else {})
     own = [Tag(tag, 3, 1, struct.pack(f"{order}HH", value, 0)) for tag, value in shorts.items()]
@@ -112,7 +112,14 @@ def tiff(
 
 
 def png(pixels: np.ndarray, bits: int, kind: int, chunks: dict[bytes, bytes] | None = None) -> bytes:
-    """Returns a PNG of unsigned pixels [h w] or [h w c], in 1 to 16 bits a channel; kind is 0 grey, 2 RGB, 4, 6."""
+    """Returns a PNG.
+
+    Args:
+        pixels: [h w] or [h w c], unsigned.
+        bits: 1 to 16 for each channel.
+        kind: PNG's colour type: 0 is grey, 2 is RGB, 4 and 6 are the same with alpha.
+        chunks: more chunks.
+    """
     rows = pixels.reshape(len(pixels), -1)
     if bits == 16:
         packed = [row.astype(">u2").tobytes() for row in rows]
@@ -128,7 +135,7 @@ def png(pixels: np.ndarray, bits: int, kind: int, chunks: dict[bytes, bytes] | N
 
 
 def profile(name: str) -> bytes:
-    """Returns an ICC profile, version 2: three primaries, or grey, and a gamma."""
+    """Returns an ICC profile of version 2, with a gamma and three primaries or grey."""
     matrix, gamma = PROFILES[name]
     xyz = lambda values: b"XYZ \0\0\0\0" + struct.pack(">3l", *(round(65536 * v) for v in values))
     curve = b"curv\0\0\0\0" + struct.pack(">LH", 1, round(256 * gamma)) + bytes(2)
@@ -153,7 +160,7 @@ def profile(name: str) -> bytes:
 
 
 def in_profile(colour: np.ndarray, name: str) -> np.ndarray:
-    """Returns the numbers of a profile that look like sRGB [h w 3] uint8: what a file with this profile stores."""
+    """Converts an sRGB picture [h w 3] uint8 to the colours of a profile, as a file with this profile stores it."""
     matrix, gamma = PROFILES[name]
     shares = colour / 255
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
@@ -162,9 +169,9 @@ def in_profile(colour: np.ndarray, name: str) -> np.ndarray:
 
 
 def written(image: Image.Image, kind: str, **how: Any) -> bytes:
-    """Returns the file that Pillow writes."""
+    """Returns the file that Pillow writes of a picture."""
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of formats that Pillow gives up
+        warnings.simplefilter("ignore", DeprecationWarning)  # for formats that Pillow will drop
         image.save(file, kind, **how)
     return file.getvalue()

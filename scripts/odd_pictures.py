@@ -1,4 +1,4 @@
-"""Odd but valid files of known pictures of every format: for fuzz_pictures.py and the tests."""
+"""Odd but valid picture files of every format, with the pictures that they show; for fuzz_pictures.py and tests."""
 
 import struct
 from collections.abc import Callable
@@ -12,22 +12,22 @@ Maker = Callable[[np.random.Generator], "Odd"]
 
 
 class Odd(NamedTuple):
-    """A file and what it shows."""
+    """A file and the picture that it shows."""
 
     data: bytes
-    shown: np.ndarray | None  # [h w 3] in [0, 1], what is transparent white; None where the file must be refused
-    error: float = 1.0  # of 255, the most by which a pixel may differ
+    shown: np.ndarray | None  # [h w 3] in [0, 1] on a white background; None if the file must be refused
+    error: float = 1.0  # largest difference that is allowed, out of 255
 
 
 def by_pillow(kind: str, error: float = 0.51, turns: bool = False, **how: Any) -> Maker:
-    """Returns a maker of RGB files of one kind; with EXIF where it turns."""
+    """Returns a maker of RGB files of one kind; with `turns` they have EXIF data with an orientation."""
 
     def make(rng: np.random.Generator) -> Odd:
         colour = scene(rng).colour
         if not turns:
             return Odd(written(Image.fromarray(colour), kind, **how), over_white(colour), error)
         orientation = int(rng.integers(1, 9))
-        others = 0 if kind == "AVIF" else 3  # Pillow cannot write odd tags there
+        others = 0 if kind == "AVIF" else 3  # Pillow cannot write odd tags in AVIF
         facts = exif(odd_tags(rng, others), orientation, str(rng.choice(["<", ">"])))
         data = written(Image.fromarray(colour), kind, exif=b"Exif\0\0" + facts, **how)
         return Odd(data, turned(over_white(colour), orientation), error)
@@ -64,7 +64,7 @@ def clear(kind: str, error: float = 1.01, mode: str = "RGBA", **how: Any) -> Mak
 
 
 def grey_png(rng: np.random.Generator) -> Odd:
-    """1 to 16 bits of grey, or 8 or 16 of RGB; one of its colours may be transparent."""
+    """Makes a PNG in grey with 1 to 16 bits or RGB with 8 or 16 bits. One of its colours may be transparent."""
     bits, kind = int(rng.choice([1, 2, 4, 8, 16])), 0
     if bits >= 8:
         kind = int(rng.choice([0, 2]))
@@ -76,7 +76,7 @@ def grey_png(rng: np.random.Generator) -> Odd:
         hidden = blocks[0, 0]
         chunks[b"tRNS"] = struct.pack(f">{hidden.size}H", *np.atleast_1d(hidden))
         same = (pixels == hidden).reshape(*pixels.shape[:2], -1).all(-1)
-        if kind and bits == 16:  # what is equal in 8 bits is taken for equal
+        if kind and bits == 16:  # colours that are equal in 8 bits count as equal
             same = (pixels >> 8 == hidden >> 8).all(-1)
         shown = np.where(same[..., None], 1.0, shown)
     return Odd(png(pixels, bits, kind, chunks), shown, 1.01)
@@ -86,7 +86,7 @@ DTYPES = {"uint8": 1, "uint16": 1, "uint32": 1, "int16": 2, "int32": 2, "float32
 
 
 def deep_tiff(rng: np.random.Generator) -> Odd:
-    """Grey of any dtype, white or black at zero, turned, with odd tags; integers with sign have no defined range."""
+    """Makes a grey TIFF of any dtype, turned and with odd tags. Signed integers have no defined range."""
     name, white, orientation = str(rng.choice(list(DTYPES))), int(rng.integers(2)), int(rng.integers(1, 9))
     share = rng.uniform(0, 1, (3, 4)).repeat(8, 0).repeat(8, 1)
     most = 1 if name == "float32" else np.iinfo(name).max
@@ -94,21 +94,21 @@ def deep_tiff(rng: np.random.Generator) -> Odd:
     shown = stored / most if white else 1 - stored / most
     order = str(rng.choice(["<", ">"]))
     data = tiff(odd_tags(rng), stored.astype(name), white, DTYPES[name], orientation, order)
-    # Pillow knows no WhiteIsZero in 32 bits, nor in 16 of big end first, nor 32 bits without sign of big end first
+    # Pillow does not know WhiteIsZero in 32 bits and in big-endian 16 bits, nor big-endian unsigned 32 bits
     unknown = {("uint32", "<", 0), ("uint32", ">", 0), ("uint32", ">", 1), ("uint16", ">", 0)}
     refused = name in ("int16", "int32") or (name, order, white) in unknown
     return Odd(data, None if refused else turned(shown[..., None].repeat(3, 2), orientation))
 
 
 def wild_floats(rng: np.random.Generator) -> Odd:
-    """Floats without a defined range."""
+    """Makes a TIFF of floats, one of which is outside of [0, 1] or not finite."""
     values = rng.uniform(0, 1, (8, 8)).astype(np.float32)
     values[0, 0] = rng.choice([np.nan, np.inf, -0.1, 1.1, 255])
     return Odd(tiff(odd_tags(rng), values, 1, 3), None)
 
 
 def rgb_tiff(rng: np.random.Generator) -> Odd:
-    """RGB in 8 or 16 bits, turned, with odd tags."""
+    """Makes an RGB TIFF with 8 or 16 bits, turned and with odd tags."""
     colour, orientation = scene(rng).colour, int(rng.integers(1, 9))
     stored = colour.astype(np.uint16) * 257 if rng.integers(2) else colour
     order = str(rng.choice(["<", ">"]))
@@ -116,7 +116,7 @@ def rgb_tiff(rng: np.random.Generator) -> Odd:
 
 
 def any_pnm(rng: np.random.Generator) -> Odd:
-    """P1 to P6 with any largest value, or a PFM."""
+    """Makes a PNM (P1 to P6) with any largest value, or a PFM."""
     kind, most = int(rng.integers(1, 8)), int(rng.choice([1, 3, 100, 255, 256, 1000, 65535]))
     if kind == 7:
         share = rng.uniform(0, 1, (6, 9)).astype("<f4")
@@ -136,7 +136,7 @@ def any_pnm(rng: np.random.Generator) -> Odd:
 
 
 def palette(kind: str, clear: bool = True) -> Maker:
-    """Returns a maker of files with a palette of exact colours, one of which may be transparent."""
+    """Returns a maker of files with a palette. One of its colours may be transparent."""
 
     def make(rng: np.random.Generator) -> Odd:
         colours = rng.integers(0, 256, (12, 3)).astype(np.uint8)
@@ -153,7 +153,7 @@ def palette(kind: str, clear: bool = True) -> Maker:
 
 
 def cmyk(kind: str, error: float, **how: Any) -> Maker:
-    """Returns a maker of CMYK files without a profile: what is shown is (1 - ink) (1 - black)."""
+    """Returns a maker of CMYK files without a profile, whose picture is (1 - ink) (1 - black)."""
 
     def make(rng: np.random.Generator) -> Odd:
         ink = rng.integers(0, 256, (3, 4, 4)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
@@ -164,15 +164,17 @@ def cmyk(kind: str, error: float, **how: Any) -> Maker:
 
 
 def icon(rng: np.random.Generator) -> Odd:
-    """An icon of one size, by PNG or BMP within."""
-    colour = np.tile(scene(rng).colour, (1, 2, 1))[:, :32]  # Pillow writes the mask of a BMP right for 32 pixels only
+    """Makes an icon of one size, which contains a PNG or a BMP."""
+    colour = np.tile(scene(rng).colour, (1, 2, 1))[
+        :, :32
+    ]  # Pillow writes a BMP's mask correctly for a width of 32 only
     size = colour.shape[1::-1]
     data = written(Image.fromarray(colour), "ICO", sizes=[size], bitmap_format=str(rng.choice(["png", "bmp"])))
     return Odd(data, over_white(colour))
 
 
 def xmp_jpeg(rng: np.random.Generator) -> Odd:
-    """A JPEG whose orientation stands in XMP alone."""
+    """Makes a JPEG whose orientation is only in its XMP data."""
     colour, orientation = scene(rng).colour, int(rng.integers(1, 9))
     xmp = f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode()
     data = written(Image.fromarray(colour), "JPEG", quality=100, subsampling=0, xmp=xmp)
@@ -180,7 +182,7 @@ def xmp_jpeg(rng: np.random.Generator) -> Odd:
 
 
 def one_bit(kind: str) -> Maker:
-    """Returns a maker of files of black and white."""
+    """Returns a maker of black-and-white files."""
 
     def make(rng: np.random.Generator) -> Odd:
         shown = rng.integers(0, 2, (3, 4)).repeat(8, 0).repeat(8, 1)
@@ -190,7 +192,7 @@ def one_bit(kind: str) -> Maker:
 
 
 def fits(rng: np.random.Generator) -> Odd:
-    """FITS in 8 bits or floats, the lowest row first; in 16 and 32 bits it has no defined range."""
+    """Makes a FITS file, whose first row is at the bottom. With 16 and 32 bits it has no defined range."""
     bits = int(rng.choice([8, 16, 32, -32]))
     share = np.round(255 * rng.uniform(0, 1, (6, 9))) / 255
     stored = (share * (255 if bits == 8 else 1 if bits < 0 else 1000)).astype(
@@ -203,7 +205,7 @@ def fits(rng: np.random.Generator) -> Odd:
 
 
 def spider(rng: np.random.Generator) -> Odd:
-    """SPIDER, in floats."""
+    """Makes a SPIDER file of floats."""
     share = rng.uniform(0, 1, (6, 9)).astype(np.float32)
     return Odd(written(Image.fromarray(share), "SPIDER"), share[..., None].repeat(3, 2))
 
@@ -240,5 +242,5 @@ MAKERS: dict[str, tuple[Maker, ...]] = {
     "XBM, MSP": (one_bit("XBM"), one_bit("MSP")),
 }  # fmt: skip
 Image.init()
-for _name in {"AVIF", "QOI", "IM"} - set(Image.SAVE):  # which older or newer Pillows cannot write
+for _name in {"AVIF", "QOI", "IM"} - set(Image.SAVE):  # some versions of Pillow cannot write these
     del MAKERS[_name]

@@ -1,7 +1,10 @@
-"""The Gaussian law: for data N(0, s^2) and its exact denoiser, the variance of a sampler is a scalar recursion.
+"""Measures the Gaussian law: every solver on every kind of table has the variance of a recursion in numbers.
 
-`sampled` runs the library's whole scan; `recursion` is written from the papers, without the library's solvers.
-`python scripts/parity.py` puts the figures of all solvers on all kinds of tables into docs/parity.md.
+    python scripts/parity_laws.py
+
+Data N(0, s^2) have an exact denoiser, which is linear. So the variance of a sampler's result follows from one number a
+step. `sampled` runs the library's scan. `recursion` computes the same from the papers, without the library's solvers.
+The command prints the section of docs/parity.md, which `python scripts/parity.py` writes.
 """
 
 from collections.abc import Callable
@@ -13,19 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdiff import combine, keys, sample, schedule, step
+from jdiff.results import table
 from jdiff.types import Array, Conditioning, Level, Prediction, Solver
 
 VARIANCE = 0.25  # s^2 of the data
+FEW, MANY = 12, 320  # steps of the comparison with the scan, and of the limit
+JUMP = 4, 2  # rows that a jump goes back, and times that each stretch is walked
 
 
 class Walk(NamedTuple):
-    """A solver, and the same in numbers."""
+    """A solver, and what one step of it does to a Gaussian."""
 
-    solver: Callable[..., Solver]  # (draw=) -> solver whose network predicts the clean image
-    moments: Callable[..., tuple[float, float, float]]  # see `recursion`
+    solver: Callable[..., Solver]  # (draw=) -> the library's solver, for a network that predicts the clean image
+    moments: Callable[[Level], tuple[float, float, float]]  # level -> (p, q, fresh) of `recursion`
 
 
 def even(n: int) -> np.ndarray:
+    """Returns n evenly spaced timesteps."""
     return schedule.respaced([n])
 
 
@@ -43,7 +50,7 @@ TABLES: dict[str, Callable[[int], Level]] = {
 
 
 def ancestral(large: bool, at: Level) -> tuple[float, float, float]:
-    """Bayes' rule for x_to, given x = a x_to + sqrt(v) n and x_to = signal_to x0 + noise_to n'."""
+    """Returns DDPM's step: Bayes' rule for x_to, given x = a x_to + sqrt(v) n and x_to = signal_to x0 + noise_to n'."""
     a = at.signal / at.signal_to
     v = at.noise**2 - (a * at.noise_to) ** 2
     if at.noise_to == 0:
@@ -57,7 +64,7 @@ def ancestral(large: bool, at: Level) -> tuple[float, float, float]:
 
 
 def implicit(eta: float, at: Level) -> tuple[float, float, float]:
-    """DDIM: signal_to x0 + sqrt(noise_to^2 - fresh) eps, with eps = (x - signal x0) / noise."""
+    """Returns DDIM's step: signal_to x0 + sqrt(noise_to^2 - fresh) eps, with eps = (x - signal x0) / noise."""
     fresh = eta**2 * ancestral(False, at)[2]
     kept = np.sqrt(max(at.noise_to**2 - fresh, 0)) / at.noise
     return at.signal_to - kept * at.signal, kept, fresh
@@ -74,14 +81,15 @@ SOLVERS: dict[str, Walk] = {
 
 
 def gain(at: Level) -> float:
-    """E[x0 | x] / x for data N(0, VARIANCE)."""
+    """Returns E[x0 | x] / x for data N(0, VARIANCE)."""
     return at.signal * VARIANCE / (at.signal**2 * VARIANCE + at.noise**2)
 
 
 def recursion(solver: str, levels: Level) -> float:
-    """Variance of the result, from the first level's true variance, in NumPy.
+    """Returns the variance of a sampler's result, when x starts with the variance that the first level has.
 
-    Each step is x' = p x0 + q x + sqrt(fresh) n, with x0 = gain x; the second-order solver leads x0 on by the last one.
+    Each step is x' = p x0 + q x + sqrt(fresh) n, with x0 = gain x. The second-order solver extrapolates x0 from the
+    last two.
     """
     start = levels.signal[0] ** 2 * VARIANCE + levels.noise[0] ** 2
     x, x0_before, snr_before, variance = 1.0, 0.0, None, 0.0
@@ -102,16 +110,17 @@ def recursion(solver: str, levels: Level) -> float:
 
 
 def denoise(x: Array, t: Array, conditioning: Conditioning) -> Prediction:
-    """The exact estimate of the clean image at the level (signal, noise) that the text holds, by row number t."""
+    """Returns the exact estimate of the clean image. Row t of the text holds the level's (signal, noise)."""
     at = conditioning.text[0, t[0].astype(int)]
     return Prediction(at[0] * VARIANCE / (at[0] ** 2 * VARIANCE + at[1] ** 2) * x)
 
 
 def sampled(solver: str, levels: Level) -> float:
-    """Variance of the result of `sample.sample`, in float64.
+    """Returns the variance of the result of `sample.sample`.
 
-    The scan is linear in where it starts and in the noise of each row. So image 0 starts from 1 and draws no noise,
-    and image i starts from 0 and draws 1 in row i - 1 alone: the squares of the results add up to the variance.
+    The scan is linear in its start and in the noise of each row. So image 0 starts from the standard deviation of the
+    first level and draws no noise, and image i starts from 0 and draws 1 in row i - 1 only. The squares of the results
+    add up to the variance.
     """
     n = len(levels.t)
     image_keys = keys.image_keys(jax.random.key(0), n + 1)
@@ -126,3 +135,52 @@ def sampled(solver: str, levels: Level) -> float:
     numbered = levels._replace(t=np.arange(n, dtype=np.float64))
     made = sample.sample(denoise, image_keys, x, numbered, combiner=told, solver=SOLVERS[solver].solver(draw=draw))
     return float((made.images**2).sum())
+
+
+def landing(levels: Level) -> float:
+    """Returns how far RePaint's jumps land from the next row's signal and noise, at most."""
+    rows = schedule.resample(levels, *JUMP)
+    signal = rows.jump_scale * rows.signal_to
+    noise = np.hypot(rows.jump_scale * rows.noise_to, rows.jump_noise)
+    return float(max(np.abs(signal[:-1] - rows.signal[1:]).max(), np.abs(noise[:-1] - rows.noise[1:]).max()))
+
+
+SECTION = """
+## The Gaussian law
+
+For data N(0, {variance}) the exact denoiser is known, and it is linear. So the variance of a sampler's result can be
+computed from one number a step. The tests compare the library's scan with this recursion, for every solver on every
+kind of table, and demand a difference below 1e-10.
+
+This is the difference in float64 with {few} steps. The last column is how far RePaint's jumps land from the signal and
+the noise of the next row (jumps of {length} rows, each stretch walked {times} times).
+
+{differences}
+
+This is the variance after {many} steps. It tends to {variance} as the number of steps grows. On the course's table it
+tends to {end:.5f}, because this table ends with the noise of t = 0.
+
+{variances}
+
+Measured by `python scripts/parity_laws.py`.
+"""
+
+
+def section() -> str:
+    """Measures the law and returns its section of docs/parity.md."""
+    differences, variances = [], []
+    with jax.enable_x64(True):
+        for name, make in TABLES.items():
+            few, many = make(FEW), make(MANY)
+            errors = [abs(sampled(solver, few) - recursion(solver, few)) for solver in SOLVERS]
+            differences.append((name, *(f"{error:.0e}" if error else "0" for error in (*errors, landing(few)))))
+            variances.append((name, *(f"{recursion(solver, many):.5f}" for solver in SOLVERS)))
+    head, abar = ("table", *SOLVERS), float(schedule.cosine()[0])
+    return SECTION.format(
+        variance=VARIANCE, few=FEW, many=MANY, length=JUMP[0], times=JUMP[1], end=abar * VARIANCE + 1 - abar,
+        differences=table((*head, "jumps"), differences), variances=table(head, variances),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(section())

@@ -1,4 +1,4 @@
-"""The course's UNet for MNIST in PyTorch, as its page gives the operations: the oracle of jdiff.mnist.unet."""
+"""The course's UNet for MNIST in PyTorch, built as its page says. jdiff.mnist.unet is compared with it."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from jdiff.mnist.unet import CLASSES, Config
 
 
 class Conv(nn.Sequential):
-    """Convolution (or transposed), BatchNorm, GELU."""
+    """Convolution (transposed if `up`), BatchNorm, GELU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, padding: int = 1, up: bool = False):
         layer = (nn.ConvTranspose2d if up else nn.Conv2d)(inputs, outputs, kernel, stride, padding)
@@ -15,15 +15,17 @@ class Conv(nn.Sequential):
 
 
 def block(inputs: int, outputs: int) -> list[Conv]:
+    """The course's ConvBlock."""
     return [Conv(inputs, outputs), Conv(outputs, outputs)]
 
 
 def fully(inputs: int, outputs: int) -> nn.Sequential:
+    """The course's FCBlock."""
     return nn.Sequential(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs))
 
 
 class Course(nn.Module):
-    """x [n 1 28 28], t [n], class one-hot [n 10] -> [n 1 28 28]; layers are named as those of jdiff.mnist.unet.UNet."""
+    """The network. Its layers have the names of jdiff.mnist.unet.UNet's."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -42,7 +44,8 @@ class Course(nn.Module):
         if config.classes:
             self.class_1, self.class_2 = fully(CLASSES, 2 * d), fully(CLASSES, d)
 
-    def told(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor, i: int) -> torch.Tensor:
+    def condition(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor, i: int) -> torch.Tensor:
+        """Multiplies x by the class, and adds the time or multiplies by it."""
         if self.config.classes:
             x = x * getattr(self, f"class_{i}")(c)[..., None, None]
         if self.config.time:
@@ -51,9 +54,10 @@ class Course(nn.Module):
         return x
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        """Predicts for x [n 1 28 28], t [n] and one-hot classes c [n 10]."""
         at_28 = self.first(x)
         at_14 = self.down_1(at_28)
         at_7 = self.down_2(at_14)
-        u = self.told(self.unflatten(nn.functional.gelu(nn.functional.avg_pool2d(at_7, 7))), t, c, 1)
-        u = self.told(self.up_1(torch.cat([u, at_7], 1)), t, c, 2)
+        u = self.condition(self.unflatten(nn.functional.gelu(nn.functional.avg_pool2d(at_7, 7))), t, c, 1)
+        u = self.condition(self.up_1(torch.cat([u, at_7], 1)), t, c, 2)
         return self.out(self.last(torch.cat([self.up_2(torch.cat([u, at_14], 1)), at_28], 1)))

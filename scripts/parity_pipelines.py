@@ -1,6 +1,6 @@
-"""Measures how far jdiff's tasks are from diffusers' six IF pipelines: whole loops with the same noise.
+"""Compares jdiff's tasks with diffusers' six IF pipelines: whole sampling loops with the same noise.
 
-Part of `python scripts/parity.py`; the tests hold it to its bounds. Needs the extra `torch`.
+`python scripts/parity.py` puts the figures into docs/parity.md. Needs the extra `torch`.
 """
 
 import sys
@@ -12,7 +12,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity
+import parity_rungs as parity
 import torch
 from jax.tree_util import Partial
 
@@ -21,7 +21,7 @@ from jdiff.checkpoints import names
 from jdiff.networks import unet
 from jdiff.types import Level, Network, Solver
 
-with warnings.catch_warnings():  # theirs, on import
+with warnings.catch_warnings():  # these libraries warn when they are imported
     warnings.simplefilter("ignore")
     import diffusers
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -30,21 +30,21 @@ with warnings.catch_warnings():  # theirs, on import
 SIZE = (16, 24)  # height and width
 SMALL = (4, 6)  # of the low-res image
 IMAGES = 2  # a batch
-LENGTH = 7  # text states
-MOST = {1: 1.5, 2: 1.0}  # of the dynamic threshold, by stage
+LENGTH = 7  # tokens of a prompt
+MOST = {1: 1.5, 2: 1.0}  # largest dynamic threshold of each stage
 
 
 class Task(NamedTuple):
-    """One pipeline of diffusers, and the settings that both sides get."""
+    """A pipeline of diffusers, and the settings of both sides."""
 
     pipeline: str
     stage: int
     steps: int
     guidance: float
-    strength: float = 1.0  # of the table: 1 starts from pure noise, unless there is a picture to start from
-    edits: bool = False
-    masked: bool = False
-    noise_level: int = 0
+    strength: float = 1.0  # share of the table's rows that is walked
+    edits: bool = False  # whether it starts from a noised picture
+    masked: bool = False  # whether it inpaints
+    noise_level: int = 0  # timestep of the low-res image of stage 2
 
 
 TASKS = {
@@ -58,7 +58,7 @@ TASKS = {
 
 
 class Inputs(NamedTuple):
-    """Everything random or given, in float64, channels last."""
+    """Text, pictures and noise of both sides, in float64 and channels last."""
 
     text: np.ndarray  # [n l d]
     negative: np.ndarray
@@ -69,6 +69,7 @@ class Inputs(NamedTuple):
 
 
 def inputs() -> Inputs:
+    """Draws the inputs."""
     draw = lambda *shape, seed: parity.normal(IMAGES, *shape, seed=seed)
     d = parity.COMMON["encoder_hid_dim"]
     mask = np.zeros(SIZE)
@@ -92,7 +93,7 @@ def network(stage: int) -> tuple[Any, Network]:
 
 
 def scheduler(stage: int, dtype: torch.dtype) -> Any:
-    """IF's DDPMScheduler; its float32 table in `dtype`, so that float64 is float64 throughout."""
+    """Returns IF's DDPMScheduler with its float32 table cast to a dtype, so that nothing else is in float32."""
     made: Any = scheduling_ddpm.DDPMScheduler(
         beta_schedule="squaredcos_cap_v2",
         variance_type="learned_range",
@@ -106,7 +107,7 @@ def scheduler(stage: int, dtype: torch.dtype) -> Any:
 
 
 def theirs(task: Task, module: Any, given: Inputs, dtype: torch.dtype) -> np.ndarray:
-    """Images [n h w 3] of diffusers' pipeline, its noise taken from `given`."""
+    """Returns images [n h w 3] of diffusers' pipeline, which draws its noise from `given`."""
     tensor = lambda a: torch.as_tensor(a).to(dtype)
     image = lambda a: parity.nchw(tensor(a)).contiguous()
     noises: Iterator[torch.Tensor] = iter([image(a) for a in given.noises])
@@ -142,7 +143,7 @@ def theirs(task: Task, module: Any, given: Inputs, dtype: torch.dtype) -> np.nda
 
 
 def ours(task: Task, made: Network, given: Inputs, dtype: str) -> np.ndarray:
-    """Images [n h w 3] of our own parts with the same noise: the public steps in a loop, driven by `draw`."""
+    """Returns images [n h w 3] of our public steps in a loop, whose `draw` gives the same noise."""
     cast = lambda a: jnp.asarray(a, dtype)
     params = jax.tree.map(cast, made.params)
     network = Partial(jax.jit(made.apply), params)
@@ -179,7 +180,7 @@ def ours(task: Task, made: Network, given: Inputs, dtype: str) -> np.ndarray:
 
 
 def measure(name: str) -> tuple[float, parity.Errors]:
-    """(our error in float64, the errors of both in float32), as parts of the largest value of torch's float64."""
+    """Measures a task: (our error in float64, the errors of both sides in float32), see `relative`."""
     task, given = TASKS[name], inputs()
     module, made = network(task.stage)
     with parity.lifted():

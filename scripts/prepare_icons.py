@@ -1,10 +1,11 @@
-"""Draws the one-colour icons of npm's @iconify/json: icons.npz and icons.jsonl, for a model of icons.
+"""Draws the one-colour icons of the npm package @iconify/json as arrays, to train a model of icons on.
 
     npm pack @iconify/json && tar xf iconify-json-*.tgz
     python scripts/prepare_icons.py package/json --out data/icons --size 64
 
-Needs resvg-py (pip install resvg-py). Kept are sets under the licences in `LICENCES`, of one colour, without logos,
-flags and file types; icons that are about square; and of two that are alike to the pixel the first.
+It writes icons.npz (`icons` [n size size] uint8) and icons.jsonl, which has a row for each icon. It keeps icon sets
+with one colour and a licence in `LICENCES`, without logos, flags and file types. Of these it keeps icons that are about
+square, and only the first of icons with the same pixels. Needs resvg-py, from the extra `prepare-letters`.
 """
 
 import io
@@ -26,12 +27,12 @@ STYLES = {
     "outline", "outlined", "filled", "fill", "bold", "thin", "light", "duotone", "rounded", "round", "sharp", "line",
     "solid", "twotone", "regular",
 }  # fmt: skip
-MARGIN = 0.06  # of the side, all around
+MARGIN = 0.06  # around the icon, as a part of the side
 SQUARE = 1.25  # largest ratio of the two sides
 
 
 def sets(folder: Path) -> Iterator[dict[str, Any]]:
-    """The sets that are kept, as parsed JSON."""
+    """Yields the contents of the sets that are kept."""
     for path in sorted(folder.glob("*.json")):
         found = json.loads(path.read_text())
         info = found.get("info", {})
@@ -42,7 +43,7 @@ def sets(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def named(name: str) -> tuple[str, str]:
-    """(name, style) of an icon: its words, and those of them that say how it is drawn.
+    """Splits the name of an icon into its words and the words for its style.
 
     >>> named("arrow-up-outline")
     ('arrow up', 'outline')
@@ -52,7 +53,7 @@ def named(name: str) -> tuple[str, str]:
 
 
 def drawn(body: str, width: float, height: float, size: int) -> np.ndarray:
-    """An icon's ink [size size] uint8."""
+    """Draws an icon: its ink [size size] uint8."""
     import resvg_py  # pyright: ignore[reportMissingImports]  # of the extra `prepare-letters`
 
     side = max(width, height) / (1 - 2 * MARGIN)
@@ -64,10 +65,10 @@ def drawn(body: str, width: float, height: float, size: int) -> np.ndarray:
 
 
 def main(folder: tyro.conf.Positional[Path], out: Path = Path("data/icons"), size: int = 32) -> None:
-    """Draws the icons of a folder of sets.
+    """Draws the icons of a folder, and writes icons.npz and icons.jsonl.
 
     Args:
-        folder: `json` of the npm package @iconify/json.
+        folder: the folder `json` of the npm package @iconify/json.
         out: folder to write icons.npz and icons.jsonl to.
         size: height and width in pixels.
     """
@@ -79,8 +80,8 @@ def main(folder: tyro.conf.Positional[Path], out: Path = Path("data/icons"), siz
                 continue
             try:
                 ink = drawn(icon["body"], width, height, size)
-            except Exception as error:  # whatever resvg raises on an icon that it cannot draw
-                tqdm.write(f"{found['prefix']}:{name} is left out: {error}")
+            except Exception as error:  # resvg does not say which errors it raises
+                tqdm.write(f"skipped {found['prefix']}:{name}: {error}")
                 continue
             if not ink.any() or ink.tobytes() in seen:
                 continue
@@ -89,7 +90,7 @@ def main(folder: tyro.conf.Positional[Path], out: Path = Path("data/icons"), siz
             icons.append(ink)
             rows.append({"set": found["prefix"], "name": said, "style": style})
     if not rows:
-        raise SystemExit(f"{folder} has no set of icons that is kept")
+        raise SystemExit(f"FOLDER must have sets of one-colour icons with a free licence, got none in {str(folder)!r}")
     out.mkdir(parents=True, exist_ok=True)
     with beside(out / "icons.npz") as file:
         np.savez_compressed(file, icons=np.stack(icons))

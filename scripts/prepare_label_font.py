@@ -1,8 +1,8 @@
-"""Cuts the font of the labels out of DejaVu Sans: Latin, Greek, Cyrillic, Armenian, Hebrew, Arabic, Georgian, symbols.
+"""Makes the font of the labels, a part of DejaVu Sans: the scripts and symbols in `RANGES`.
 
     python scripts/prepare_label_font.py --source /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf
 
-Needs fontTools, which comes with the extra `figures`. DejaVu's licence allows this under another name:
+Needs fontTools, which comes with the extra `figures`. DejaVu's licence allows a part of it under another name; see
 jdiff/images/fonts/LICENSE_DEJAVU.
 """
 
@@ -14,8 +14,8 @@ from fontTools.ttLib import TTFont
 
 OUT = Path(__file__).parents[1] / "jdiff" / "images" / "fonts" / "labels.ttf"
 NAME = "jdiff labels"
-# First and last letters: Latin, accents, Greek to Cyrillic, Armenian, Hebrew, Arabic, Georgian, more Latin and Greek,
-# punctuation, currencies, letters as symbols, arrows, mathematics, shapes, symbols, forms of Hebrew and Arabic.
+# First and last code point of: Latin, accents, Greek and Cyrillic, Armenian, Hebrew, Arabic, Georgian, more Latin and
+# Greek, punctuation, currencies, letter-like symbols, arrows, mathematics, shapes, symbols, Hebrew and Arabic forms.
 RANGES = (
     (0x20, 0x24F), (0x300, 0x36F), (0x370, 0x52F), (0x531, 0x58F), (0x591, 0x5FF), (0x600, 0x6FF), (0x10A0, 0x10FF),
     (0x1E00, 0x1FFF), (0x2010, 0x206F), (0x20A0, 0x20BF), (0x2100, 0x214F), (0x2190, 0x21FF), (0x2200, 0x22FF),
@@ -27,7 +27,7 @@ def main(source: Path) -> None:
     """Writes the font.
 
     Args:
-        source: DejaVuSans.ttf.
+        source: path of DejaVuSans.ttf.
     """
     font = TTFont(source, recalcTimestamp=False)
     options = subset.Options(hinting=False, layout_features=["*"], name_IDs=[0, 1, 2, 4, 6, 13], drop_tables=["FFTM"])

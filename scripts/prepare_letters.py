@@ -2,8 +2,8 @@
 
     python scripts/prepare_letters.py /usr/share/fonts --out data/glyphs
 
-Writes glyphs.npz (`glyphs` [typefaces 62 64 64] uint8, ink bright, in the order A-Z a-z 0-9) and fonts.jsonl, which
-says row by row what is known of each typeface. Needs fontTools, from the extra `prepare-letters`.
+It writes glyphs.npz (`glyphs` [typefaces 62 64 64] uint8 with bright ink, in the order A-Z a-z 0-9) and fonts.jsonl,
+which describes each typeface in a row. Needs fontTools, from the extra `prepare-letters`.
 """
 
 import json
@@ -20,21 +20,21 @@ from tqdm import tqdm
 from jdiff import images
 from jdiff.letters.captions import CHARACTERS
 
-SIDE, CAPITAL = 256, 160  # of the square that is drawn, and the height of a capital H in it, in pixels
-REDUCE = 4  # by area, to 64 x 64
+SIDE, CAPITAL = 256, 160  # pixels of the square in which a character is drawn, and of a capital H's height in it
+REDUCE = 4  # factor by which the square is reduced, to 64 x 64
 SUFFIXES = (".ttf", ".otf", ".ttc")
-FOOT = 1.4  # a capital I has serifs where its ends are so many times wider than its middle
-COPYRIGHT, LICENCE, LICENCE_URL = 0, 13, 14  # of the name table
-ITALIC_BIT, OBLIQUE_BIT = 1, 1 << 9  # of fsSelection in the OS/2 table
-STRAIGHT = 2.0  # degrees of slant that still count as upright
+FOOT = 1.4  # a capital I has serifs if its ends are wider than its middle by this factor
+COPYRIGHT, LICENCE, LICENCE_URL = 0, 13, 14  # numbers in the name table
+ITALIC_BIT, OBLIQUE_BIT = 1, 1 << 9  # in fsSelection of the OS/2 table
+STRAIGHT = 2.0  # degrees of slant up to which a typeface counts as upright
 
 
 class Unusable(ValueError):
-    """A typeface that cannot be drawn; says why."""
+    """A typeface cannot be drawn."""
 
 
 def faces(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Yields (file, place in the file) of every typeface below a folder, in the order of their paths."""
+    """Yields (file, index in the file) of every typeface below a folder, in the order of their paths."""
     for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
         count = 1
         if path.suffix.lower() == ".ttc":
@@ -42,15 +42,15 @@ def faces(folder: Path) -> Iterator[tuple[Path, int]]:
                 with path.open("rb") as file:
                     count = len(TTCollection(file).fonts)
             except (TTLibError, OSError):
-                pass  # `known` says what is wrong with it
+                pass  # `known` reports what is wrong
         yield from ((path, index) for index in range(count))
 
 
 def known(path: Path, index: int) -> dict[str, Any]:
-    """Returns what a font file says of itself.
+    """Reads a typeface's names, weight, slant and licence from its file.
 
     Raises:
-        Unusable: the file cannot be read, or has not all 62 characters.
+        Unusable: the file cannot be read, or a character is missing.
     """
     try:
         with path.open("rb") as file, TTFont(file, fontNumber=index) as font:
@@ -58,7 +58,7 @@ def known(path: Path, index: int) -> dict[str, Any]:
             if missing := [character for character in CHARACTERS if ord(character) not in cmap]:
                 raise Unusable(f"it has no {missing[0]!r}")
             names, advances = font["name"], font["hmtx"]
-            os2: Any = font.get("OS/2")  # fontTools makes the fields of its tables as it reads them
+            os2: Any = font.get("OS/2")  # fontTools' tables have no typed fields
             post: Any = font.get("post")
             widths = {advances[cmap[ord(character)]][0] for character in CHARACTERS}
             slanted = bool(os2 and os2.fsSelection & (ITALIC_BIT | OBLIQUE_BIT))
@@ -77,7 +77,14 @@ def known(path: Path, index: int) -> dict[str, Any]:
 
 
 def drawn(path: Path, index: int = 0) -> np.ndarray:
-    """Draws the 62 characters of a typeface, each centred by its box: [62 64 64] uint8, ink bright.
+    """Draws the 62 characters of a typeface, each centred by its bounding box.
+
+    Args:
+        path: font file.
+        index: of the typeface in the file.
+
+    Returns:
+        [62 64 64] uint8 with bright ink.
 
     Raises:
         Unusable: a character is empty, or larger than the square.
@@ -93,11 +100,11 @@ def drawn(path: Path, index: int = 0) -> np.ndarray:
 
 
 def _character(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
-    left, top, right, bottom = font.getbbox(character, anchor="ls")  # to the right it has the advance, if that is more
+    left, top, right, bottom = font.getbbox(character, anchor="ls")  # its right side includes the advance
     if font.getmask(character).getbbox() is None:
         raise Unusable(f"its {character!r} is empty")
     if right - left > SIDE or bottom - top > SIDE:
-        raise Unusable(f"its {character!r} is larger than {SIDE / CAPITAL:.1f} times a capital's height")
+        raise Unusable(f"its {character!r} is larger than {SIDE / CAPITAL:.1f} times the height of a capital")
     square = Image.new("L", (SIDE, SIDE))
     place = (SIDE - (right - left)) // 2 - left, (SIDE - (bottom - top)) // 2 - top
     ImageDraw.Draw(square).text(place, character, 255, font, anchor="ls")
@@ -105,10 +112,16 @@ def _character(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
 
 
 def stem_and_serif(capital_i: np.ndarray) -> tuple[float, bool]:
-    """Measures a capital I [h w] uint8, ink bright.
+    """Measures a capital I.
+
+    Args:
+        capital_i: [h w] uint8 with bright ink.
 
     Returns:
-        The width of its stem as a part of its height, and whether both of its ends are wider: has serifs.
+        The width of its stem as a part of its height, and whether it has serifs, which make both ends wider.
+
+    Raises:
+        Unusable: it is empty.
     """
     ink = capital_i.astype(np.float64) / 255
     rows = np.flatnonzero(ink.max(axis=1) > 0.5)
@@ -125,8 +138,8 @@ def main(folder: tyro.conf.Positional[Path], out: Path = Path("data/glyphs")) ->
     """Draws the typefaces below a folder and writes glyphs.npz and fonts.jsonl.
 
     Args:
-        folder: a folder with files .ttf, .otf or .ttc, at any depth.
-        out: folder that is written to.
+        folder: folder with .ttf, .otf or .ttc files at any depth.
+        out: folder to write to.
     """
     if not folder.is_dir():
         raise SystemExit(f"FOLDER must be a folder, got {str(folder)!r}")

@@ -1,11 +1,11 @@
 """Trains every network of the project that is not trained yet, one after another, and measures each.
 
-    python scripts/train_all.py --list    # what is done, and how many hours are left
-    python scripts/train_all.py           # the next network, and all after it
+    python scripts/train_all.py --list    # prints what is done, and how many hours are left
+    python scripts/train_all.py           # trains the next network, and all after it
 
-A command that was stopped, or killed, goes on from its newest checkpoint when it is started again. Each network is a
-command of its own, which can also be started alone; `--list` prints them. A network counts as done when all its
-commands have ended well, which RUNS/NAME/done.json says.
+A command that was stopped or killed continues from its newest checkpoint when it is started again. Each network has
+its own command, which can also be started alone; `--list` prints them. When all commands of a network have succeeded,
+RUNS/NAME/done.json is written, and the network is not trained again.
 """
 
 import json
@@ -21,12 +21,12 @@ import numpy as np
 import tyro
 
 from jdiff.mnist import data, model, recipes
-from jdiff.parts import beside
+from jdiff.parts import write_text
 from jdiff.training import log
 
-KEPT_EPOCHS = (1, 5, 10, 15, 20)  # the weights after these are kept for the figures
-DIGITS = 60_000  # of MNIST's training set
-# Page faults are slow on virtual machines; of no effect where there is another C library.
+KEPT_EPOCHS = (1, 5, 10, 15, 20)  # after these epochs, weights are kept for the figures
+DIGITS = 60_000  # images in MNIST's training set
+# Large pages, because page faults are slow on virtual machines. They have an effect with glibc only.
 LARGE_PAGES = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:"
     "glibc.malloc.trim_threshold=17179869184"
@@ -39,12 +39,21 @@ class Item(NamedTuple):
     name: str
     batch: int
     updates: int  # in all
-    train: Sequence[str]
-    measure: Sequence[Sequence[str]] = ()  # commands after it
+    train: Sequence[str]  # arguments of Python
+    measure: Sequence[Sequence[str]] = ()  # commands that run after training
 
 
 def digits(runs: Path, data_dir: Path, weights: Path, kind: str, recipe: str = "spec", **changed: int) -> Item:
-    """Returns one of part B's networks, by its recipe but for `changed`, such as epochs=30."""
+    """Returns one of part B's networks.
+
+    Args:
+        runs: folder of checkpoints and logs.
+        data_dir: folder of TensorFlow Datasets.
+        weights: folder of trained networks.
+        kind: of the network.
+        recipe: name of its recipe.
+        changed: numbers in the place of the recipe's, such as epochs=30.
+    """
     name = model.name(kind, recipe)
     own = recipes.recipes()[kind, recipe]._replace(**changed)
     flags = [word for flag, value in changed.items() for word in (f"--{flag}", str(value))]
@@ -57,9 +66,9 @@ def digits(runs: Path, data_dir: Path, weights: Path, kind: str, recipe: str = "
     return Item(name, own.batch, updates, train, () if recipe == "pure" else (measure,))
 
 
-def queue(runs: Path, shared: Path, weights: Path) -> list[Item]:
+def queue(runs: Path, data_folder: Path, weights: Path) -> list[Item]:
     """Returns all networks in their order."""
-    tfds, glyphs = shared / "tensorflow_datasets", shared / "glyphs"
+    tfds, glyphs = data_folder / "tensorflow_datasets", data_folder / "glyphs"
     of_digits = (runs, tfds, weights)
     letters = ["scripts/train_letters.py", "--data-folder", str(glyphs), "--run", str(runs / "letters")]
     mini = [
@@ -90,16 +99,16 @@ def queue(runs: Path, shared: Path, weights: Path) -> list[Item]:
 
 
 class Progress(NamedTuple):
-    """How far a network is, by its log."""
+    """How far the training of a network is, by its log."""
 
     done: bool
-    updates: int
+    updates: int  # so far
     images_per_second: float  # median; 0 if the log has none
     hours_left: float  # of training; NaN if the log has no speed
 
 
 def progress(item: Item, runs: Path) -> Progress:
-    """Reads how far a network is."""
+    """Reads how far the training of a network is."""
     rows = log.read(runs / item.name / "log.csv")
     updates = int(rows[-1]["update"]) if rows else 0
     speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]
@@ -110,18 +119,19 @@ def progress(item: Item, runs: Path) -> Progress:
 
 
 def show(items: Sequence[Item], runs: Path) -> None:
-    """Prints a line and the command of each network."""
+    """Prints the state and the command of each network."""
     found = [progress(item, runs) for item in items]
     for item, at in zip(items, found, strict=True):
-        state = "done" if at.done else "not begun" if not at.updates else f"{at.hours_left:.1f} hours left"
+        state = "done" if at.done else "not started" if not at.updates else f"{at.hours_left:.1f} hours left"
         rate = f"{at.images_per_second:.0f} images/s" if at.updates else ""
         print(f"{item.name:16}{at.updates:>7,} of {item.updates:>7,} updates of {item.batch:>3}  {rate:>13}  {state}")
         print(f"    {command(item.train)}")
     known = [at.hours_left for at in found if np.isfinite(at.hours_left)]
-    print(f"\n{sum(known):.1f} hours left of the {len(known)} networks whose speed is known")
+    print(f"\n{sum(known):.1f} hours left for the {len(known)} networks whose speed is known")
 
 
 def command(words: Sequence[str]) -> str:
+    """Returns a command as it is typed in a shell."""
     return shlex.join(["python", *words])
 
 
@@ -139,31 +149,30 @@ def run(item: Item, runs: Path) -> None:
         except KeyboardInterrupt:
             status = 130
         if status:
-            raise SystemExit(f"{item.name} stopped with status {status}; start this command again to go on")
-    with beside(runs / item.name / "done.json") as file:
-        file.write((json.dumps({"commands": list(map(command, commands))}, indent=1) + "\n").encode())
+            raise SystemExit(f"{item.name} stopped with status {status}; start this command again to continue")
+    write_text(runs / item.name / "done.json", json.dumps({"commands": list(map(command, commands))}, indent=1) + "\n")
 
 
 def main(
     only: tyro.conf.Positional[tuple[str, ...]] = (),
     show_list: Annotated[bool, tyro.conf.arg(name="list")] = False,
     runs: Path = Path("runs"),
-    shared: Path = Path("../shared/data"),
+    data_folder: Path = Path("data"),
     weights: Path = Path("weights"),
 ) -> None:
-    """Trains what is not trained yet.
+    """Trains the networks that are not trained yet.
 
     Args:
         only: names of networks; all if none is given.
-        show_list: only print what is done, how fast, and what is left.
-        runs: folder of checkpoints and logs, one folder for each network.
-        shared: folder of the training data, with tensorflow_datasets/ and glyphs/.
+        show_list: print what is done and how many hours are left, and train nothing.
+        runs: folder of checkpoints and logs, with one folder for each network.
+        data_folder: folder of the training data, with tensorflow_datasets/ and glyphs/; see docs/training.md.
         weights: folder that trained networks are written to.
     """
-    items = queue(runs, shared, weights)
+    items = queue(runs, data_folder, weights)
     names = [item.name for item in items]
     if unknown := [name for name in only if name not in names]:
-        raise SystemExit(f"there is no network {unknown[0]}; there are {', '.join(names)}")
+        raise SystemExit(f"ONLY must be names of {', '.join(names)}, got {unknown[0]!r}")
     items = [item for item in items if not only or item.name in only]
     if show_list:
         show(items, runs)

@@ -1,11 +1,10 @@
 """Trains the mini model: coloured MNIST digits from captions, with IF's architecture and a small T5 over bytes.
 
-    python scripts/train_mini.py --data-dir FOLDER_OF_TFDS
-    python scripts/train_mini.py --data-dir FOLDER_OF_TFDS --run runs/mini-more --start-from weights/mini \\
-        --white 0.6 --rate 4e-4 --steps 6000
+    python scripts/train_mini.py
+    python scripts/train_mini.py --run runs/mini-more --start-from weights/mini --white 0.6 --rate 4e-4 --steps 6000
 
-The second command trains the weights that ship on, with more digits on white. A command that was stopped goes on from
-its newest checkpoint when it is started again. On CPUs large pages make it faster:
+The second command starts from the weights that ship, and shows more digits on white. A command that was stopped
+continues from its newest checkpoint when it is started again. On CPUs, large pages make it faster:
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184
 """
 
@@ -29,7 +28,7 @@ from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
 from jdiff.networks import t5, unet
-from jdiff.parts import beside
+from jdiff.parts import write_text
 from jdiff.training import objectives
 from jdiff.training.conv import fitting_conv
 from jdiff.training.log import Log, summary
@@ -47,7 +46,7 @@ UNET = unet.Config(
     cross_attention_dim=128,
     encoder_hid_dim=128,
     addition_embed_type_num_heads=4,
-    norm_num_groups=8,  # four channels a group (IF has six); with one, GroupNorm would remove every colour cast
+    norm_num_groups=8,  # four channels or more a group (IF has six); with one, GroupNorm would remove every colour cast
 )
 SCHEDULER = {
     "_class_name": "DDPMScheduler",
@@ -71,11 +70,11 @@ Loss = tuple[Array, dict[str, Array]]
 
 
 def name_it(encode: Encode, params: Params, key: Array, batch: captions.Batch) -> Loss:
-    """Objective: reads digit, colour and background off the mean of the text states. Empty captions do not count.
+    """Objective of the text encoder: tell the digit, the colour and the background from the mean of the text states.
 
-    The mean is over all states, padding included, because the UNet's pooling of the text starts from that mean. The
-    text encoder is trained by this objective first, and keeps it as an anchor. Trained by the image's error alone,
-    which is mostly colour at first, it forgot the digits.
+    The mean is over all states, padding included, because the UNet's pooling of the text starts from that mean. Empty
+    captions do not count. The text encoder is first trained by this objective alone, and keeps a part of it later.
+    Without it, the encoder forgot the digits, because at first the image's error is mostly about colour.
     """
     del key
     states = encode(params["text"], batch.tokens, batch.mask)
@@ -86,25 +85,27 @@ def name_it(encode: Encode, params: Params, key: Array, batch: captions.Batch) -
 
 
 def name_it_by_heads(encode: Encode, text: Params, heads: Array, key: Array, batch: captions.Batch) -> Loss:
-    """`name_it` with a text encoder that stays as it is."""
+    """Objective: `name_it` with a fixed text encoder, which trains the heads alone."""
     return name_it(encode, {"text": text, "heads": heads}, key, batch)
 
 
 def denoise(
     apply: Callable, encode: Encode, params: Params, x: Array, t: Array, batch: captions.Batch
 ) -> Prediction:  # fmt: skip
+    """Predicts the noise of images x [n h w c] with their captions."""
     states = encode(params["text"], batch.tokens, batch.mask)
     return apply(params["unet"], x, t, Conditioning(states))
 
 
 def draw(n: int, null: float, white: float, world: captions.World, key: Array) -> captions.Batch:
+    """Draws digits with captions; see `captions.draw`."""
     return captions.draw(world, key, n, null, white)
 
 
 def hybrid(
     abar: Array, weight: Array, denoise: Callable, encode: Encode, params: Params, key: Array, batch: captions.Batch
 ) -> Loss:
-    """Objective: `objectives.hybrid`, with a tenth of `name_it`."""
+    """Objective: `objectives.hybrid`, plus a tenth of `name_it`."""
     loss, metrics = objectives.hybrid(abar, weight, objectives.cast_weight(abar), denoise, params, key, batch)
     anchor, _ = name_it(encode, params, key, batch)
     return loss + 0.1 * anchor, metrics | {"anchor": anchor}
@@ -119,7 +120,7 @@ def read_weights(folder: Path) -> tuple[Params, Params]:
 
 
 def kept(folder: Path, copy: Path) -> Path:
-    """Returns a copy of a folder, made the first time. `folder` may be where the trained model is written."""
+    """Copies a folder once, and returns the copy. The folder itself may be overwritten by the trained model."""
     if not copy.is_dir():
         part = copy.with_name(f"{copy.name}.part")
         shutil.copytree(folder, part, dirs_exist_ok=True)
@@ -128,7 +129,7 @@ def kept(folder: Path, copy: Path) -> Path:
 
 
 def main(
-    data_dir: Path | None = None,
+    data_dir: Path = Path("data/tensorflow_datasets"),
     run: Path = Path("runs/mini"),
     out: Path = Path("weights/mini"),
     start_from: Path | None = None,
@@ -144,17 +145,17 @@ def main(
     """Trains the mini model.
 
     Args:
-        data_dir: where TensorFlow Datasets keeps its data sets; its own default if not given.
+        data_dir: folder of TensorFlow Datasets, with MNIST; see docs/training.md.
         run: folder for checkpoints and the log.
         out: folder that the model is written to at the end.
-        start_from: folder of a mini model whose weights are trained on; fresh weights if not given.
+        start_from: folder of a mini model to start from; fresh weights if not given.
         steps: updates in all.
         batch: images an update.
         rate: highest learning rate.
         decay: of the EMA of the weights, which is written.
-        least_weight: weight of the noise error at the lowest noise.
-        white: share of images on white; white digits are always on black.
-        warm_up_steps: updates of the text encoder, which is trained alone before.
+        least_weight: smallest weight of the noise error, which it has at the lowest noise.
+        white: share of images on white. White digits are always on black.
+        warm_up_steps: updates in which the text encoder is trained alone, before the rest.
         seed: of everything random.
     """
     use_cores(batch)
@@ -191,8 +192,8 @@ def main(
         )  # fmt: skip
     text_encoder = ByteEncoder(TEXT, state.ema["text"], captions.LENGTH)
     write_model(out, UNET, state.ema["unet"], scheduler=SCHEDULER, defaults=DEFAULTS, text_encoder=text_encoder)
-    with beside(out / "training.json") as file:
-        file.write((json.dumps(settings | summary(run / "log.csv", 250, METRICS), indent=1) + "\n").encode())
+    facts = settings | summary(run / "log.csv", 250, METRICS)
+    write_text(out / "training.json", json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Trains the mini stage 2, which enlarges coloured digits from 16 x 16 to 32 x 32, with IF's stage 2 architecture.
+"""Trains the mini upscaler: IF's stage 2 architecture, which enlarges coloured digits from 16 x 16 to 32 x 32 pixels.
 
-    python scripts/train_mini_upscaler.py --data-dir FOLDER_OF_TFDS
+    python scripts/train_mini_upscaler.py
 
-The text encoder is the mini model's, unchanged. A command that was stopped goes on from its newest checkpoint when it
+The text encoder is the mini model's, unchanged. A command that was stopped continues from its newest checkpoint when it
 is started again.
 """
 
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from einops import reduce
 from jax.tree_util import Partial
 from train_mini import METRICS, SCHEDULER, TEXT, UNET, Encode
 
@@ -27,7 +28,7 @@ from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
 from jdiff.networks import t5, unet
-from jdiff.parts import beside
+from jdiff.parts import write_text
 from jdiff.sample import resized
 from jdiff.training import objectives
 from jdiff.training.conv import fitting_conv
@@ -37,7 +38,7 @@ from jdiff.training.optimizers import adam_with_cosine
 from jdiff.types import Array, Conditioning, Params, Prediction
 
 FACTOR = 2
-# It enlarges to 64 pixels too, since nearly all that it does is local.
+# It is offered for 32 to 64 pixels too, because nearly all that it does is local.
 DEFAULTS = {"sampler": "deepfloyd", "steps": 30, "guidance": 1.0, "noise_level": 50, "factor": FACTOR, "low_res": 32}
 UPSCALER = dataclasses.replace(
     UNET,
@@ -45,7 +46,7 @@ UPSCALER = dataclasses.replace(
     block_out_channels=(32, 64, 64),
     only_cross_attention=True,
     class_embed_type="timestep",
-    time_embedding_dim=128,  # four times the first width
+    time_embedding_dim=128,  # four times the first number of channels
     time_embedding_act_fn="gelu",
     resnet_skip_time_act=True,
     resnet_out_scale_factor=1 / 0.7071,
@@ -54,26 +55,20 @@ UPSCALER = dataclasses.replace(
 
 
 class Batch(NamedTuple):
-    """Images, and what the network is told of them."""
+    """Images and their conditioning."""
 
     images: Array  # [n 32 32 3] in [-1, 1]
     conditioning: Conditioning
 
 
-def reduced(images: Array, factor: int = FACTOR) -> Array:
-    """Returns the mean of each square of pixels: [n h/f w/f c] of images [n h w c]."""
-    n, h, w, c = images.shape
-    return images.reshape(n, h // factor, factor, w // factor, factor, c).mean((2, 4))
-
-
 def draw(
     n: int, null: float, encode: Encode, text: Params, world: captions.World, abar: Array, key: Array
 ) -> Batch:  # fmt: skip
-    """Draws digits with captions and with their low-res images, resized and noised, most of them only a little."""
+    """Draws digits with captions and low-res images, with a noise level of 1000 u^2, so that most have little noise."""
     key, level_key, noise_key = jax.random.split(key, 3)
     batch = captions.draw(world, key, n, null)
     _, h, w, _ = batch.images.shape
-    low = resized(reduced(batch.images), (h, w))
+    low = resized(reduce(batch.images, "n (h a) (w b) c -> n h w c", "mean", a=FACTOR, b=FACTOR), (h, w))
     level = (jax.random.uniform(level_key, (n,)) ** 2 * abar.shape[0]).astype(jnp.int32)
     a = abar[level][:, None, None, None]
     low = jnp.sqrt(a) * low + jnp.sqrt(1 - a) * jax.random.normal(noise_key, low.shape)
@@ -82,11 +77,12 @@ def draw(
 
 
 def denoise(apply: Callable, params: Params, x: Array, t: Array, batch: Batch) -> Prediction:
+    """Predicts the noise of images x [n h w c]."""
     return apply(params, x, t, batch.conditioning)
 
 
 def main(
-    data_dir: Path | None = None,
+    data_dir: Path = Path("data/tensorflow_datasets"),
     run: Path = Path("runs/mini-upscaler"),
     out: Path = Path("weights/mini-upscaler"),
     steps: int = 6000,
@@ -96,17 +92,17 @@ def main(
     least_weight: float = 0.3,
     seed: int = 0,
 ) -> None:
-    """Trains the mini stage 2.
+    """Trains the mini upscaler.
 
     Args:
-        data_dir: where TensorFlow Datasets keeps its data sets; its own default if not given.
+        data_dir: folder of TensorFlow Datasets, with MNIST; see docs/training.md.
         run: folder for checkpoints and the log.
         out: folder that the model is written to at the end.
         steps: updates in all.
         batch: images an update.
         rate: highest learning rate.
         decay: of the EMA of the weights, which is written.
-        least_weight: weight of the noise error at the lowest noise.
+        least_weight: smallest weight of the noise error, which it has at the lowest noise.
         seed: of everything random.
     """
     use_cores(batch)
@@ -139,8 +135,8 @@ def main(
         )  # fmt: skip
     text_encoder = model.shipped("mini") / "text_encoder"
     write_model(out, UPSCALER, state.ema, scheduler=SCHEDULER, defaults=DEFAULTS, text_encoder=text_encoder)
-    with beside(out / "training.json") as file:
-        file.write((json.dumps(settings | summary(run / "log.csv", 250, METRICS), indent=1) + "\n").encode())
+    facts = settings | summary(run / "log.csv", 250, METRICS)
+    write_text(out / "training.json", json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
-import parity  # noqa: E402  # pyright: ignore[reportMissingImports]
+import parity_rungs as parity  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 STAGES = {"stage 1": parity.STAGE1, "stage 2": parity.STAGE2}
 WEIGHTS = "diffusion_pytorch_model.safetensors"

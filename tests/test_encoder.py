@@ -22,7 +22,7 @@ pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
-import parity  # noqa: E402  # pyright: ignore[reportMissingImports]
+import parity_rungs as parity  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 SIZES = dict(parity.T5, vocab_size=256)
 PROMPTS = ["a red three", "A green seven on white ", ""]

@@ -34,6 +34,13 @@ def test_the_variance_tends_to_the_datas(solver, table):
     assert errors[0] > errors[1] > 2.5 * errors[2] or max(errors) < 1e-6  # four times the steps: first order is 4
 
 
+@pytest.mark.parametrize("table", laws.TABLES)
+def test_the_page_shows_the_variances(table):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "parity.md").read_text()
+    variances = [f"{laws.recursion(solver, laws.TABLES[table](laws.MANY)):.5f}" for solver in laws.SOLVERS]
+    assert f"| {table} | {' | '.join(variances)} |" in page
+
+
 def test_a_table_of_known_values():
     """Figures that were computed by hand once: cosine schedule, 50 steps of diffusers' spacing."""
     levels = schedule.levels(schedule.cosine(), schedule.leading(50))

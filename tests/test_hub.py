@@ -23,7 +23,7 @@ hf = pytest.importorskip("huggingface_hub", reason="the extra hub is not install
 pytest.importorskip("torch", reason="the oracle is not installed")
 pytest.importorskip("diffusers", reason="the oracle is not installed")
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
-import parity  # noqa: E402  # pyright: ignore[reportMissingImports]
+import parity_rungs as parity  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 NAME = "Deep/Small-v1.0"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

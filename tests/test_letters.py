@@ -61,7 +61,7 @@ def test_a_style_is_read_from_its_words():
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [("gothic", "--style knows the words thin, .*typewriter, got 'gothic'"), ("thin heavy", "got both")],
+    [("gothic", "--style must be words of thin, .*typewriter, got 'gothic'"), ("thin heavy", "got both")],
 )
 def test_a_style_that_the_model_does_not_know_is_refused(words, message):
     with pytest.raises(ValueError, match=message):

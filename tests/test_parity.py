@@ -13,8 +13,9 @@ pytest.importorskip("transformers")
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 import parity  # noqa: E402  # pyright: ignore[reportMissingImports]
 import parity_pipelines  # noqa: E402  # pyright: ignore[reportMissingImports]
+import parity_rungs  # noqa: E402  # pyright: ignore[reportMissingImports]
 
-RUNGS = {rung.name: rung for make in parity.GROUPS.values() for rung in make()}
+RUNGS = {rung.name: rung for make in parity_rungs.GROUPS.values() for rung in make()}
 
 
 @pytest.mark.parametrize("name", RUNGS)
@@ -36,10 +37,18 @@ def test_rungs_have_outputs_of_order_one(name):
 
 
 def test_lifting_leaves_nothing_behind():
-    before = parity.embeddings.get_timestep_embedding, parity.torch.Tensor.float, jax.nn.dot_product_attention
-    with parity.lifted():
-        assert parity.torch.Tensor.float is not before[1]
-    after = parity.embeddings.get_timestep_embedding, parity.torch.Tensor.float, jax.nn.dot_product_attention
+    before = (
+        parity_rungs.embeddings.get_timestep_embedding,
+        parity_rungs.torch.Tensor.float,
+        jax.nn.dot_product_attention,
+    )
+    with parity_rungs.lifted():
+        assert parity_rungs.torch.Tensor.float is not before[1]
+    after = (
+        parity_rungs.embeddings.get_timestep_embedding,
+        parity_rungs.torch.Tensor.float,
+        jax.nn.dot_product_attention,
+    )
     assert before == after
 
 
@@ -53,7 +62,7 @@ def test_whole_loops_equal_the_pipelines(name):
 
 @pytest.mark.slow
 def test_t5_at_xxls_width():
-    rung = parity.xxl_layer()
+    rung = parity_rungs.xxl_layer()
     assert parity.measure(rung, "float64").ours < 1e-12
     for dtype, most in (("float32", 1e-3), ("bfloat16", 0.2)):
         errors = parity.measure(rung, dtype)

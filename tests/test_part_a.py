@@ -5,17 +5,20 @@ import re
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import jdiff
 from jdiff import images, views
 from jdiff.mnist.captions import captions
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
+import part_a_editions as editions  # noqa: E402  # pyright: ignore[reportMissingImports]
 import reproduce_part_a as part_a  # noqa: E402  # pyright: ignore[reportMissingImports]
 
-EDITIONS = {"IF": part_a.IF, "mini": part_a.MINI}
+EDITIONS = {"IF": editions.IF, "mini": editions.MINI}
 FROM_THE_COURSE = {  # prompts of its file of embeddings
     "an oil painting of a snowy mountain village", "a photo of the amalfi cost", "a photo of a man",
     "a photo of a hipster barista", "a photo of a dog", "an oil painting of people around a campfire",
@@ -44,9 +47,9 @@ def test_an_edition_asks_for_what_its_model_knows(name):
 @pytest.mark.parametrize("name", EDITIONS)
 @pytest.mark.parametrize("side", [32, 64])
 def test_its_masks_keep_some_and_make_some_new(name, side):
-    for mask in part_a.boxes(EDITIONS[name], side):
+    for mask in editions.boxes(EDITIONS[name], side):
         assert mask.shape == (side, side) and 0 < mask.mean() < 1
-    top, bottom, left, right = part_a.COURSE_BOX
+    top, bottom, left, right = editions.COURSE_BOX
     assert (top, bottom - 1, left, right - 1) == (2, 19, 24, 41)
 
 
@@ -54,39 +57,53 @@ def test_a_mask_from_a_file_is_black_and_white(tmp_path):
     grey = np.zeros((40, 80), np.uint8)
     grey[:, 40:] = 255
     Image.fromarray(grey).save(tmp_path / "mask.png")
-    mask = np.asarray(part_a.read_mask(tmp_path / "mask.png", 8))
+    mask = np.asarray(editions.read_mask(tmp_path / "mask.png", 8))
     np.testing.assert_array_equal(mask, np.repeat([[0, 0, 0, 0, 1, 1, 1, 1]], 8, 0))
     Image.fromarray(grey * 0).save(tmp_path / "mask.png")
-    with pytest.raises(ValueError, match="all black; accepted is some of both"):
-        part_a.read_mask(tmp_path / "mask.png", 8)
+    with pytest.raises(ValueError, match="--mask must be partly white and partly black, got .*mask.png, all black"):
+        editions.read_mask(tmp_path / "mask.png", 8)
 
 
 def test_prompts_from_a_file_take_the_place_of_its_own(tmp_path):
     path = tmp_path / "prompts.json"
     pairs = [["a", "b"], ["c", "d"], ["e", "f"]]
     path.write_text(json.dumps({"neutral": "a tower", "hybrids": pairs}))
-    told = part_a.read_prompts(path, part_a.IF)
-    assert told == part_a.IF._replace(neutral="a tower", hybrids=(("a", "b"), ("c", "d"), ("e", "f")))
+    told = editions.read_prompts(path, editions.IF)
+    assert told == editions.IF._replace(neutral="a tower", hybrids=(("a", "b"), ("c", "d"), ("e", "f")))
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "prompts.json, no readable JSON"),
-        ("[]", "which holds a list, accepted is an object"),
-        ('{"boxes": []}', "has 'boxes', accepted are sampling, neutral, "),
-        ('{"neutral": ["a"]}', r'has neutral \["a"\], accepted is in the form of "a red three"'),
-        ('{"hybrids": [["a", "b"]]}', r'has hybrids \[\["a", "b"\]\], accepted is in the form of \[\["a '),
-        ('{"sampling": ["a", "b", 3]}', r'has sampling \["a", "b", 3\]'),
-        (json.dumps({"anagrams": [["mirrored", "a", "b"]] * 3}), "has the views mirrored, accepted are identity, flip"),
+        ("{", "--prompts cannot be read as JSON, got .*prompts.json"),
+        ("[]", "prompts.json must hold a JSON object, got a list"),
+        ('{"boxes": []}', "keys must be of sampling, neutral, .*, got 'boxes'"),
+        ('{"neutral": ["a"]}', r'neutral must have the structure of "a red three", got \["a"\]'),
+        ('{"hybrids": [["a", "b"]]}', r'hybrids must have the structure of \[\["a .*, got \[\["a", "b"\]\]'),
+        ('{"sampling": ["a", "b", 3]}', r'sampling must have the structure of .*, got \["a", "b", 3\]'),
+        (json.dumps({"anagrams": [["mirrored", "a", "b"]] * 3}), "views must be of identity, flip, .*, got mirrored"),
     ],
 )
 def test_prompts_that_do_not_fit_are_named(text, message, tmp_path):
     (tmp_path / "prompts.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        part_a.read_prompts(tmp_path / "prompts.json", part_a.MINI)
-    with pytest.raises(ValueError, match="gone.json, no readable JSON"):
-        part_a.read_prompts(tmp_path / "gone.json", part_a.MINI)
+        editions.read_prompts(tmp_path / "prompts.json", editions.MINI)
+    with pytest.raises(ValueError, match="--prompts cannot be read as JSON, got .*gone.json"):
+        editions.read_prompts(tmp_path / "gone.json", editions.MINI)
+
+
+@pytest.mark.parametrize("part", [part_a.anagrams, part_a.hybrids, part_a.enlargements])
+def test_illusions_and_enlargements_are_drawn(part, monkeypatch):
+    """Figures whose settings are not those of plain prompts, with fewer steps."""
+    monkeypatch.setattr(part_a, "SHOWN", 1)
+    monkeypatch.setattr(part_a, "COURSE", {"sampler": "ddim", "steps": 2})
+    monkeypatch.setattr(part_a, "STAGE2_STEPS", 2)
+    one = editions.MINI._replace(anagrams=editions.MINI.anagrams[:1], hybrids=editions.MINI.hybrids[:1], sigmas=(2.5,))
+    photo = part_a.Picture("a picture", np.zeros((32, 32, 3), np.float32), "a red three")
+    models = jdiff.load("mini"), jdiff.load("mini-upscaler")
+    (figure,) = part(part_a.Studio(*models, one, jax.random.key(0), [photo], [], []))
+    assert np.isfinite(figure.rows).all() and figure.rows.shape[-1] == 3
+    assert figure.rows.shape[2] == (64 if part is part_a.enlargements else 32)
 
 
 def test_its_pages_show_every_figure_and_name_its_settings(tmp_path):

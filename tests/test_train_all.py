@@ -1,4 +1,4 @@
-"""The queue of all trainings: it goes on where it stopped, and says what is left."""
+"""The queue of all trainings: it continues where it stopped, and says what is left."""
 
 import sys
 from pathlib import Path
@@ -35,8 +35,8 @@ def starts(runs):
     ]
 
 
-def test_it_stops_at_a_failure_and_goes_on_from_there(runs):
-    with pytest.raises(SystemExit, match="second stopped with status 3; start this command again to go on"):
+def test_it_stops_at_a_failure_and_continues_there(runs):
+    with pytest.raises(SystemExit, match="second stopped with status 3; start this command again to continue"):
         train_all.main(runs=runs)
     assert starts(runs) == [1, 1, 0]
     train_all.main(runs=runs)
@@ -48,7 +48,7 @@ def test_it_stops_at_a_failure_and_goes_on_from_there(runs):
 def test_only_those_named_are_trained(runs):
     train_all.main(("third",), runs=runs)
     assert starts(runs) == [0, 0, 1]
-    with pytest.raises(SystemExit, match="there is no network forth; there are first, second, third"):
+    with pytest.raises(SystemExit, match="ONLY must be names of first, second, third, got 'forth'"):
         train_all.main(("forth",), runs=runs)
 
 
@@ -61,12 +61,12 @@ def test_the_list_has_rates_and_hours(runs, capsys):
     lines = capsys.readouterr().out.splitlines()
     line = lambda name: next(line for line in lines if line.startswith(f"{name} "))
     assert "40 of     100 updates" in line("first") and "0.7 hours left" in line("first")  # 600 images at 1/4 a second
-    assert "not begun" in line("second") and "done" in line("third")
-    assert lines[-1] == "0.7 hours left of the 2 networks whose speed is known"
+    assert "not started" in line("second") and "done" in line("third")
+    assert lines[-1] == "0.7 hours left for the 2 networks whose speed is known"
 
 
 def test_the_queue_is_the_courses_lengths(tmp_path):
-    items = {item.name: item for item in train_all.queue(tmp_path, Path("shared"), Path("weights"))}
+    items = {item.name: item for item in train_all.queue(tmp_path, Path("data"), Path("weights"))}
     assert list(items) == ["class-spec", "time-spec", "letters", "flow-class-spec", "flow-time-spec", "denoise-spec",
                            "time-best", "mini", "denoise-pure"]  # fmt: skip
     assert [items[name].updates for name in ("class-spec", "denoise-spec", "time-best")] == [9360, 1170, 28110]

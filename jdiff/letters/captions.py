@@ -1,21 +1,21 @@
-"""Captions of letters: the character, and words for its style."""
+"""Captions of letters: a character, and words for its style."""
 
 import itertools
 from typing import NamedTuple
 
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-# Words for the weight, by the least width of the capital I's stem as a part of its height.
+# Words for the weight, and the smallest stem of a capital I for each: its width as a part of its height.
 WEIGHTS = {"thin": 0.0, "light": 0.075, "regular": 0.112, "bold": 0.165, "heavy": 0.22}
 SLANTS = ("italic",)
 KINDS = ("serif", "sans", "typewriter")
-# What a style may say, in the order in which a caption says it; None says nothing.
+# The words of a style in the order of a caption. None is no word.
 STYLE_WORDS: tuple[tuple[str | None, ...], ...] = ((None, *WEIGHTS), (None, *SLANTS), (None, *KINDS))
-LENGTH = 40  # bytes with the end: the longest caption has 39
-VOWEL_SOUNDS = "AEFHILMNORSXaefhilmnorsx8"
+LENGTH = 40  # tokens of a caption: its bytes and an end token; the longest caption has 39
+VOWEL_SOUNDS = "AEFHILMNORSXaefhilmnorsx8"  # characters whose names start with a vowel, as in "an F"
 
 
 class Style(NamedTuple):
-    """What a caption says of a typeface; None where it says nothing."""
+    """The words of a caption for a typeface. None is no word."""
 
     weight: str | None = None
     slant: str | None = None
@@ -26,12 +26,12 @@ PLAIN = Style()
 
 
 def caption(character: str, style: Style = PLAIN, *, spelled: bool = False) -> str:
-    """Returns the caption of a character in a style. The character always comes last.
+    """Returns the caption of a character in a style. The character is always the last word.
 
     Args:
         character: one of `CHARACTERS`.
-        style: what the caption says of the typeface.
-        spelled: whether it also says "capital", "small" or "digit".
+        style: words for the typeface.
+        spelled: whether the caption also contains "capital", "small" or "digit".
 
     Example:
         >>> bold = Style("bold", None, "serif")
@@ -45,7 +45,7 @@ def caption(character: str, style: Style = PLAIN, *, spelled: bool = False) -> s
 
 
 def styles() -> list[Style]:
-    """Returns every style that a caption can ask for, the empty one first.
+    """Returns all styles, the empty one first.
 
     Example:
         >>> len(styles()), styles()[0]
@@ -57,8 +57,11 @@ def styles() -> list[Style]:
 def read_style(words: str) -> Style:
     """Reads a style from words in any order.
 
+    Args:
+        words: separated by spaces.
+
     Raises:
-        ValueError: a word that the model does not know, or two words of one kind.
+        ValueError: the model does not know a word, or two words are of one kind.
 
     Example:
         >>> read_style("serif bold")
@@ -69,21 +72,21 @@ def read_style(words: str) -> Style:
         place = next((i for i, known in enumerate(STYLE_WORDS) if word in known), None)
         if place is None:
             known = ", ".join(word for group in STYLE_WORDS for word in group if word)
-            raise ValueError(f"--style knows the words {known}, got {word!r}")
+            raise ValueError(f"--style must be words of {known}, got {word!r}")
         if found[place] not in (None, word):
-            raise ValueError(f"--style takes one of {found[place]!r} and {word!r}, got both")
+            raise ValueError(f"--style must have one of {found[place]!r} and {word!r}, got both")
         found[place] = word
     return Style(*found)
 
 
 def style_of(stem: float, italic: bool, mono: bool, serif: bool) -> Style:
-    """Returns all that a caption can say of a typeface.
+    """Returns the words for a typeface.
 
     Args:
-        stem: width of the capital I's stem as a part of its height.
-        italic: whether it slants.
-        mono: whether all its characters are equally wide.
-        serif: whether its capital I has serifs.
+        stem: width of the stem of a capital I, as a part of its height.
+        italic: whether the typeface is slanted.
+        mono: whether all characters have the same width.
+        serif: whether the capital I has serifs.
 
     Example:
         >>> style_of(0.2, False, False, True)

@@ -1,4 +1,4 @@
-"""The glyphs as arrays, and what training draws from them."""
+"""The glyphs of many typefaces, and batches of them for training."""
 
 import json
 from pathlib import Path
@@ -13,27 +13,32 @@ from jdiff.text.tokens import byte_tokens
 from jdiff.types import Array
 
 SIZE = 32
-HELD_OUT = 10  # of every so many families one is held out
-# Families that draw no letters: flag signals, and shapes that only their designer can read.
+HELD_OUT = 10  # one of this number of families is held out
+# Families whose glyphs cannot be read as letters: flag signals, and abstract shapes.
 NOT_LETTERS = ("semaphor", "fonts-f500")
 
 
 class Glyphs(NamedTuple):
-    """Typefaces drawn as arrays, and what is known of each."""
+    """The glyphs of typefaces, and facts about each typeface."""
 
-    images: np.ndarray  # [fonts 62 32 32] uint8, ink bright, in the order of `captions.CHARACTERS`
-    fonts: list[dict[str, Any]]  # name, family, stem, italic, mono, serif and more: a row of fonts.jsonl
+    images: np.ndarray  # [fonts 62 32 32] uint8 with bright ink, in the order of `captions.CHARACTERS`
+    fonts: list[dict[str, Any]]  # rows of fonts.jsonl: name, family, stem, italic, mono, serif and more
 
 
 def read(folder: str | Path) -> Glyphs:
-    """Reads a folder that `scripts/prepare_letters.py` wrote, reduced to 32 x 32 by area, without `NOT_LETTERS`.
+    """Reads glyphs, reduced to 32 x 32 pixels by area, without the families in `NOT_LETTERS`.
+
+    Args:
+        folder: a folder that `scripts/prepare_letters.py` wrote.
 
     Raises:
-        ValueError: the folder has no glyphs.npz or fonts.jsonl.
+        ValueError: the folder has no glyphs.npz or no fonts.jsonl.
     """
     folder = Path(folder)
     if missing := [name for name in ("glyphs.npz", "fonts.jsonl") if not (folder / name).is_file()]:
-        raise ValueError(f"{folder} has no {missing[0]}; make it by scripts/prepare_letters.py")
+        raise ValueError(
+            f"the glyphs' folder must have {missing[0]}, got {folder}; make it by scripts/prepare_letters.py"
+        )
     with np.load(folder / "glyphs.npz") as file:
         large = file["glyphs"]
     fonts = [json.loads(line) for line in (folder / "fonts.jsonl").read_text().splitlines()]
@@ -46,7 +51,7 @@ def read(folder: str | Path) -> Glyphs:
 
 
 def split(glyphs: Glyphs) -> tuple[Glyphs, Glyphs]:
-    """Returns (training, held out) glyphs. Whole families are held out: every tenth in the order of their names."""
+    """Divides glyphs into (training, held out). Every tenth family, in the order of their names, is held out whole."""
     families = sorted({font["family"] for font in glyphs.fonts} | set(NOT_LETTERS))
     out = set(families[HELD_OUT // 2 :: HELD_OUT])
     is_out = np.array([font["family"] in out for font in glyphs.fonts])
@@ -58,29 +63,29 @@ def split(glyphs: Glyphs) -> tuple[Glyphs, Glyphs]:
 
 
 class Batch(NamedTuple):
-    """What one update sees."""
+    """Glyphs with their captions."""
 
     images: Array  # [n 32 32 1] in [-1, 1], ink at 1
     tokens: Array  # [n l]
     mask: Array  # [n l]
-    labels: Array  # [n 4]: character, then places in the groups of `captions.STYLE_WORDS`
+    labels: Array  # [n 4]: character, and indices into the groups of `captions.STYLE_WORDS`
 
 
 class World(NamedTuple):
-    """What batches are drawn from, on the device."""
+    """All glyphs and all captions, on the device."""
 
     images: Array  # [fonts 62 32 32] uint8
-    styles: Array  # [fonts 3] places in the groups of `captions.STYLE_WORDS`
-    tokens: Array  # [weights slants kinds 2 62 l]
-    mask: Array
-    null_tokens: Array  # [l]
-    null_mask: Array
+    styles: Array  # [fonts 3] indices into the groups of `captions.STYLE_WORDS`
+    tokens: Array  # [weights slants kinds 2 62 l]; the axis of 2 is `spelled`
+    mask: Array  # the same shape
+    null_tokens: Array  # [l] of the empty caption
+    null_mask: Array  # [l]
 
 
 def world(glyphs: Glyphs) -> World:
-    """Returns the world of glyphs: their images, and every caption as tokens."""
-    told = [captions.style_of(*(font[key] for key in ("stem", "italic", "mono", "serif"))) for font in glyphs.fonts]
-    places = [[group.index(word) for group, word in zip(captions.STYLE_WORDS, style, strict=True)] for style in told]
+    """Puts glyphs and all captions on the device."""
+    styles = [captions.style_of(*(font[key] for key in ("stem", "italic", "mono", "serif"))) for font in glyphs.fonts]
+    places = [[group.index(word) for group, word in zip(captions.STYLE_WORDS, style, strict=True)] for style in styles]
     texts = [
         captions.caption(character, style, spelled=spelled)
         for style in captions.styles()
@@ -95,14 +100,14 @@ def world(glyphs: Glyphs) -> World:
 
 
 def draw(world: World, key: Array, n: int, null: float, dropped: float) -> Batch:
-    """Draws n glyphs with captions.
+    """Draws glyphs with captions.
 
     Args:
         world: from `world`.
         key: random key.
-        n: glyphs.
-        null: chance of the empty caption.
-        dropped: chance that a word of the style is left out, each for itself.
+        n: number of glyphs.
+        null: probability of the empty caption.
+        dropped: probability, for each word of the style, that it is left out.
     """
     keys = jax.random.split(key, 5)
     font = jax.random.randint(keys[0], (n,), 0, world.images.shape[0])

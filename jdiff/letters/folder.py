@@ -1,4 +1,4 @@
-"""The glyph model as a folder that `jdiff.load` reads."""
+"""Writing the letters model to a folder, which `jdiff.load` reads."""
 
 from pathlib import Path
 
@@ -20,17 +20,17 @@ SCHEDULER = {
     "thresholding": False,
     "variance_type": "fixed_small",
 }
-STORED = np.float16  # of the weights in the folder: half the size; they are computed with in float32
+STORED = np.float16  # dtype of the weights in the files, for half the size; computation is in float32
 DEFAULTS = {"sampler": "dpmpp_2m", "steps": 25, "guidance": 3.0}
 
 
 def write(
     out: Path, unet_config: unet.Config, text_config: t5.Config, unet_params: Params, text_params: Params
 ) -> None:
-    """Writes a UNet and its text encoder as a model's folder, in diffusers' layout.
+    """Writes a UNet and its text encoder to a model's folder, in diffusers' layout.
 
     Args:
-        out: a new folder, or one that a model was written to before, which is replaced.
+        out: a new folder, or one with a model, which is replaced.
         unet_config: sizes of the UNet.
         text_config: sizes of the text encoder.
         unet_params: weights of the UNet.

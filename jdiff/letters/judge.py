@@ -1,4 +1,4 @@
-"""The judge of letters: which character a glyph shows, case folded, and how well it reads as a given one."""
+"""The judges of letters. They read which character a glyph shows, in upper or lower case."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,34 +11,35 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from jdiff.letters.captions import CHARACTERS
 from jdiff.model import shipped
 from jdiff.networks.pure import Apply, pure
 from jdiff.networks.unet import fold
+from jdiff.parts import beside
 from jdiff.types import Array, Params
 
 SIZE = 32
-# What the judge tells apart. O and 0 are one class, and I, i, l and 1.
+# The classes. O, o and 0 are one class, and so are I, i, l and 1. A capital L is the class "l".
 CLASSES = "abcdefghijklmnopqrstuvwxyz23456789"
-# Glyphs that look like another character; of the letters only small l, since a capital L is a shape of its own.
+# Glyphs that look like another character. Of the l, only the small one does.
 ALIKE = {"0": "o", "1": "i", "l": "i"}
-# Classes by which a character of a word may be read.
+# Classes that count as right for a character of a word.
 READ_AS = {"0": "o", "1": "i", "l": "il"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Sizes of a judge: convolutions of 3 x 3 on patches of the glyph, then two dense layers."""
+    """Sizes of a judge: 3 x 3 convolutions on patches of the glyph, then two dense layers."""
 
-    patch: int
-    channels: tuple[int, ...]
-    halve: tuple[int, ...]  # convolutions after which height and width are halved
-    features: int
+    patch: int  # side of a patch in pixels
+    channels: tuple[int, ...]  # of the convolutions
+    halve: tuple[int, ...]  # numbers of the convolutions after which height and width are halved
+    features: int  # width of the first dense layer
 
 
-# The judge that ranks, and one of other sizes and another seed that only measures.
+# The judge that ranks candidates, and one with other sizes and another seed that only measures.
 KINDS = {
     "judge": Sizes(1, (16, 32, 64, 96), (0, 1, 3), 128),
     "second-judge": Sizes(2, (32, 48, 64, 64), (1, 3), 128),
@@ -46,7 +47,7 @@ KINDS = {
 
 
 def class_of(character: str) -> int:
-    """Returns the place in `CLASSES` of the class that a glyph belongs to.
+    """Returns the index in `CLASSES` of a glyph's class.
 
     Example:
         >>> [CLASSES[class_of(character)] for character in "OoL0lI1"]
@@ -56,7 +57,7 @@ def class_of(character: str) -> int:
 
 
 def accepted(character: str) -> np.ndarray:
-    """Returns which classes read as a character of a word, whatever its case: ones and zeros [classes].
+    """Returns the classes that count as right for a character of a word in any case: ones and zeros [classes].
 
     Example:
         >>> [CLASSES[i] for i in np.flatnonzero(accepted("L"))]
@@ -70,13 +71,13 @@ LABELS = np.array([class_of(character) for character in CHARACTERS])
 
 
 def halve(x: Array) -> Array:
-    """[n h w c] -> [n h/2 w/2 c], the largest of each four."""
+    """Returns the maximum of each 2 x 2 pixels: [n h/2 w/2 c] of [n h w c]."""
     n, h, w, c = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
 class Judge(nnx.Module):
-    """Convolutions without normalisation, so that contrast is learnt, and two dense layers."""
+    """Convolutions and two dense layers, without normalisation, which would remove the contrast."""
 
     def __init__(self, sizes: Sizes, conv: Callable, rngs: nnx.Rngs):
         self.sizes = sizes
@@ -93,6 +94,7 @@ class Judge(nnx.Module):
         self.head = nnx.Linear(sizes.features, len(CLASSES), rngs=rngs)
 
     def features(self, ink: Array) -> Array:
+        """Returns the features [n features] of ink [n 32 32 1] in [0, 1]."""
         x = fold(ink - 0.2, self.sizes.patch)
         for i, conv in enumerate(self.convs):
             x = nnx.relu(conv(x))
@@ -100,16 +102,19 @@ class Judge(nnx.Module):
         return nnx.relu(self.dense(x.reshape(x.shape[0], -1)))
 
     def __call__(self, ink: Array) -> Array:
+        """Returns the logits [n classes] of ink [n 32 32 1] in [0, 1]."""
         return self.head(self.features(ink))
 
 
 @cache
 def network(kind: str = "judge", conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, Params]:
-    """Returns a judge as a pure function `(params, ink [n 32 32 1] in [0, 1]) -> logits [n classes]`, and its shapes.
+    """Returns a judge as a pure function, and the shapes of its parameters.
+
+    The function is `(params, ink [n 32 32 1] in [0, 1]) -> logits [n classes]`.
 
     Args:
         kind: a name in `KINDS`.
-        conv: the convolution, such as `jdiff.training.conv.conv_by_patches` for training on CPUs.
+        conv: the convolution; `jdiff.training.conv.conv_by_patches` is fast for training on CPUs.
 
     Example:
         >>> apply, shapes = network()
@@ -120,12 +125,17 @@ def network(kind: str = "judge", conv: Callable = jax.lax.conv_general_dilated) 
 
 
 def init(kind: str, key: Array) -> dict:
-    """Fresh parameters of a judge, float32."""
+    """Returns fresh parameters of a judge in float32."""
     return nnx.to_pure_dict(nnx.state(Judge(KINDS[kind], jax.lax.conv_general_dilated, nnx.Rngs(key))))
 
 
 def chances(params: Params, images: Array, kind: str = "judge") -> Array:
-    """Returns how likely each class is [n classes], for glyphs [n 32 32 1] in [-1, 1] with ink at 1.
+    """Returns the probability of each class [n classes].
+
+    Args:
+        params: of the judge.
+        images: glyphs [n 32 32 1] in [-1, 1] with ink at 1.
+        kind: a name in `KINDS`.
 
     Raises:
         ValueError: the images have another shape.
@@ -137,10 +147,14 @@ def chances(params: Params, images: Array, kind: str = "judge") -> Array:
 
 
 def load_params(folder: str | Path | None = None, kind: str = "judge") -> dict:
-    """Returns the weights of a trained judge, float32, by default what ships with the library.
+    """Reads the parameters of a trained judge, in float32.
+
+    Args:
+        folder: folder of model.safetensors; the judge that ships with the library if None.
+        kind: a name in `KINDS`.
 
     Raises:
-        ValueError: the file does not hold exactly this judge's weights.
+        ValueError: the file does not exist, or does not hold exactly the parameters of this judge.
     """
     path = (Path(folder) if folder is not None else shipped("letters") / kind) / "model.safetensors"
     if not path.is_file():
@@ -152,13 +166,30 @@ def load_params(folder: str | Path | None = None, kind: str = "judge") -> dict:
     return unnamed({name: jnp.asarray(a, jnp.float32) for name, a in found.items()}, network(kind)[1])
 
 
+def save_params(folder: str | Path, params: Params, kind: str = "judge") -> None:
+    """Writes a judge's parameters to a folder, which `load_params` reads.
+
+    Args:
+        folder: for model.safetensors.
+        params: of the network, in the dtype that they are stored in.
+        kind: a name in `KINDS`.
+
+    Raises:
+        OSError: the file cannot be written. What was there stays.
+    """
+    path = Path(folder) / "model.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as file:
+        file.write(save(named(params), {"format": "jdiff.letters.judge", "kind": kind}))
+
+
 def named(tree: Params) -> dict[str, Any]:
-    """Returns the leaves of a tree of parameters under names such as "convs/0/kernel"."""
+    """Returns the leaves of a tree of parameters, by names such as "convs/0/kernel"."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def unnamed(flat: dict[str, Any], shapes: Params) -> dict:
-    """Returns the tree of parameters whose leaves have these names."""
+    """Returns the tree of parameters of named leaves: the inverse of `named`."""
     return jax.tree_util.tree_map_with_path(lambda path, _: flat[_name(path)], shapes)
 
 
@@ -167,9 +198,13 @@ def _name(path: tuple[Any, ...]) -> str:  # keys of several types
 
 
 def load_judge(folder: str | Path | None = None, kind: str = "judge") -> Partial:
-    """Returns `images [n 32 32 1] in [-1, 1] -> chances [n classes]`.
+    """Returns a trained judge as a function of images [n 32 32 1] in [-1, 1], which returns `chances`.
 
-    It is a Partial, so its weights are an argument of `jax.jit` and no constant.
+    It is a Partial. In `jax.jit(lambda judge, images: judge(images))` its parameters are arguments and not constants.
+
+    Args:
+        folder: as in `load_params`.
+        kind: a name in `KINDS`.
     """
     return Partial(_JUDGES[kind], load_params(folder, kind))
 

@@ -1,4 +1,4 @@
-"""Ambigrams as pictures: the strip of letters, a page that shows it both ways, frames that turn it, an outline."""
+"""Ambigrams as pictures: a strip of letters, a page with both readings, an animation, and an outline (SVG)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +10,22 @@ from jdiff import images
 from jdiff.letters.ambigrams import TURNS, Ambigram
 
 HEIGHT = 256  # of a strip, in pixels
-GAP, MARGIN = 0.07, 0.15  # between letters and around the strip, as parts of the height
-EDGE = 3.0  # by how much an enlarged edge is sharpened
-FRAMES = 48  # of half a turn
+GAP, MARGIN = 0.07, 0.15  # space between letters and around the strip, as parts of the height
+EDGE = 3.0  # contrast of the edges of an enlarged glyph
+FRAMES = 48  # of an animation
 
 Colour = tuple[int, int, int]
 
 
 def colour(name: str, flag: str) -> Colour:
-    """Returns red, green and blue of a colour's name or of "#rrggbb".
+    """Reads a colour.
+
+    Args:
+        name: a name such as "navy", or "#rrggbb".
+        flag: what the error calls it.
+
+    Returns:
+        Red, green and blue, 0 to 255.
 
     Raises:
         ValueError: there is no such colour.
@@ -34,7 +41,15 @@ def colour(name: str, flag: str) -> Colour:
 
 
 def enlarge(glyph: np.ndarray, side: int = HEIGHT) -> np.ndarray:
-    """Returns the ink [side side] in [0, 1] of a glyph [h w 1] in [-1, 1], enlarged with sharp edges."""
+    """Enlarges a glyph with sharp edges.
+
+    Args:
+        glyph: [h w 1] in [-1, 1].
+        side: the new height and width.
+
+    Returns:
+        Ink [side side] in [0, 1].
+    """
     ink = np.clip((np.asarray(glyph, np.float32)[..., 0] + 1) / 2, 0, 1)
     large = np.asarray(Image.fromarray(ink).resize((side, side), Image.Resampling.BICUBIC))
     return np.clip((large - 0.5) * EDGE + 0.5, 0, 1)
@@ -44,11 +59,11 @@ def strip(glyphs: np.ndarray, height: int = HEIGHT) -> tuple[np.ndarray, list[in
     """Sets glyphs side by side with even spacing.
 
     Args:
-        glyphs: [n h w 1] in [-1, 1], ink at 1.
-        height: of the strip, without its margins.
+        glyphs: [n h w 1] in [-1, 1], with ink at 1.
+        height: of the strip.
 
     Returns:
-        The ink [h w] in [0, 1], and the middle of each letter in pixels from the left.
+        Ink [h w] in [0, 1], and the middle of each letter in pixels from the left.
     """
     gap, margin = round(GAP * height), round(MARGIN * height)
     parts, middles, x = [np.zeros((height, margin))], [], margin
@@ -66,18 +81,23 @@ def strip(glyphs: np.ndarray, height: int = HEIGHT) -> tuple[np.ndarray, list[in
 
 
 def painted(ink: np.ndarray, paper: Colour, colour: Colour) -> np.ndarray:
-    """Returns a picture [h w 3] uint8 of ink [h w] in [0, 1]."""
+    """Paints ink [h w] in [0, 1] in a colour on paper: [h w 3] uint8."""
     share = ink[..., None]
     return np.rint(share * np.array(colour) + (1 - share) * np.array(paper)).astype(np.uint8)
 
 
 def turned(ink: np.ndarray, view: str) -> np.ndarray:
-    """Returns a strip [h w] as it looks when it is turned."""
+    """Returns a strip [h w] under a view: "rotate_180", "flip" or "mirror"."""
     return {"rotate_180": ink[::-1, ::-1], "flip": ink[::-1], "mirror": ink[:, ::-1]}[view]
 
 
 def page(made: Ambigram, paper: Colour = (255, 255, 255), ink: Colour = (0, 0, 0)) -> np.ndarray:
-    """Draws an ambigram upright and turned, with the score under each letter and the verdict.
+    """Draws an ambigram upright and turned, with the score of each letter and the verdict.
+
+    Args:
+        made: the ambigram.
+        paper: colour of the paper.
+        ink: colour of the letters.
 
     Returns:
         A picture [h w 3] uint8.
@@ -109,7 +129,17 @@ def page(made: Ambigram, paper: Colour = (255, 255, 255), ink: Colour = (0, 0, 0
 def frames(
     made: Ambigram, paper: Colour = (255, 255, 255), ink: Colour = (0, 0, 0), count: int = FRAMES
 ) -> list[np.ndarray]:
-    """Draws the strip as it is turned, first upright, last turned: pictures [h w 3] uint8 of one size."""
+    """Draws an animation in which the strip turns from upright to turned.
+
+    Args:
+        made: the ambigram.
+        paper: colour of the paper.
+        ink: colour of the letters.
+        count: number of frames.
+
+    Returns:
+        Pictures [h w 3] uint8 of one size.
+    """
     flat, _ = strip(made.glyphs, HEIGHT // 2)
     picture = Image.fromarray(np.rint(255 * flat).astype(np.uint8))
     h, w = flat.shape
@@ -132,7 +162,7 @@ def frames(
 
 
 def tracer() -> Callable[..., str]:
-    """Returns the function of vtracer that traces pixels.
+    """Returns vtracer's function that converts pixels to SVG.
 
     Raises:
         ValueError: vtracer is not installed.
@@ -140,12 +170,18 @@ def tracer() -> Callable[..., str]:
     try:
         import vtracer  # pyright: ignore[reportMissingImports]  # of the extra `svg`
     except ImportError:
-        raise ValueError("--svg needs vtracer: pip install 'jdiff[svg]'") from None
+        raise ValueError("--svg needs vtracer, which is not installed: pip install 'jdiff[svg]'") from None
     return vtracer.convert_pixels_to_svg
 
 
 def save_svg(path: str | Path, made: Ambigram, paper: Colour = (255, 255, 255), ink: Colour = (0, 0, 0)) -> None:
-    """Writes the upright strip as outlines. It needs vtracer (the extra `svg`).
+    """Writes the upright strip as an SVG of outlines. It needs vtracer (the extra `svg`).
+
+    Args:
+        path: of the file.
+        made: the ambigram.
+        paper: colour of the paper.
+        ink: colour of the letters.
 
     Raises:
         ValueError: vtracer is not installed.

@@ -1,1 +1,1 @@
-"""MNIST: the networks of part B of the course, and the coloured, captioned digits of the mini model."""
+"""MNIST: the networks of part B of the course, and the data and the judge of the mini model."""

@@ -21,7 +21,7 @@ COLOURS = {
     "white": (1, 1, 1),
 }  # in [-1, 1]
 BACKGROUNDS = {"": (-1, -1, -1), " on white": (1, 1, 1)}
-LENGTH = 40  # tokens of a caption, which are bytes and an end; the longest caption has 35
+LENGTH = 40  # tokens of a caption: its bytes and an end token; the longest caption has 35
 FORMS = ("{a} {colour} {word}", "{a} {colour} {digit}", "the digit {digit} in {colour}", "the digit {word} in {colour}")
 
 
@@ -83,18 +83,23 @@ class Batch(NamedTuple):
 
 
 class World(NamedTuple):
-    """What batches are drawn from: all digits and all captions, on the device."""
+    """All digits and all captions, on the device."""
 
     images: Array  # [m 32 32] uint8
     labels: Array  # [m]
-    tokens: Array  # [forms 10 8 2 l]; white on white is empty, and is never drawn
-    mask: Array
-    null_tokens: Array  # [l]
-    null_mask: Array
+    tokens: Array  # [forms digits colours backgrounds l]; white on white is empty, and is never drawn
+    mask: Array  # the same shape
+    null_tokens: Array  # [l] of the empty caption
+    null_mask: Array  # [l]
 
 
 def world(images: np.ndarray, labels: np.ndarray) -> World:
-    """Returns the world of digits [m 32 32] uint8 with their labels [m]."""
+    """Puts digits and captions on the device.
+
+    Args:
+        images: digits [m 32 32] uint8.
+        labels: [m].
+    """
     rows = captions()
     tokens, mask = byte_tokens(["", *(row.text for row in rows)], LENGTH)
     shape = (len(FORMS), len(DIGITS), len(COLOURS), len(BACKGROUNDS), LENGTH)
@@ -106,17 +111,14 @@ def world(images: np.ndarray, labels: np.ndarray) -> World:
 
 
 def draw(w: World, key: Array, n: int, null: float, white: float = 1 / 3) -> Batch:
-    """Draws painted digits with captions of the grammar.
+    """Draws painted digits with captions.
 
     Args:
         w: digits and captions.
         key: random key.
-        n: how many.
-        null: chance of an empty caption.
-        white: chance of a white background; white digits are always on black.
-
-    Returns:
-        [n ...].
+        n: number of digits.
+        null: probability of an empty caption.
+        white: probability of a white background. White digits are always on black.
     """
     keys = jax.random.split(key, 6)
     rows = jax.random.randint(keys[0], (n,), 0, w.labels.shape[0])

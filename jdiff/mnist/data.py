@@ -1,4 +1,4 @@
-"""MNIST from TensorFlow Datasets, which reads it without TensorFlow once it is prepared, and batches of it."""
+"""MNIST from TensorFlow Datasets, and batches of it. Once MNIST is prepared, it is read without TensorFlow."""
 
 import io
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from PIL import Image
 from jdiff.training.loop import Batches
 from jdiff.types import Array
 
-# A row of a source, or a pytree of arrays made of it: the caller's own.
+# A row of a source, or a pytree of arrays. Its type is the caller's.
 Row = Any
 
 
 class Source(Protocol):
-    """Rows with random access."""
+    """A data set with random access."""
 
     def __len__(self) -> int: ...
 
@@ -28,11 +28,12 @@ class Source(Protocol):
 
 
 def as_it_is(row: Row) -> Row:
+    """Returns the row."""
     return row
 
 
 def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Reads MNIST, in the order of the data set.
+    """Reads MNIST in the order of the data set.
 
     Args:
         split: "train" or "test".
@@ -42,11 +43,17 @@ def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, n
         Images [n 28 28] uint8, and labels [n] int32.
 
     Raises:
-        ValueError: MNIST is not prepared there, and cannot be.
+        ValueError: MNIST is not prepared there and cannot be prepared now. The message says how to prepare it.
     """
-    where = f"from {data_dir}" if data_dir is not None else "from the default folder of TensorFlow Datasets"
+    where = "the default folder of TensorFlow Datasets" if data_dir is None else str(data_dir)
+    folder = "" if data_dir is None else f"data_dir='{data_dir}', "
+    how = (
+        "prepare it once, with an internet connection and TensorFlow: pip install 'jdiff[train,prepare]' && python -c "
+        f"\"import tensorflow_datasets as t; t.builder('mnist', {folder}file_format='array_record')"
+        '.download_and_prepare()"'
+    )
     if data_dir is not None and not Path(data_dir).is_dir():
-        raise ValueError(f"data_dir must be a folder with a prepared 'mnist', got {data_dir}")
+        raise ValueError(f"data_dir must be a folder with a prepared 'mnist', got {data_dir}; {how}")
     try:
         import tensorflow_datasets as tfds
 
@@ -55,20 +62,15 @@ def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, n
             builder.download_and_prepare()
         read: Any = builder.as_data_source  # its type has no `split`
         source = read(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-        rows = source.__getitems__(range(len(source)))  # all PNGs at once: over four times as fast as one by one
+        rows = source.__getitems__(range(len(source)))  # all at once is over four times as fast as one by one
         images = np.stack([np.asarray(Image.open(io.BytesIO(row["image"]))) for row in rows])
         return images, np.array([row["label"] for row in rows], np.int32)
     except Exception as error:
-        raise ValueError(
-            f"MNIST cannot be read {where} ({type(error).__name__}: {error}); prepare it once, with an internet "
-            "connection and TensorFlow: pip install 'jdiff[train,prepare]' && "
-            "python -c \"import tensorflow_datasets as t; t.builder('mnist', file_format='array_record')"
-            '.download_and_prepare()"'
-        ) from error
+        raise ValueError(f"MNIST cannot be read from {where} ({type(error).__name__}: {error}); {how}") from error
 
 
 def pad32(images: np.ndarray) -> np.ndarray:
-    """Pads images [n 28 28] to [n 32 32], with background on all sides.
+    """Pads images [n 28 28] to [n 32 32] with zeros on all sides.
 
     Example:
         >>> pad32(np.ones((1, 28, 28), np.uint8)).sum()
@@ -78,17 +80,17 @@ def pad32(images: np.ndarray) -> np.ndarray:
 
 
 def to_floats(images: Array) -> Array:
-    """Returns uint8 images [n h w] as floats [n h w 1] in [0, 1], which is the course's range."""
+    """Converts uint8 images [n h w] to floats [n h w 1] in [0, 1], the course's range."""
     return images[..., None].astype(jnp.float32) / 255
 
 
 def to_signed(images: Array) -> Array:
-    """Returns uint8 images [n h w] as floats [n h w 1] in [-1, 1]."""
+    """Converts uint8 images [n h w] to floats [n h w 1] in [-1, 1]."""
     return images[..., None].astype(jnp.float32) / 127.5 - 1
 
 
 def per_epoch(n: int, batch: int) -> int:
-    """Returns the number of updates in an epoch of n images. The rest, fewer than a batch, is left out of this epoch.
+    """Returns the number of updates in an epoch of n images. Images that do not fill a batch are left out.
 
     Raises:
         ValueError: there are fewer images than one batch needs.
@@ -105,17 +107,17 @@ def per_epoch(n: int, batch: int) -> int:
 def on_device(
     images: np.ndarray, labels: np.ndarray, batch: int, key: Array, scale: Callable[[Array], Array] = to_floats
 ) -> Batches:
-    """Returns batches of a data set that is kept whole on the device, and shuffled anew in each epoch.
+    """Returns batches of a data set that is kept on the device and shuffled in each epoch.
 
-    The order of epoch e is permutation(fold_in(key, e)). So update u has the same images, however training was divided
-    into calls.
+    The order of epoch e is permutation(fold_in(key, e)). So update u has the same images, however the updates are
+    divided into calls of `train`.
 
     Args:
         images: [n 28 28] uint8.
         labels: [n].
         batch: images an update.
         key: random key of the order.
-        scale: from uint8 to what the network gets.
+        scale: converts uint8 images to the network's input.
 
     Returns:
         Batches of (images [batch h w 1], labels [batch]).
@@ -157,21 +159,21 @@ def from_source(
     process: int = 0,
     processes: int = 1,
 ) -> Batches:
-    """Returns batches that the host reads from any source with random access, by grain (the extra `train`).
+    """Returns batches that the host reads from a data set with random access, by grain (the extra `train`).
 
-    Rows are shuffled anew in each epoch, and read by several threads. The rows of an update depend on its number alone,
-    so that a run that is stopped goes on with the right ones.
+    Rows are shuffled in each epoch and read by several threads. The rows of an update depend only on its number, so a
+    run that was stopped continues with the right rows.
 
     Args:
-        source: has a length and `[i]`, such as `tfds.data_source`.
+        source: a data set with a length and `[i]`, such as `tfds.data_source`.
         batch: rows that this process reads for an update.
         seed: of the order.
-        to_arrays: from a row to a pytree of arrays.
+        to_arrays: converts a row to a pytree of arrays.
         process: number of this process, such as `jax.process_index()`.
-        processes: how many there are, such as `jax.process_count()`.
+        processes: number of processes, such as `jax.process_count()`.
 
     Returns:
-        Batches of such pytrees [batch ...]; of several processes, each has its own share.
+        Batches of such pytrees [batch ...]. With several processes, each reads its own rows.
 
     Example:
         >>> rows = [{"x": np.float32(i)} for i in range(6)]

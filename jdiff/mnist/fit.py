@@ -1,4 +1,4 @@
-"""Trains one of part B's networks by its recipe, and writes the trained network."""
+"""Training of part B's networks by their recipes, and writing of trained networks."""
 
 import json
 import time
@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 from jdiff.checkpoints import files
 from jdiff.mnist import data, objectives
 from jdiff.mnist.recipes import Recipe
-from jdiff.parts import beside
+from jdiff.parts import write_text
 from jdiff.training import log
 from jdiff.training.conv import fitting_conv
 from jdiff.training.loop import TrainState, start, train
@@ -24,7 +24,7 @@ from jdiff.types import Array, Conditioning, Params, Prediction
 
 
 class Run(NamedTuple):
-    """The settings of one training. A checkpoint of other settings is refused."""
+    """The settings of a training. A checkpoint with other settings is refused."""
 
     kind: str
     recipe: str
@@ -39,7 +39,16 @@ class Run(NamedTuple):
 def mixed(
     train: objectives.Training, dtype: str, params: Params, x: Array, t: Array, conditioning: Conditioning
 ) -> tuple[Prediction, Array | float]:
-    """Calls `train` with weights and images in `dtype`. BatchNorm's statistics and the results stay in float32."""
+    """Calls a network with weights and images in another dtype. BatchNorm's statistics and the result stay in float32.
+
+    Args:
+        train: the network in training.
+        dtype: of weights and images.
+        params: of the network.
+        x: images [n h w 1].
+        t: what the network is told about the noise level, [n].
+        conditioning: the classes.
+    """
     cast = lambda tree: jax.tree.map(lambda a: a.astype(dtype), tree)
     params = params | {"params": cast(params["params"])} if "statistics" in params else cast(params)
     prediction, pull = train(params, x.astype(dtype), t, conditioning)
@@ -68,12 +77,12 @@ def fit(
         run: settings.
         images: [n 28 28] uint8.
         labels: [n].
-        folder: for checkpoints, log.csv and the kept weights.
-        minutes: training ends with the first report after this time.
-        keep_epochs: after these epochs, the weights are kept in `folder`/epoch-N.safetensors.
+        folder: for checkpoints, log.csv and the weights of `keep_epochs`.
+        minutes: training ends at the first report after this time.
+        keep_epochs: epochs after which the weights are written to `folder`/epoch-N.safetensors.
         every: updates between reports.
         save_every: updates between checkpoints; an epoch if None.
-        mesh: devices, as `train` has them.
+        mesh: devices, as in `train`.
         tensorboard: also write files for TensorBoard.
         quiet: show no progress bar.
 
@@ -81,7 +90,7 @@ def fit(
         The state, and whether training is finished.
 
     Raises:
-        ValueError: the folder holds checkpoints of other settings.
+        ValueError: the folder holds checkpoints with other settings.
         FloatingPointError: the loss is not finite.
         OSError: a checkpoint cannot be written.
     """
@@ -117,28 +126,28 @@ def fit(
 
 
 def _halved(a: Array) -> np.ndarray:
-    """Returns an array in float16, or as it is if it has larger numbers, such as a variance of 100,000."""
+    """Converts an array to float16, unless it has numbers that are too large, such as a variance of 100,000."""
     wide = np.asarray(a)
     return wide.astype(np.float16) if np.abs(wide).max(initial=0) <= np.finfo(np.float16).max else wide
 
 
 def export(out: str | Path, run: Run, state: TrainState, finished: bool, folder: str | Path, images: int) -> None:
-    """Writes the EMA of the weights, in float16 where that holds them, and training.json.
+    """Writes the EMA of the weights to model.safetensors, and the facts of the training to training.json.
 
     Args:
         out: folder to write to.
         run: settings.
         state: from `fit`.
         finished: from `fit`.
-        folder: of the run, with its log.csv.
-        images: number of images of an epoch.
+        folder: the run's folder, with log.csv.
+        images: number of images in an epoch.
     """
     out, step = Path(out), int(state.step)
     rows = [row for row in log.read(Path(folder) / "log.csv") if row["update"] <= step]
     out.mkdir(parents=True, exist_ok=True)
     stored = jax.tree.map(_halved, state.ema)
     files.save(out / "model.safetensors", stored, {"kind": run.kind, "recipe": run.recipe})
-    speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]  # a run's first row has none
+    speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]  # the first row of a run has none
     kept = [row for i, row in enumerate(rows) if i % max(len(rows) // 200, 1) == 0 or row is rows[-1]]
     facts = run._asdict() | {
         "updates": step,
@@ -148,5 +157,4 @@ def export(out: str | Path, run: Run, state: TrainState, finished: bool, folder:
         "images_per_second": float(np.median(speeds)) if speeds else 0.0,
         "curve": [[int(row["update"]), row["loss"]] for row in kept],
     }
-    with beside(out / "training.json") as file:
-        file.write((json.dumps(facts, indent=1) + "\n").encode())
+    write_text(out / "training.json", json.dumps(facts, indent=1) + "\n")

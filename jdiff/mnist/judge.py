@@ -1,6 +1,6 @@
-"""The digit judge: which digit an image of the mini model shows, in which colour, on which background."""
+"""The digit judge. It reads the digit, its colour and the background of an image of the mini model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,30 +10,35 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, traverse_util
 from jax.tree_util import Partial
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from jdiff.mnist.captions import BACKGROUNDS, COLOURS
 from jdiff.model import shipped
 from jdiff.networks.pure import Apply, pure
+from jdiff.parts import beside
 from jdiff.types import Array, Params
 
 SIZE = 32
-CHANNELS = (16, 32, 64, 64)  # of the convolutions, at 32, 16, 8 and 8 pixels
+CHANNELS = (16, 32, 64, 64)  # of the convolutions, at 32, 16, 8 and 8 pixels a side
 FEATURES = 128
 BORDER = 2  # pixels; MNIST padded to 32 has six empty ones on each side
-# Quantile of the distances from the background that counts as full ink. It is the 20th highest of 1024 pixels; thin
-# digits have 30 of full ink.
+# The quantile of the distances from the background that counts as full ink: the 20th highest of 1024 pixels. Thin
+# digits have 30 pixels of full ink.
 INK = 0.98
-# Least ink of the pixels that show the colour; edges with less are mixed with the background. With 0.5, 0.35 % of
-# yellow on black and of red on white were misread.
+# Smallest ink of the pixels from which the colour is read. Pixels with less are edges, mixed with the background. With
+# a value of 0.5, 0.35 % of yellow on black and of red on white were misread.
 CORE = 0.8
-# Least distance of full ink, in RGB in [-1, 1], so that noise is no ink. The least distance of the grammar is 2.
+# Smallest distance of full ink from the background, in RGB in [-1, 1], so that noise is not read as ink. The smallest
+# distance between a colour and a background of the captions is 2.
 FAINT = 1.0
-FAR_BACKGROUND = 0.5  # a background further than this from black and from white is neither; a seventh of their distance
-FAR_COLOUR = 1.0  # ink further than this from each name has no name; grey is 1.41 away, and neighbours are 1 apart
+FAR_BACKGROUND = 0.5  # a background that is further from black and white is neither; it is a seventh of their distance
+FAR_COLOUR = (
+    1.0  # ink that is further from all named colours has no name; named colours are at least 1 apart, grey 1.41
+)
 
 
 def convolution(inputs: int, outputs: int, conv: Callable, rngs: nnx.Rngs) -> nnx.Conv:
+    """Returns a 3 x 3 convolution layer."""
     return nnx.Conv(
         inputs, outputs, (3, 3), conv_general_dilated=conv, kernel_init=nnx.initializers.he_normal(), rngs=rngs
     )
@@ -46,7 +51,7 @@ def halve(x: Array) -> Array:
 
 
 class Judge(nnx.Module):
-    """Four convolutions and two dense layers. There is no normalisation, which would remove the contrast."""
+    """Four convolutions and two dense layers, without normalisation, which would remove the contrast."""
 
     def __init__(self, conv: Callable, rngs: nnx.Rngs):
         a, b, c, d = CHANNELS
@@ -58,6 +63,7 @@ class Judge(nnx.Module):
         self.head = nnx.Linear(FEATURES, 10, rngs=rngs)
 
     def features(self, strokes: Array) -> Array:
+        """Returns the features [n 128] of strokes [n 32 32]."""
         x = _checked(strokes)[..., None] - 0.1  # the mean of MNIST at 32 pixels
         x = halve(nnx.relu(self.conv_1(x)))
         x = halve(nnx.relu(self.conv_2(x)))
@@ -66,6 +72,7 @@ class Judge(nnx.Module):
         return nnx.relu(self.dense(x.reshape(x.shape[0], -1)))
 
     def __call__(self, strokes: Array) -> Array:
+        """Returns the logits [n 10] of strokes [n 32 32]."""
         return self.head(self.features(strokes))
 
 
@@ -79,11 +86,11 @@ def _checked(strokes: Array) -> Array:
 def network(conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, Params]:
     """Returns the judge as a pure function, and the shapes of its parameters.
 
-    The function is `(params, strokes [n 32 32] in [0, 1]) -> logits [n 10]`. Its `at("features")` returns what the
-    logits are read from, [n 128] and at least 0.
+    The function is `(params, strokes [n 32 32] in [0, 1]) -> logits [n 10]`. Its `at("features")` returns the features
+    [n 128] of the last hidden layer, which are at least 0.
 
     Args:
-        conv: the convolution, such as `jdiff.training.conv.conv_by_patches` for training on CPUs.
+        conv: the convolution; `jdiff.training.conv.conv_by_patches` is fast for training on CPUs.
 
     Example:
         >>> apply, shapes = network()
@@ -99,7 +106,7 @@ def init(key: Array) -> dict:
 
 
 def background_of(images: Array) -> Array:
-    """Returns the background's colour [n 3] of images [n h w 3]: the median of the border, channel by channel."""
+    """Returns the background's colour [n 3] of images [n h w 3]: the median of the border in each channel."""
     n, h, w, _ = _pictures(images).shape
     inner = np.pad(np.ones((h - 2 * BORDER, w - 2 * BORDER), bool), BORDER)
     return jnp.median(images.reshape(n, h * w, 3)[:, np.flatnonzero(~inner)], axis=1)
@@ -114,10 +121,10 @@ def _pictures(images: Array) -> Array:
 
 
 def strokes(images: Array) -> Array:
-    """Returns the ink of images, for any colour and any background.
+    """Returns the ink of images with any colour and any background.
 
-    A pixel's ink is its distance from the background's colour, along the line to the mean colour of all pixels that
-    differ from it. Full ink is 1. An image of nothing has no ink; see `FAINT`.
+    The ink of a pixel is its distance from the background's colour, measured along the line to the mean colour of all
+    pixels that differ from the background. Full ink is 1. An empty image has no ink; see `FAINT`.
 
     Args:
         images: [n h w 3] in [-1, 1].
@@ -148,19 +155,19 @@ def strokes(images: Array) -> Array:
 
 
 class Colours(NamedTuple):
-    """The nearest names of colours, and their distances in RGB in [-1, 1]. From black to white it is 3.46."""
+    """The nearest named colours, and the distances to them in RGB in [-1, 1]. Black and white are 3.46 apart."""
 
-    colour: Array  # [n] index into COLOURS; -1 if none is within FAR_COLOUR, or there is no ink
+    colour: Array  # [n] index into COLOURS; -1 if none is within FAR_COLOUR, or if there is no ink
     background: Array  # [n] index into BACKGROUNDS; -1 if neither is within FAR_BACKGROUND
-    colour_distance: Array  # [n] infinite if there is no ink
+    colour_distance: Array  # [n]; infinite if there is no ink
     background_distance: Array  # [n]
 
 
 def colour(images: Array) -> Colours:
     """Names the colours of the ink and of the background.
 
-    The ink's colour is the mean of the pixels with more than `CORE` ink, weighted by their ink. The background's is the
-    median of the border.
+    The colour of the ink is the mean of the pixels with more ink than `CORE`, weighted by their ink. The colour of the
+    background is the median of the border.
 
     Args:
         images: [n h w 3] in [-1, 1].
@@ -194,10 +201,10 @@ def _nearest(rgb: Array, table: dict) -> tuple[Array, Array]:
 
 
 class Verdict(NamedTuple):
-    """What n images show."""
+    """What the judge reads in n images."""
 
-    digit: Array  # [n] 0 to 9, the likeliest one, whatever the image
-    probability: Array  # [n] of that digit
+    digit: Array  # [n] the most likely digit, 0 to 9
+    probability: Array  # [n] of this digit
     colour: Array  # [n] as in Colours
     background: Array  # [n] as in Colours
     colour_distance: Array  # [n] as in Colours
@@ -205,7 +212,7 @@ class Verdict(NamedTuple):
 
 
 def judge(params: Params, images: Array) -> Verdict:
-    """Reads images.
+    """Reads the digit, the colour and the background of images.
 
     Args:
         params: of the network.
@@ -224,10 +231,10 @@ def load_params(folder: str | Path | None = None) -> dict:
     """Reads the parameters of the trained judge, in float32.
 
     Args:
-        folder: with model.safetensors; the judge that ships with the library if None.
+        folder: folder of model.safetensors; the judge that ships with the library if None.
 
     Raises:
-        ValueError: the file does not hold exactly this network's parameters.
+        ValueError: the file does not hold exactly the parameters of this network.
     """
     path = (Path(folder) if folder is not None else shipped("judge")) / "model.safetensors"
     found = load_file(path)
@@ -240,16 +247,34 @@ def load_params(folder: str | Path | None = None) -> dict:
         if name in wanted and a.shape != wanted[name].shape
     ]
     if bad:
-        raise ValueError(f"{path} does not hold the judge's parameters:\n  " + "\n  ".join(sorted(bad)))
+        raise ValueError(f"{path} does not hold the judge's parameters: {'; '.join(sorted(bad))}")
     return traverse_util.unflatten_dict({name: jnp.asarray(a, jnp.float32) for name, a in found.items()}, sep="/")
 
 
-def load_judge(folder: str | Path | None = None) -> Partial:
-    """Returns `judge` with the trained parameters: `images [n 32 32 3] in [-1, 1] -> Verdict`.
-
-    It is a Partial, so that the parameters stay arguments in `jax.jit(lambda judge, images: judge(images))`.
+def save_params(folder: str | Path, params: Params, metadata: Mapping[str, str]) -> None:
+    """Writes a judge's parameters to a folder, which `load_params` reads.
 
     Args:
-        folder: as of `load_params`.
+        folder: for model.safetensors.
+        params: of the network, in the dtype that they are stored in.
+        metadata: of the file, such as how the judge was trained.
+
+    Raises:
+        OSError: the file cannot be written. What was there stays.
+    """
+    flat: Any = traverse_util.flatten_dict(params, sep="/")
+    path = Path(folder) / "model.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with beside(path) as file:
+        file.write(save(flat, {"format": "jdiff.mnist.judge", **metadata}))
+
+
+def load_judge(folder: str | Path | None = None) -> Partial:
+    """Returns the trained judge as a function of images [n 32 32 3] in [-1, 1].
+
+    It is a Partial. In `jax.jit(lambda judge, images: judge(images))` its parameters are arguments and not constants.
+
+    Args:
+        folder: as in `load_params`.
     """
     return Partial(judge, load_params(folder))

@@ -17,7 +17,7 @@ from jdiff.mnist.unet import SIDE
 from jdiff.model import shipped
 from jdiff.types import Array, Combiner, Network
 
-TOGETHER = 250  # images in one call; guided, the activations of the course's network take about 2 GB
+TOGETHER = 250  # images in one call; with guidance, the course's network then needs about 2 GB for activations
 
 
 class Digits(NamedTuple):
@@ -25,7 +25,7 @@ class Digits(NamedTuple):
 
     network: Network  # predicts for x [n 28 28 1], t [n] and Conditioning [n ...]
     recipe: Recipe
-    facts: dict[str, Any]  # training.json: kind, recipe, and how it was trained
+    facts: dict[str, Any]  # contents of training.json: the kind, the recipe, and the training
 
 
 class Drawn(NamedTuple):
@@ -49,11 +49,11 @@ def load(folder: str | Path = "class-best", weights: str | Path | None = None) -
     """Loads a network of part B.
 
     Args:
-        folder: one that `jdiff mnist train` wrote, or the name of one that ships under weights/mnist.
-        weights: another file of its parameters, such as one that was kept after an epoch.
+        folder: a folder that `jdiff mnist train` wrote, or the name of a network that ships in weights/mnist.
+        weights: another file with parameters, such as those after an epoch.
 
     Raises:
-        ValueError: there is no such folder, or its files are not such a network's.
+        ValueError: there is no such folder, or its files do not fit.
 
     Example:
         >>> load("class-best").recipe.steps <= 50
@@ -67,7 +67,7 @@ def load(folder: str | Path = "class-best", weights: str | Path | None = None) -
     except (OSError, ValueError, KeyError, TypeError) as error:
         names = ", ".join(name(*key) for key in recipes())
         raise ValueError(
-            f"model must be a folder that `jdiff mnist train` wrote, or one that ships of {names}, got {str(given)!r}"
+            f"model must be a folder that `jdiff mnist train` wrote, or one of {names}, got {str(given)!r}"
         ) from error
     network = recipe.network(width, jax.lax.conv_general_dilated)
     path = folder / "model.safetensors" if weights is None else weights
@@ -76,7 +76,14 @@ def load(folder: str | Path = "class-best", weights: str | Path | None = None) -
 
 
 def guided(classes: Array, guidance: float) -> Combiner:
-    """Returns combiners [n ...] of classifier-free guidance to classes [n]; -1 is none.
+    """Returns the classifier-free guidance of each class.
+
+    Args:
+        classes: [n]; -1 is no class.
+        guidance: guidance scale.
+
+    Returns:
+        A Combiner with leaves [n ...].
 
     Example:
         >>> combine.size(guided(jnp.array([3]), 5.0))
@@ -100,12 +107,12 @@ def draw(
 
     Args:
         model: a network of part B.
-        classes: the class of each image, [n]; -1 for any.
-        key: random key; image i has fold_in(key, i), so that it is the same in any batch.
-        steps: network calls; the recipe's own if None.
-        guidance: guidance scale, 1 for none; the recipe's own if None.
-        keep: about how many images to keep on the way to each digit.
-        progress: called with the number of images that are done, and of all.
+        classes: the class of each image, [n]; -1 is no class.
+        key: random key. Image i gets fold_in(key, i), so it is the same in any batch.
+        steps: steps of the sampler; the recipe's default if None.
+        guidance: guidance scale, where 1 is no guidance; the recipe's default if None.
+        keep: about how many images to keep on the way from noise to each digit.
+        progress: called with the number of images that are done, and of all images.
 
     Raises:
         ValueError: an argument is out of range.
@@ -115,7 +122,7 @@ def draw(
     """
     classes = np.asarray(classes, np.int32)
     if classes.ndim != 1 or not len(classes) or classes.min() < -1 or classes.max() > 9:
-        raise ValueError(f"classes must be a list of digits 0 to 9, or -1 for any, got {classes.tolist()}")
+        raise ValueError(f"classes must be a list of digits 0 to 9, or -1 for no class, got {classes.tolist()}")
     recipe = model.recipe
     levels = recipe.table(recipe.steps if steps is None else steps)
     guidance = recipe.guidance if guidance is None else guidance

@@ -1,4 +1,4 @@
-"""The objective of part B's networks. The denoiser, the DDPM and the flow are three choices of its arguments."""
+"""The objective of part B's networks. The denoiser, the DDPM and the flow differ only in its arguments."""
 
 from collections.abc import Callable
 
@@ -7,17 +7,23 @@ import jax.numpy as jnp
 
 from jdiff.types import Array, Conditioning, Params, Prediction
 
-# What the network is told, signal and noise, each [n].
+# (what the network is told about the level, signal, noise), each [n].
 Levels = tuple[Array, Array, Array]
-# `(params, x, t, conditioning) -> (Prediction, a term to add to the loss)`.
+# `(params, x, t, conditioning) -> (Prediction, term that is added to the loss)`.
 Training = Callable[[Params, Array, Array, Conditioning], tuple[Prediction, Array | float]]
 
 
 def fixed(signal: float, noise: float, key: Array, n: int) -> Levels:
-    """Returns one level for all images, of which the network is told nothing.
+    """Returns the same level for all images. The network is told 0.
+
+    Args:
+        signal: of the level.
+        noise: of the level.
+        key: not used.
+        n: number of images.
 
     Reference:
-        Course part B, 1.2: a signal of 1 and noise of 0.5.
+        Course part B, 1.2, where the signal is 1 and the noise 0.5.
     """
     del key
     ones = jnp.ones(n)
@@ -25,7 +31,12 @@ def fixed(signal: float, noise: float, key: Array, n: int) -> Levels:
 
 
 def timesteps(abar: Array, key: Array, n: int) -> Levels:
-    """Draws timesteps from 1 to T of a noise schedule abar [T]; the network is told t / T.
+    """Draws timesteps t from 1 to T. The network is told t / T.
+
+    Args:
+        abar: noise schedule [T].
+        key: random key.
+        n: number of images.
 
     Example:
         >>> told, signal, noise = timesteps(jnp.array([0.9, 0.5]), jax.random.key(0), 100)
@@ -41,7 +52,11 @@ def timesteps(abar: Array, key: Array, n: int) -> Levels:
 
 
 def uniform_flow(key: Array, n: int) -> Levels:
-    """Draws t from [0, 1], with a signal of t and noise of 1 - t; the network is told t.
+    """Draws t from [0, 1]. The signal is t, the noise is 1 - t, and the network is told t.
+
+    Args:
+        key: random key.
+        n: number of images.
 
     Reference:
         Course part B, flow edition.
@@ -51,7 +66,11 @@ def uniform_flow(key: Array, n: int) -> Levels:
 
 
 def logit_normal_flow(key: Array, n: int) -> Levels:
-    """Draws levels of a flow, most of them in the middle, where the digit is decided; the network is told 1000 noise.
+    """Draws levels of a flow. Most are in the middle, where the digit is decided. The network is told 1000 * noise.
+
+    Args:
+        key: random key.
+        n: number of images.
 
     Reference:
         Esser et al. 2024 (Stable Diffusion 3), eq. 19, with mean 0 and standard deviation 1.
@@ -61,24 +80,24 @@ def logit_normal_flow(key: Array, n: int) -> Levels:
 
 
 def of_noise(x0: Array, eps: Array) -> Array:
-    """Returns the noise, the target of a network that is sampled with `step.noise`."""
+    """Returns the noise: the target of a network that is sampled with `step.noise`."""
     del x0
     return eps
 
 
 def of_clean(x0: Array, eps: Array) -> Array:
-    """Returns the clean image, the target of a network that is sampled with `step.clean`."""
+    """Returns the clean image: the target of a network that is sampled with `step.clean`."""
     del eps
     return x0
 
 
 def of_velocity(x0: Array, eps: Array) -> Array:
-    """Returns clean image - noise, the target of a network that is sampled with `step.velocity`."""
+    """Returns the clean image minus the noise: the target of a network that is sampled with `step.velocity`."""
     return x0 - eps
 
 
 def one_hot(classes: Array) -> Array:
-    """Returns classes [n] as a network's text [n 1 10]. A class of -1 is none: all zeros.
+    """Returns classes [n] as the text [n 1 10] of a network. The class -1 is no class: all zeros.
 
     Example:
         >>> one_hot(jnp.array([2, -1])).sum((1, 2)).tolist()
@@ -96,19 +115,20 @@ def regression(
     key: Array,
     batch: tuple[Array, Array],
 ) -> tuple[Array, dict[str, Array]]:
-    """Objective: mean squared error of what the network says of images at random noise levels.
+    """Objective: the mean squared error of the network's estimate for images at random noise levels.
 
     Args:
-        levels: draws `(key, n) -> (what the network is told, signal, noise)`.
-        target: `(x0, eps) -> what the network should say` of signal x0 + noise eps.
-        dropout: chance that the class of an image is left out.
-        train: the network as it is trained. Its second result is a term whose gradient is added; its value is not.
+        levels: `(key, n) -> (what the network is told, signal, noise)`, which draws noise levels.
+        target: `(x0, eps) -> target` of the network for the image signal x0 + noise eps.
+        dropout: probability that the class of an image is left out.
+        train: the network in training. Its second result is a term whose gradient is added to that of the loss. The
+            value of the loss does not contain the term.
         params: of the network.
         key: random key.
         batch: images [n h w 1], and their classes [n].
 
     Returns:
-        The loss, and no other metrics.
+        The loss, and an empty dict of metrics.
 
     Reference:
         Course part B, 1.2 (`fixed`, `of_clean`), 2.2 and 2.4 (`timesteps`, `of_noise`), and its flow edition.
@@ -122,4 +142,4 @@ def regression(
     prediction, pull = train(params, x, t, Conditioning(one_hot(jnp.where(left, classes, -1))))
     mse = jnp.mean((prediction.estimate - target(x0, eps)) ** 2)
     pull = jnp.asarray(pull, mse.dtype)
-    return mse + (pull - jax.lax.stop_gradient(pull)), {}  # in this order, since the pull may be 1e9 at first
+    return mse + (pull - jax.lax.stop_gradient(pull)), {}  # the brackets matter: the pull can be 1e9 at first

@@ -10,7 +10,10 @@ from jdiff.types import Array, Conditioning, Network, Params, Prediction
 
 
 def config(width: int) -> if_unet.Config:
-    """Returns a UNet of `width` channels at 14 x 14 and twice as many at 7 x 7, with a class as its prompt.
+    """Returns the sizes of the network, whose prompt is the class.
+
+    Args:
+        width: channels at 14 x 14 pixels; there are twice as many at 7 x 7.
 
     Example:
         >>> config(48).block_out_channels
@@ -34,17 +37,19 @@ def config(width: int) -> if_unet.Config:
 
 
 def unet(width: int, conv: Callable = lax.conv_general_dilated) -> Network:
-    """Returns the network for digits [n 28 28 1], with shapes instead of weights."""
+    """Returns the network for digits [n 28 28 1], with the shapes of its parameters in the place of weights."""
     return if_unet.unet(config(width), conv)
 
 
 def training(width: int, conv: Callable = lax.conv_general_dilated) -> Callable[..., tuple[Prediction, float]]:
-    """Returns the network as it is trained: `(params, x, t, conditioning) -> (Prediction, 0)`."""
+    """Returns the network in training: `(params, x, t, conditioning) -> (Prediction, 0)`."""
     return _NoTerm(unet(width, conv).apply)
 
 
 @dataclasses.dataclass(frozen=True)
 class _NoTerm:
+    """A network whose training adds no term to the loss."""
+
     apply: Callable[..., Prediction]
 
     def __call__(self, params: Params, x: Array, t: Array, conditioning: Conditioning) -> tuple[Prediction, float]:

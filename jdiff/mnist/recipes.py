@@ -1,4 +1,4 @@
-"""Part B's networks as data: how each is built, trained and sampled, by the course's recipes and by our own."""
+"""The recipes of part B's networks: how each is built, trained and sampled, by the course or by us."""
 
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -15,76 +15,76 @@ from jdiff.training.optimizers import adam_with_cosine
 from jdiff.types import Array, Level, Network, Solver
 
 T = 300  # timesteps of the course's DDPM
-CLASS_DROPOUT = 0.1
+CLASS_DROPOUT = 0.1  # probability that the class of an image is left out in training
 
 
 class Recipe(NamedTuple):
-    """A network with its training and sampling; only the images are missing."""
+    """How a network is built, trained and sampled."""
 
-    network: Callable[[int, Callable], Network]  # (width, conv) -> the network, with shapes instead of weights
-    training: Callable[[int, Callable], objectives.Training]  # (width, conv) -> the network as it is trained
+    network: Callable[[int, Callable], Network]  # (width, conv) -> the network with shapes in the place of weights
+    training: Callable[[int, Callable], objectives.Training]  # (width, conv) -> the network in training
     init: Callable[[int, Array], dict]  # (width, key) -> parameters
-    scale: Callable[[Array], Array]  # uint8 images [n 28 28] -> what the network gets, [n 28 28 1]
-    unscale: Callable[[Array], Array]  # the inverse, to [0, 1]
+    scale: Callable[[Array], Array]  # uint8 images [n 28 28] -> input of the network [n 28 28 1]
+    unscale: Callable[[Array], Array]  # the network's images -> images in [0, 1]
     levels: Callable[[Array, int], objectives.Levels]  # draws the noise levels of training
-    target: Callable[[Array, Array], Array]  # (x0, eps) -> what the network should say
-    dropout: float  # chance that the class of an image is left out; 1 where there are no classes
+    target: Callable[[Array, Array], Array]  # (x0, eps) -> target of the network
+    dropout: float  # probability that the class of an image is left out; 1 for networks without classes
     optimizer: Callable[[float, int, int], optax.GradientTransformation]  # (rate, updates an epoch, epochs)
-    width: int
-    batch: int
+    width: int  # channels D
+    batch: int  # images an update
     epochs: int
-    rate: float
-    decay: float  # of the EMA of the weights, which is kept; 0 keeps the last weights
-    table: Callable[[int], Level]  # steps -> levels of sampling
+    rate: float  # learning rate
+    decay: float  # of the EMA of the weights, which is written; with 0 it is the last weights
+    table: Callable[[int], Level]  # steps -> table of levels for sampling
     solver: Callable[[], Solver]
-    steps: int
-    guidance: float
+    steps: int  # of sampling
+    guidance: float  # guidance scale of sampling
 
 
 def ddpm_table(steps: int) -> Level:
-    """Returns the course's 300 timesteps, or fewer that are evenly spread; the network is told t / T."""
+    """Returns a table of the course's 300 timesteps, or of fewer, evenly spread ones. The network is told t / T."""
     checks.whole("steps", steps, 1, T)
     levels = schedule.levels(schedule.linear(T), np.linspace(T - 1, 0, steps).round().astype(int))
     return levels._replace(t=(levels.t + 1) / T)
 
 
 def flow_table(steps: int) -> Level:
-    """Returns even steps from noise to image; the network is told t."""
+    """Returns a table of even steps from noise to image. The network is told t."""
     checks.whole("steps", steps, 1, 1000)
     return schedule.flow(np.linspace(0, 1, steps + 1))
 
 
 def best_table(steps: int) -> Level:
-    """Returns even steps from noise to image; the network is told 1000 times the noise."""
+    """Returns a table of even steps from noise to image. The network is told 1000 * noise."""
     levels = flow_table(steps)
     return levels._replace(t=1000 * levels.noise)
 
 
 def one_step(noise: float, steps: int) -> Level:
-    """Returns the only level of the denoiser: from an image with this noise to the clean one."""
+    """Returns the table of the single-step denoiser, with one step from this noise to the clean image."""
     checks.whole("steps", steps, 1, 1)
     return schedule.exploding([noise, 0.0])._replace(t=np.zeros(1))
 
 
 def adam(schedule: Callable | float) -> optax.GradientTransformation:
-    """Returns Adam for the parameters, and for BatchNorm's statistics the running mean that PyTorch has."""
+    """Returns Adam for the parameters, and PyTorch's running mean for BatchNorm's statistics."""
     kinds: dict[Hashable, Any] = {"params": optax.adam(schedule), "statistics": optax.sgd(unet.MOMENTUM)}
     return optax.partition(kinds, {name: name for name in kinds})
 
 
 def constant(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
-    """Returns Adam with a constant rate (course part B, 1.2)."""
+    """Returns Adam with a constant learning rate (course part B, 1.2)."""
     del updates, epochs
     return adam(rate)
 
 
 def tenth(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
-    """Returns Adam with a rate that decays after each epoch, to a tenth in the end (course part B, 2.2)."""
+    """Returns Adam with a learning rate that decays after each epoch, to a tenth at the end (course part B, 2.2)."""
     return adam(optax.exponential_decay(rate, updates, 0.1 ** (1 / epochs), staircase=True))
 
 
 def cosine(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
-    """Returns Adam on clipped gradients, with a warm-up and a cosine decay of the rate to a hundredth."""
+    """Returns Adam with clipped gradients, a warm-up, and a cosine decay of the learning rate to a hundredth."""
     return adam_with_cosine(rate, updates * epochs)
 
 
@@ -105,10 +105,12 @@ def _wide(config: unet.Config, width: int) -> unet.Config:
 
 
 def as_it_is(x: Array) -> Array:
+    """Returns the images."""
     return x
 
 
 def from_signed(x: Array) -> Array:
+    """Converts images from [-1, 1] to [0, 1]."""
     return (x + 1) / 2
 
 
@@ -124,7 +126,7 @@ def _courses(config: unet.Config, **how: Any) -> Recipe:
 def _ddpm(config: unet.Config) -> Recipe:
     levels = Partial(
         objectives.timesteps, schedule.linear(T).astype(np.float32)
-    )  # NumPy, so that JAX does not start yet
+    )  # a NumPy array, so that JAX does not start yet
     return _courses(
         config, levels=levels, target=objectives.of_noise, optimizer=tenth, width=64, batch=128, epochs=20, rate=1e-3,
         table=ddpm_table, solver=partial(step.ddpm, step.large), steps=T, guidance=5.0,
@@ -140,7 +142,7 @@ def _flow(config: unet.Config, steps: int) -> Recipe:
 
 
 def _best(dropout: float) -> Recipe:
-    """A flow with IF's UNet, sampled by a second-order solver; the EMA of the weights is kept."""
+    """A flow with IF's UNet and an EMA of the weights, sampled by a second-order solver."""
     return Recipe(
         network=patched.unet, training=patched.training, init=patched.init, scale=to_signed, unscale=from_signed,
         levels=objectives.logit_normal_flow, target=objectives.of_velocity, dropout=dropout, optimizer=cosine, width=48,
@@ -150,7 +152,7 @@ def _best(dropout: float) -> Recipe:
 
 
 def denoiser(signal: float, noise: float) -> Recipe:
-    """Returns the recipe of the single-step denoiser of signal x0 + noise eps; 0 and 1 are pure noise."""
+    """Returns the recipe of the single-step denoiser of images signal x0 + noise eps. (0, 1) is pure noise."""
     return _courses(
         unet.Config(time=False, classes=False), levels=partial(objectives.fixed, signal, noise),
         target=objectives.of_clean, optimizer=constant, width=128, batch=256, epochs=5, rate=1e-4,
@@ -159,8 +161,9 @@ def denoiser(signal: float, noise: float) -> Recipe:
 
 
 def recipes() -> dict[tuple[str, str], Recipe]:
-    """Returns all recipes by kind and name: "spec" is the course's, "best" our own, and
-    "pure" the course's denoiser of pure noise.
+    """Returns all recipes by kind and name.
+
+    "spec" is the course's recipe, "best" is ours, and "pure" is the course's denoiser of pure noise.
 
     Example:
         >>> sorted(kind for kind, recipe in recipes() if recipe == "best")

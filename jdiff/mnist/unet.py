@@ -1,4 +1,4 @@
-"""The course's UNet for MNIST, of convolutions, BatchNorm and GELU, with or without time and class."""
+"""The course's UNet for MNIST: convolutions, BatchNorm and GELU, with or without time and class."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,26 +16,38 @@ from jdiff.types import Array, Conditioning, Network, Prediction
 
 SIDE, CLASSES = 28, 10
 EPS = 1e-5
-MOMENTUM = 0.1  # weight of the batch in the running statistics, as in PyTorch: their learning rate
+MOMENTUM = 0.1  # weight of a batch in the running statistics, as in PyTorch, which is their learning rate
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The sizes of one of the course's networks. The defaults are those of the class-conditional one.
+    """The sizes of one of the course's networks. The defaults are those of the class-conditional DDPM.
 
     Example:
         >>> Config().width
         64
     """
 
-    width: int = 64  # D
-    time: bool = True
-    classes: bool = True
-    multiply: bool = False  # by the time, as in the flow edition; the DDPM edition adds it
+    width: int = 64  # channels D
+    time: bool = True  # whether it is told the time
+    classes: bool = True  # whether it is told the class
+    multiply: bool = False  # whether it multiplies by the time, as in the flow edition; in the DDPM edition it adds it
 
 
 def convolve(x: Array, kernel: Array, *, stride: int = 1, up: int = 1, pad: int, conv: Callable) -> Array:
-    """Convolves x [n h w c], its pixels `up` apart and padded by `pad`, with a kernel [k k c o]: [n h w o]."""
+    """Convolves images with a kernel.
+
+    Args:
+        x: [n h w c].
+        kernel: [k k c o].
+        stride: of the convolution.
+        up: distance of the pixels of x in a transposed convolution; 1 for others.
+        pad: zeros on each side.
+        conv: the convolution.
+
+    Returns:
+        [n h w o].
+    """
     return conv(
         x, kernel, (stride, stride), ((pad, pad), (pad, pad)), lhs_dilation=(up, up),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -47,7 +59,7 @@ def _channels(a: Array, dtype: Any) -> Array:
 
 
 class Norm(nnx.Module):
-    """BatchNorm, with the statistics of the batch in training and the running ones otherwise."""
+    """BatchNorm. It uses the statistics of the batch in training, and the running statistics otherwise."""
 
     def __init__(self, width: int):
         self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
@@ -62,19 +74,21 @@ class Norm(nnx.Module):
             running, (mean, var) = (mean, var), (seen.mean((0, 1, 2)), seen.var((0, 1, 2)))
             unbiased = var * count / (count - 1)
             for kept, new in zip(running, (mean, unbiased), strict=True):
-                pulls.append(jnp.sum((kept - lax.stop_gradient(new)) ** 2) / 2)  # its gradient leads to the batch
+                pulls.append(
+                    jnp.sum((kept - lax.stop_gradient(new)) ** 2) / 2
+                )  # its gradient moves the running statistics
         factor = self.scale[...] * lax.rsqrt(var + EPS)
         shift = self.bias[...] - mean * factor
         return (x * _channels(factor, wide) + _channels(shift, wide)).astype(x.dtype)
 
 
 class Convolution(nnx.Module):
-    """Convolution with a bias, BatchNorm, GELU; transposed if `up` is more than 1."""
+    """Convolution with a bias, BatchNorm, GELU. It is transposed if `up` is more than 1."""
 
     def __init__(
         self, inputs: int, outputs: int, conv: Callable, rngs: nnx.Rngs, *, size=3, stride=1, up=1, pad=1, norm=True
     ):
-        bound = (size * size * (outputs if up > 1 else inputs)) ** -0.5  # PyTorch's default: its weight's fan-in
+        bound = (size * size * (outputs if up > 1 else inputs)) ** -0.5  # as PyTorch initialises it
         uniform = lambda shape: nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound))
         self.kernel, self.bias = uniform((size, size, inputs, outputs)), uniform((outputs,))
         self.norm = Norm(outputs) if norm else None
@@ -88,7 +102,7 @@ class Convolution(nnx.Module):
 
 
 class Dense(nnx.Module):
-    """FCBlock: linear, GELU, linear."""
+    """The course's FCBlock: linear, GELU, linear."""
 
     def __init__(self, inputs: int, outputs: int, rngs: nnx.Rngs):
         def linear(inputs: int) -> nnx.Linear:
@@ -103,6 +117,8 @@ class Dense(nnx.Module):
 
 
 class UNet(nnx.Module):
+    """The network of `unet`."""
+
     def __init__(self, config: Config, conv: Callable, *, rngs: nnx.Rngs):
         d = config.width
         self.config = config
@@ -119,6 +135,7 @@ class UNet(nnx.Module):
         self.class_1, self.class_2 = (Dense(CLASSES, w, rngs) if config.classes else None for w in (2 * d, d))
 
     def __call__(self, x: Array, t: Array, conditioning: Conditioning, pulls: list | None = None) -> Prediction:
+        """Predicts. With a list `pulls`, it uses the statistics of the batch and adds BatchNorm's terms to the list."""
         x = _checked(x)
 
         def through(layers: Any, x: Array) -> Array:
@@ -126,7 +143,7 @@ class UNet(nnx.Module):
                 x = layer(x, pulls)
             return x
 
-        def told(x: Array, time: Dense | None, classes: Dense | None) -> Array:
+        def condition(x: Array, time: Dense | None, classes: Dense | None) -> Array:
             if classes is not None:
                 x = x * classes(conditioning.text[:, 0].astype(x.dtype))
             if time is None:
@@ -138,16 +155,16 @@ class UNet(nnx.Module):
         at_14 = through(self.down_1, at_28)
         at_7 = through(self.down_2, at_14)
         flat = gelu(at_7.mean((1, 2), keepdims=True))
-        u = told(self.unflatten(flat, pulls), self.time_1, self.class_1)
-        u = told(through(self.up_1, jnp.concatenate([u, at_7], -1)), self.time_2, self.class_2)
+        u = condition(self.unflatten(flat, pulls), self.time_1, self.class_1)
+        u = condition(through(self.up_1, jnp.concatenate([u, at_7], -1)), self.time_2, self.class_2)
         u = through(self.up_2, jnp.concatenate([u, at_14], -1))
         return Prediction(self.out(through(self.last, jnp.concatenate([u, at_28], -1)), pulls))
 
     def in_training(self, x: Array, t: Array, conditioning: Conditioning) -> tuple[Prediction, Array]:
-        """Predicts by the statistics of the batch, and returns a term for the loss that teaches the running ones.
+        """Predicts with the statistics of the batch, and returns a term for the loss.
 
-        The term is half the squared distance of the running statistics to the batch's. Plain gradient descent on it,
-        at a rate of 0.1, is PyTorch's BatchNorm.
+        The term is half the squared distance of the running statistics from the batch's. Gradient descent on it with a
+        learning rate of 0.1 updates the running statistics as PyTorch's BatchNorm does.
         """
         pulls: list = []
         prediction = self(x, t, conditioning, pulls)
@@ -164,13 +181,14 @@ KINDS = (("params", nnx.Param), ("statistics", nnx.BatchStat))
 
 
 def unet(config: Config, conv: Callable = lax.conv_general_dilated) -> Network:
-    """Returns the network of a config, with the shapes of its `params` and `statistics` instead of weights.
+    """Returns the network of a config, with the shapes of its `params` and `statistics` in the place of weights.
 
-    It predicts for x [n 28 28 1], t [n] in [0, 1], and as text [n 1 10] the class, or zeros for none.
+    It predicts for images x [n 28 28 1] and times t [n] in [0, 1]. The text [n 1 10] is the one-hot class, or zeros for
+    no class.
 
     Args:
         config: sizes of the network, and what it is told.
-        conv: the convolution.
+        conv: the convolution; `jdiff.training.conv.conv_by_patches` is fast for training on CPUs.
 
     Example:
         >>> sum(a.size for a in jax.tree.leaves(unet(Config()).params["params"]))
@@ -184,12 +202,12 @@ def unet(config: Config, conv: Callable = lax.conv_general_dilated) -> Network:
 
 
 def training(config: Config, conv: Callable = lax.conv_general_dilated) -> Apply:
-    """Returns the network as it is trained: `(params, x, t, conditioning) -> (Prediction, term for the loss)`."""
+    """Returns the network in training: `(params, x, t, conditioning) -> (Prediction, term for the loss)`."""
     return pure(lambda: UNet(config, conv, rngs=nnx.Rngs(0)), (UNet, config, conv), KINDS)[0].at("in_training")
 
 
 def init(config: Config, key: Array) -> dict:
-    """Returns fresh parameters in float32, with the distributions that PyTorch's layers have by default."""
+    """Returns fresh parameters in float32, with the default distributions of PyTorch's layers."""
     model = UNet(config, lax.conv_general_dilated, rngs=nnx.Rngs(key))
     states = nnx.split(model, *(kind for _, kind in KINDS))[1:]
     return {name: nnx.to_pure_dict(state) for (name, _), state in zip(KINDS, states, strict=True)}

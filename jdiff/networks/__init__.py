@@ -1,1 +1,1 @@
-"""The networks: pure functions of (parameters, inputs), and their shapes."""
+"""The UNet and T5, as pure functions of (parameters, inputs) with the shapes of their parameters."""

@@ -7,13 +7,16 @@ from typing import Any
 
 
 def read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the contents of a JSON file that holds an object.
+    """Reads a JSON object.
 
     Args:
-        source: path of the file, the folder that holds it as config.json, or the contents, which are returned.
+        source: path of the file, the folder of a config.json, or the contents themselves.
+
+    Returns:
+        The contents.
 
     Raises:
-        ValueError: the file cannot be read, or holds something else.
+        ValueError: the file cannot be read, or does not hold a JSON object.
 
     Example:
         >>> read({"num_layers": 24})

@@ -14,10 +14,10 @@ class Apply:
     """A method of a Flax module as a pure function `(params, *inputs)`.
 
     Attributes:
-        made_of: what the module was made of, such as its class and config. Equal ones are one function to `jax.jit`.
-        method: name of the method.
-        states: keys of `params` that are merged one by one; empty where `params` is the whole state.
+        made_of: what the module was made of, such as its class and config. `jax.jit` compiles once for equal values.
         graphdef: the module without its parameters, from `nnx.split`.
+        method: name of the method.
+        states: keys of `params`, whose values are the module's states; empty if `params` is the only state.
     """
 
     made_of: Hashable
@@ -26,7 +26,7 @@ class Apply:
     states: tuple[str, ...] = ()
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
-        """Calls the method. Inputs and result are the module's own, so their types are its."""
+        """Calls the method. Inputs and result have any type, because each module has its own."""
         states = [params[name] for name in self.states] if self.states else [params]
         return getattr(nnx.merge(self.graphdef, *states), self.method)(*inputs)
 
@@ -41,12 +41,18 @@ def pure(
     """Splits a Flax module into a pure function and the shapes of its parameters.
 
     Args:
-        make: makes the module; it is only traced, so no memory is used.
+        make: makes the module. It is only traced, so it uses no memory.
         made_of: as in `Apply`.
-        kinds: (name, type of variable) pairs into which the parameters are sorted; none leaves them together.
+        kinds: (name, type of variable) for each part of the parameters, such as weights and statistics. If it is
+            empty, the parameters are not divided.
 
     Returns:
-        (apply, shapes): the module's `__call__`, and a nested dict of `jax.ShapeDtypeStruct`.
+        The module's `__call__` as a function, and the shapes as a nested dict of `jax.ShapeDtypeStruct`.
+
+    Example:
+        >>> apply, shapes = pure(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0)), "a dense layer")
+        >>> shapes["kernel"].shape
+        (2, 3)
     """
     graphdef, *states = nnx.split(nnx.eval_shape(make), *(kind for _, kind in kinds))
     names = tuple(name for name, _ in kinds)

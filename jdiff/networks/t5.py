@@ -1,7 +1,7 @@
-"""The encoder of T5 v1.1 (gated GELU) as a pure function of a plain dict of parameters.
+"""The encoder of T5 v1.1 (with a gated GELU) as a pure function of a nested dict of parameters.
 
-Under float16 the feed-forward's last kernel, `wo`, and the residual stream stay in float32, as in transformers: T5's
-activations leave float16's range there.
+With float16, the last kernel of the feed-forward (`wo`) and the residual stream stay in float32, as in transformers,
+because T5's activations there are too large for float16.
 """
 
 import dataclasses
@@ -19,8 +19,7 @@ from jdiff.networks import config as config_json
 from jdiff.networks.pure import Apply, pure
 from jdiff.types import Array, Params
 
-DTypeLike = Any  # what JAX takes for a dtype; it has no public type for it
-
+DTypeLike = Any  # JAX has no public type for what it accepts as a dtype
 
 # Keys of config.json that must be given. The others have a default.
 SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
@@ -76,22 +75,27 @@ def read_config(source: str | Path | Mapping[str, Any]) -> Config:
 
 
 class RMSNorm(nnx.Module):
+    """Normalisation by the root mean square, without mean and bias. The variance is in float32 or better."""
+
     def __init__(self, width: int, eps: float):
         self.eps = eps
         self.scale = nnx.Param(jnp.ones(width))
 
-    def __call__(self, x: Array) -> Array:  # no mean, no bias; the variance in float32 at least
+    def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.eps)
         scale = self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))
-        return scale * wide.astype(scale.dtype)  # narrow again where the residual stream is wider than the kernels
+        return scale * wide.astype(scale.dtype)  # the kernels' dtype, which may be narrower than the residual stream's
 
 
 def linear(inputs: int, outputs: int, std: float, rngs: nnx.Rngs) -> nnx.Linear:
+    """Returns a dense layer without bias, with normal weights."""
     return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=nnx.initializers.normal(std), rngs=rngs)
 
 
 class Block(nnx.Module):
+    """Self-attention and a gated feed-forward layer, each with a norm before it and a residual."""
+
     def __init__(self, config: Config, rngs: nnx.Rngs):
         d, inner, ff = config.d_model, config.num_heads * config.d_kv, config.d_ff
         self.heads = config.num_heads
@@ -109,7 +113,9 @@ class Block(nnx.Module):
         x = x.astype(self.wo.kernel.dtype)  # the residual stream
         h = self.attention_norm(x)
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (self.q(h), self.k(h), self.v(h)))
-        logits = jnp.einsum("nqhd,nkhd->nhqk", q, k) + bias.astype(q.dtype)  # no scale: it is in the weights
+        logits = jnp.einsum("nqhd,nkhd->nhqk", q, k) + bias.astype(
+            q.dtype
+        )  # T5 has no scale here: its weights contain it
         weights = jax.nn.softmax(logits.astype(bias.dtype)).astype(q.dtype)
         x = x + self.o(jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(*x.shape[:2], -1))
         h = self.ff_norm(x)
@@ -117,7 +123,10 @@ class Block(nnx.Module):
 
 
 def buckets(length: int, config: Config) -> np.ndarray:
-    """Returns the bucket [l l] of the distance from query i (row) to key j: exact when near, logarithmic when far."""
+    """Returns the bucket [l l] of the distance from query i (row) to key j (column).
+
+    Each small distance has its own bucket. The buckets of large distances grow logarithmically.
+    """
     relative = np.arange(length)[None] - np.arange(length)[:, None]
     n = config.relative_attention_num_buckets // 2
     exact, distance = n // 2, np.abs(relative)
@@ -128,11 +137,11 @@ def buckets(length: int, config: Config) -> np.ndarray:
 
 
 def position_bias(table: Array, mask: Array, config: Config) -> Array:
-    """Returns what is added to the attention's logits [n h l l], in float32 or better.
+    """Returns the bias [n h l l] of the attention's logits, in float32 or better.
 
     Args:
-        table: bias of each bucket of distances and each head [b h].
-        mask: [n l]; keys whose mask is 0 are not attended to.
+        table: bias of each bucket and each head [b h].
+        mask: [n l]; keys with a mask of 0 get no attention.
         config: sizes of the encoder.
     """
     dtype = jnp.promote_types(table.dtype, jnp.float32)
@@ -141,6 +150,8 @@ def position_bias(table: Array, mask: Array, config: Config) -> Array:
 
 
 class Encoder(nnx.Module):
+    """The encoder of `t5`."""
+
     def __init__(self, config: Config, *, rngs: nnx.Rngs):
         self.config = config
         init = nnx.initializers.normal(1.0)
@@ -155,7 +166,7 @@ class Encoder(nnx.Module):
         self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     def __call__(self, tokens: Array, mask: Array) -> Array:
-        x = self.shared.embedding[...][tokens]  # nnx.Embed would return float32 whatever the parameters are
+        x = self.shared.embedding[...][tokens]  # a call of nnx.Embed would return float32 for any dtype
         bias = position_bias(self.relative_attention_bias.embedding[...], mask, self.config)
         for block in self.block:
             x = block(x, bias)
@@ -165,8 +176,12 @@ class Encoder(nnx.Module):
 def t5(config: Config) -> tuple[Apply, Params]:
     """Returns the encoder as a pure function, and the shapes of its parameters.
 
-    The function is `(params, tokens [n l], mask [n l]) -> states [n l d_model]`. Tokens whose mask is 0 are not
-    attended to.
+    Args:
+        config: sizes of the encoder.
+
+    Returns:
+        `(params, tokens [n l], mask [n l]) -> states [n l d_model]`, and the shapes. Tokens with a mask of 0 get no
+        attention.
 
     Example:
         >>> apply, shapes = t5(Config())
@@ -181,7 +196,7 @@ def in_dtype(shapes: Params, dtype: DTypeLike) -> Params:
 
     Args:
         shapes: nested dict of parameter shapes, of the whole encoder or of one block.
-        dtype: of all parameters, except that `wo` is float32 where this is float16.
+        dtype: of all parameters. If it is float16, `wo` is float32.
 
     Example:
         >>> _, shapes = t5(Config(num_layers=1))
@@ -196,17 +211,20 @@ def in_dtype(shapes: Params, dtype: DTypeLike) -> Params:
 
 
 def residual_dtype(dtype: DTypeLike) -> np.dtype:
-    """Returns the dtype of the residual stream, and of `wo`, in an encoder that computes in `dtype`."""
+    """Returns the dtype of the residual stream and of `wo`, for an encoder in `dtype`."""
     return jnp.dtype(jnp.float32 if jnp.dtype(dtype) == jnp.float16 else dtype)
 
 
 def layers(config: Config) -> tuple[Callable, Callable]:
-    """Returns the encoder in pure parts, for parameters that are read one layer at a time.
+    """Returns the parts of the encoder, for parameters that are read one layer at a time.
+
+    Args:
+        config: sizes of the encoder.
 
     Returns:
-        (layer, norm). `layer(params, table, x [n l d], mask [n l]) -> x` is one block, of `params["block"][i]`, with
-        the encoder's one table [b h] of relative positions. `norm(params, x) -> states` is what follows the last block,
-        of `params["final_layer_norm"]`.
+        (layer, norm). `layer(params, table, x [n l d], mask [n l]) -> x` is block i, with the parameters
+        `params["block"][i]` and the table [b h] of relative positions, which all blocks share.
+        `norm(params, x) -> states` follows the last block, with the parameters `params["final_layer_norm"]`.
 
     Example:
         >>> config = Config(vocab_size=50, d_model=24, d_kv=8, d_ff=40, num_layers=1, num_heads=4)
@@ -224,5 +242,5 @@ def layers(config: Config) -> tuple[Callable, Callable]:
 
 
 def init(config: Config, key: Array) -> Params:
-    """Returns fresh parameters in float32, by T5's rule: the attention's scale is in the initial q."""
+    """Returns fresh parameters in float32, as T5 initialises them: the weights of q contain the attention's scale."""
     return nnx.to_pure_dict(nnx.state(Encoder(config, rngs=nnx.Rngs(key))))

@@ -1,8 +1,6 @@
-"""DeepFloyd IF's UNets, both stages, as a pure function of a plain dict of parameters."""
+"""The UNets of DeepFloyd IF's stages 1 and 2, as pure functions of a nested dict of parameters."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,203 +8,29 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jdiff.networks import config as config_json
 from jdiff.networks.pure import pure
+from jdiff.networks.unet_config import CROSS_DOWN as CROSS_DOWN
+from jdiff.networks.unet_config import CROSS_UP as CROSS_UP
+from jdiff.networks.unet_config import FIXED as FIXED
+from jdiff.networks.unet_config import PLAIN_DOWN as PLAIN_DOWN
+from jdiff.networks.unet_config import PLAIN_UP as PLAIN_UP
+from jdiff.networks.unet_config import Config as Config
+from jdiff.networks.unet_config import read_config as read_config
 from jdiff.types import Array, Conditioning, Network, Prediction
-
-PLAIN_DOWN, CROSS_DOWN = "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
-PLAIN_UP, CROSS_UP = "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Sizes of one IF UNet, under the names of diffusers' `config.json`; the defaults are IF-I-M's.
-
-    `patch` is this library's own: the network sees squares of so many pixels as one pixel (see `fold`).
-
-    >>> Config().block_out_channels
-    (192, 384, 576, 768)
-    """
-
-    sample_size: int = 64
-    in_channels: int = 3
-    out_channels: int = 6
-    down_block_types: tuple[str, ...] = (PLAIN_DOWN, CROSS_DOWN, CROSS_DOWN, CROSS_DOWN)
-    up_block_types: tuple[str, ...] = (CROSS_UP, CROSS_UP, CROSS_UP, PLAIN_UP)
-    block_out_channels: tuple[int, ...] = (192, 384, 576, 768)
-    layers_per_block: tuple[int, ...] = (3, 3, 3, 3)
-    attention_head_dim: int = 64
-    cross_attention_dim: int = 768
-    encoder_hid_dim: int = 4096
-    addition_embed_type_num_heads: int = 64
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
-    only_cross_attention: bool = False
-    class_embed_type: str | None = None
-    time_embedding_dim: int | None = None
-    time_embedding_act_fn: str | None = None
-    resnet_skip_time_act: bool = False
-    resnet_out_scale_factor: float = 1.0
-    mid_block_scale_factor: float = 1.0
-    patch: int = 1
-
-    @property
-    def channels(self) -> int:
-        """Channels of an image: what the network predicts, without a learned variance."""
-        return self.in_channels // 2 if self.upscales else self.in_channels
-
-    @property
-    def upscales(self) -> bool:
-        """Whether this is a network of stage 2, which enlarges a low-res image."""
-        return self.class_embed_type == "timestep"
-
-    @property
-    def divisor(self) -> int:
-        """What the height and width of an image must be multiples of."""
-        return self.patch * 2 ** (len(self.block_out_channels) - 1)
-
-    @property
-    def time_width(self) -> int:
-        return self.time_embedding_dim or 4 * self.block_out_channels[0]
-
-
-# Keys of config.json with one value that this network covers, and diffusers' default where it is another.
-FIXED: dict[str, tuple[Any, Any]] = {
-    "act_fn": ("gelu", "silu"),
-    "addition_embed_type": ("text", None),
-    "cross_attention_norm": ("group_norm", None),
-    "encoder_hid_dim_type": ("text_proj", "text_proj"),  # what None means where encoder_hid_dim is given
-    "mid_block_type": ("UNetMidBlock2DSimpleCrossAttn", "UNetMidBlock2DCrossAttn"),
-    "resnet_time_scale_shift": ("scale_shift", "default"),
-}
-# Keys that must be as diffusers has them by default; the second kind of value is as good (never read by these blocks).
-DEFAULT: dict[str, tuple[Any, ...]] = {
-    "addition_time_embed_dim": (None,),
-    "attention_type": ("default",),
-    "center_input_sample": (False,),
-    "class_embeddings_concat": (False,),
-    "conv_in_kernel": (3,),
-    "conv_out_kernel": (3,),
-    "downsample_padding": (1,),
-    "dropout": (0.0,),
-    "dual_cross_attention": (False,),
-    "flip_sin_to_cos": (True,),
-    "freq_shift": (0,),
-    "num_attention_heads": (None,),
-    "num_class_embeds": (None,),
-    "projection_class_embeddings_input_dim": (None,),
-    "reverse_transformer_layers_per_block": (None,),
-    "time_cond_proj_dim": (None,),
-    "time_embedding_type": ("positional",),
-    "timestep_post_act": (None,),
-    "transformer_layers_per_block": (1,),
-    "upcast_attention": (False, None),
-    "use_linear_projection": (False,),
-}
-# What diffusers fills in where config.json is silent and our default is another value.
-SILENT: dict[str, Any] = {
-    "sample_size": None,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-    "block_out_channels": (320, 640, 1280, 1280),
-    "layers_per_block": 2,
-    "attention_head_dim": 8,
-    "cross_attention_dim": 1280,
-    "encoder_hid_dim": None,
-}
-
-
-def read_config(source: str | Path | Mapping[str, Any]) -> Config:
-    """Config of a `config.json` (its path, its folder or its contents).
-
-    Raises ValueError with every key that asks for something this network does not have.
-
-    >>> read_config({"block_out_channels": [8]})  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ...
-    ValueError: the UNet's config.json asks for what this network does not have:...
-    """
-    source = config_json.read(source)
-    given = {k: v for k, v in source.items() if not k.startswith("_")}
-    bad = []
-    name = given.pop("_class_name", source.get("_class_name", "UNet2DConditionModel"))
-    if name != "UNet2DConditionModel":
-        bad.append(f"_class_name is {name!r}, accepted is 'UNet2DConditionModel'")
-    for key, (wanted, default) in FIXED.items():
-        if (value := given.pop(key, None) or default) != wanted:
-            bad.append(f"{key} is {value!r}, accepted is {wanted!r}")
-    for key, accepted in DEFAULT.items():
-        if (value := given.pop(key, accepted[0])) not in accepted:
-            bad.append(f"{key} is {value!r}, accepted is {accepted[0]!r}")
-    fields = {field.name: field.default for field in dataclasses.fields(Config)}
-    values = {key: given.pop(key, SILENT.get(key, default)) for key, default in fields.items()}
-    mid = given.pop("mid_block_only_cross_attention", None)
-    bad += [f"{key} is unknown (value {value!r})" for key, value in given.items() if value is not None]
-    bad += _fit(values, mid)
-    if bad:
-        raise ValueError("the UNet's config.json asks for what this network does not have:\n  " + "\n  ".join(bad))
-    return Config(**values)
-
-
-def _fit(values: dict[str, Any], mid: bool | None) -> list[str]:
-    """Brings lists to tuples in place and returns what is wrong with the sizes."""
-    bad = []
-    channels = values["block_out_channels"] = tuple(values["block_out_channels"])
-    n = len(channels)
-    for key in ("down_block_types", "up_block_types", "layers_per_block", "only_cross_attention"):
-        value = values[key]
-        value = tuple(value) if isinstance(value, list | tuple) else (value,) * n
-        if len(value) != n:
-            bad.append(f"{key} has {len(value)} entries for {n} block_out_channels")
-        values[key] = value
-    only = set(values["only_cross_attention"]) | ({mid} if mid is not None else set())
-    if len(only) > 1:
-        bad.append(f"only_cross_attention is {sorted(only)} in different blocks, accepted is one value for all")
-    values["only_cross_attention"] = bool(values["only_cross_attention"][0])
-    for key, accepted in (("down_block_types", (PLAIN_DOWN, CROSS_DOWN)), ("up_block_types", (PLAIN_UP, CROSS_UP))):
-        bad += [f"{key} has {v!r}, accepted are {accepted}" for v in values[key] if v not in accepted]
-    sizes = ("attention_head_dim", "cross_attention_dim", "encoder_hid_dim", "norm_num_groups", "sample_size")
-    for key in sizes + ("in_channels", "out_channels", "addition_embed_type_num_heads", "patch"):
-        value = values[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            bad.append(f"{key} is {value!r}, accepted is one whole number")
-    if bad:
-        return bad
-    if values["class_embed_type"] not in (None, "timestep"):
-        bad.append(f"class_embed_type is {values['class_embed_type']!r}, accepted are None and 'timestep'")
-    if values["time_embedding_act_fn"] not in (None, "gelu"):
-        bad.append(f"time_embedding_act_fn is {values['time_embedding_act_fn']!r}, accepted are None and 'gelu'")
-    blocks = values["down_block_types"] + values["up_block_types"]
-    heads = [c for c, kind in zip(channels + channels[::-1], blocks, strict=True) if kind in (CROSS_DOWN, CROSS_UP)]
-    for c in {*heads, channels[-1]}:
-        if c % values["attention_head_dim"]:
-            bad.append(
-                f"block_out_channels has {c}, not a multiple of attention_head_dim {values['attention_head_dim']}"
-            )
-    bad += [
-        f"block_out_channels has {c}, not a multiple of norm_num_groups {values['norm_num_groups']}"
-        for c in channels
-        if c % values["norm_num_groups"]
-    ]
-    for key, divisor in (("cross_attention_dim", 32), ("encoder_hid_dim", values["addition_embed_type_num_heads"])):
-        if values[key] % divisor:
-            bad.append(f"{key} is {values[key]}, not a multiple of {divisor}")
-    return bad
 
 
 def gelu(x: Array) -> Array:
-    return jax.nn.gelu(x, approximate=False)  # the tanh form is 4.7e-4 off a call
+    """Returns the exact GELU. Flax's default, by tanh, has errors up to 4.7e-4."""
+    return jax.nn.gelu(x, approximate=False)
 
 
 def group_norm(groups: int, channels: int, eps: float, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    # two-pass variance: flax's fast one was 8.3 off where the mean is far from 0
+    """Returns GroupNorm with a two-pass variance. Flax's fast variance had errors up to 8.3 for a mean far from 0."""
     return nnx.GroupNorm(channels, num_groups=groups, epsilon=eps, use_fast_variance=False, rngs=rngs)
 
 
 def sinusoid(t: Array, width: int) -> Array:
-    """[n] -> [n width]: cos and sin of t at `width`/2 frequencies from 1 down to 1e-4, in float32 at least."""
+    """Returns cos and sin of t [n] at width / 2 frequencies, from 1 down to 1e-4: [n width], in float32 or better."""
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     half = width // 2
     angle = t[:, None] * jnp.exp(-np.log(10000.0) / half * jnp.arange(half, dtype=t.dtype))[None]
@@ -214,10 +38,13 @@ def sinusoid(t: Array, width: int) -> Array:
 
 
 def convolution(inputs: int, outputs: int, size: int, conv: Callable, rngs: nnx.Rngs) -> nnx.Conv:
+    """Returns a convolution layer whose convolution is `conv`."""
     return nnx.Conv(inputs, outputs, (size, size), conv_general_dilated=conv, rngs=rngs)
 
 
 class TimestepEmbedding(nnx.Module):
+    """Two dense layers [n inputs] -> [n width]."""
+
     def __init__(self, inputs: int, width: int, rngs: nnx.Rngs):
         self.linear_1 = nnx.Linear(inputs, width, rngs=rngs)
         self.linear_2 = nnx.Linear(width, width, rngs=rngs)
@@ -227,6 +54,8 @@ class TimestepEmbedding(nnx.Module):
 
 
 class AttentionPooling(nnx.Module):
+    """Pools text states [n l d] to [n d]: their mean attends to itself and to all of them."""
+
     def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
         self.heads = heads
         self.positional_embedding = nnx.Param(jax.random.normal(rngs.params(), (1, width)) / width**0.5)
@@ -234,31 +63,33 @@ class AttentionPooling(nnx.Module):
         self.k_proj = nnx.Linear(width, width, rngs=rngs)
         self.v_proj = nnx.Linear(width, width, rngs=rngs)
 
-    def __call__(self, x: Array) -> Array:  # [n l d] -> [n d]
+    def __call__(self, x: Array) -> Array:
         token = x.mean(axis=1, keepdims=True) + self.positional_embedding[...].astype(x.dtype)[None]
         x = jnp.concatenate([token, x], axis=1)
         q, k, v = (
             a.reshape(*a.shape[:2], self.heads, -1) for a in (self.q_proj(token), self.k_proj(x), self.v_proj(x))
         )
-        scale = q.shape[-1] ** -0.25  # on q and on k: safe in half precision
+        scale = q.shape[-1] ** -0.25  # of both q and k, so that the product cannot overflow in half precision
         weights = jnp.einsum("nqhd,nkhd->nhqk", q * scale, k * scale)
         weights = jax.nn.softmax(weights.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
         return jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(x.shape[0], -1)
 
 
 class TextTimeEmbedding(nnx.Module):
+    """Pools text states [n l d] to a vector [n width], which is added to the time embedding."""
+
     def __init__(self, inputs: int, width: int, heads: int, rngs: nnx.Rngs):
         self.norm1 = nnx.LayerNorm(inputs, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
         self.pool = AttentionPooling(inputs, heads, rngs)
         self.proj = nnx.Linear(inputs, width, rngs=rngs)
         self.norm2 = nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
 
-    def __call__(self, text: Array) -> Array:  # [n l d] -> [n width]
+    def __call__(self, text: Array) -> Array:
         return self.norm2(self.proj(self.pool(self.norm1(text))))
 
 
 class Resnet(nnx.Module):
-    """GroupNorm, GELU, [resample], conv; scale and shift by time, GELU, conv; + shortcut."""
+    """A residual block of two convolutions. The time embedding scales and shifts the input of the second one."""
 
     def __init__(
         self, inputs: int, outputs: int, config: Config, conv: Callable, rngs: nnx.Rngs, resample=None, out_scale=None
@@ -286,9 +117,20 @@ class Resnet(nnx.Module):
 
 
 def fold(x: Array, patch: int) -> Array:
-    """[n h w c] -> [n h/patch w/patch patch^2 c]: each square of pixels becomes one pixel with more channels.
+    """Makes each square of patch x patch pixels one pixel with more channels.
 
-    It only moves numbers, so white noise stays white noise.
+    Independent Gaussian noise stays independent, because numbers are only moved.
+
+    Args:
+        x: [n h w c].
+        patch: side of a square, which divides h and w.
+
+    Returns:
+        [n h/patch w/patch patch^2 c].
+
+    Example:
+        >>> fold(jnp.zeros((1, 4, 6, 3)), 2).shape
+        (1, 2, 3, 12)
     """
     n, h, w, c = x.shape
     x = x.reshape(n, h // patch, patch, w // patch, patch, c)
@@ -296,11 +138,19 @@ def fold(x: Array, patch: int) -> Array:
 
 
 def unfold(x: Array, patch: int) -> Array:
-    """[n h w patch^2 c] -> [n patch h, patch w, c]: undoes `fold`.
+    """Undoes `fold`.
 
-    >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
-    >>> bool((unfold(fold(x, 2), 2) == x).all())
-    True
+    Args:
+        x: [n h w patch^2 c].
+        patch: side of a square.
+
+    Returns:
+        [n patch*h patch*w c].
+
+    Example:
+        >>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+        >>> bool((unfold(fold(x, 2), 2) == x).all())
+        True
     """
     n, h, w, _ = x.shape
     x = x.reshape(n, h, w, patch, patch, -1)
@@ -308,19 +158,19 @@ def unfold(x: Array, patch: int) -> Array:
 
 
 def half(x: Array) -> Array:
-    """[n h w c] -> [n h/2 w/2 c], the mean of each 2x2 square."""
+    """Returns the mean of each 2 x 2 pixels: [n h/2 w/2 c] of [n h w c]."""
     n, h, w, c = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
 def double(x: Array) -> Array:
-    """[n h w c] -> [n 2h 2w c], each pixel four times."""
+    """Repeats each pixel 2 x 2 times: [n 2h 2w c] of [n h w c]."""
     n, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
 
 
 class Attention(nnx.Module):
-    """Pixels look at the text and, unless `only_cross_attention`, at each other, in one softmax."""
+    """Attention of the pixels to the text and, unless `only_cross_attention`, to each other, in one softmax."""
 
     def __init__(self, width: int, config: Config, rngs: nnx.Rngs):
         self.head_dim = config.attention_head_dim
@@ -352,10 +202,18 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Resnets, each with its attention, then a resnet that resamples."""
+    """Residual blocks, each followed by attention if `cross`, and one that resamples if `down` or `up`."""
 
     def __init__(
-        self, inputs: list[int], width: int, config: Config, conv, rngs: nnx.Rngs, cross: bool, down=False, up=False
+        self,
+        inputs: list[int],
+        width: int,
+        config: Config,
+        conv: Callable,
+        rngs: nnx.Rngs,
+        cross: bool,
+        down=False,
+        up=False,
     ):
         self.resnets = nnx.List([Resnet(i, width, config, conv, rngs) for i in inputs])
         self.attentions = nnx.List([Attention(width, config, rngs) for _ in inputs] if cross else [])
@@ -363,11 +221,14 @@ class Block(nnx.Module):
         self.upsamplers = nnx.List([Resnet(width, width, config, conv, rngs, double)] if up else [])
 
     def layer(self, i: int, x: Array, time: Array, text: list) -> Array:
+        """Applies residual block i and its attention, if there is one."""
         x = self.resnets[i](x, time)
         return self.attentions[i](x, text[i]) if len(self.attentions) else x
 
 
 class MidBlock(nnx.Module):
+    """A residual block, attention, and another residual block."""
+
     def __init__(self, width: int, config: Config, conv: Callable, rngs: nnx.Rngs):
         out_scale = config.mid_block_scale_factor
         self.resnets = nnx.List([Resnet(width, width, config, conv, rngs, out_scale=out_scale) for _ in range(2)])
@@ -378,13 +239,15 @@ class MidBlock(nnx.Module):
 
 
 class Prepared(NamedTuple):
-    """All that the UNet makes of a prompt alone: computed once, used at every step."""
+    """What depends on the prompt alone. It is computed once and used in every step."""
 
-    pooled: Array  # [n time_width]
-    layers: Any  # keys and values [n l width] of every attention layer
+    pooled: Array  # the pooled text, [n time_width]
+    layers: Any  # keys and values [n l width] of every attention layer, nested as the blocks are
 
 
 class UNet(nnx.Module):
+    """The network of `unet`."""
+
     def __init__(self, config: Config, conv: Callable, *, rngs: nnx.Rngs):
         c, n = config.block_out_channels, len(config.block_out_channels)
         self.config = config
@@ -415,9 +278,11 @@ class UNet(nnx.Module):
         self.conv_out = convolution(c[0], config.patch**2 * config.out_channels, 3, conv, rngs)
 
     def prepare(self, conditioning: Conditioning) -> Conditioning:
+        """Returns a conditioning whose text is `Prepared`."""
         return conditioning._replace(text=self.prepared(conditioning), pooled=None)
 
     def prepared(self, conditioning: Conditioning) -> Prepared:
+        """Computes what depends on the prompt alone."""
         text, pooled = conditioning.text, conditioning.pooled
         dtype = self.conv_in.kernel.dtype
         text = text.astype(dtype)
@@ -437,7 +302,7 @@ class UNet(nnx.Module):
         time = self.time_embedding(sinusoid(t, width).astype(dtype))
         if self.class_embedding is not None:
             if conditioning.noise_level is None:
-                raise ValueError("a network of stage 2 needs a noise_level in its conditioning, got None")
+                raise ValueError("the conditioning of a stage-2 network must have a noise_level, got None")
             time = time + self.class_embedding(sinusoid(conditioning.noise_level, width).astype(dtype))
         time = time + text.pooled
         if self.config.time_embedding_act_fn is not None:
@@ -466,12 +331,12 @@ class UNet(nnx.Module):
 def unet(config: Config, conv: Callable = jax.lax.conv_general_dilated) -> Network:
     """Returns the network of a config, with the shapes of its parameters in the place of weights.
 
-    The network predicts for x [n h w c], t [n] in 0..999 and a conditioning [n ...], in the dtype of x. Its `prepare`
-    computes what depends on the prompt alone.
+    The network predicts for images x [n h w c], timesteps t [n] in 0 to 999 and a conditioning [n ...]. The result has
+    the dtype of x. `prepare` computes what depends on the prompt alone.
 
     Args:
         config: sizes of the network.
-        conv: the convolution, such as `jdiff.training.conv.conv_by_patches` for training on CPUs.
+        conv: the convolution; `jdiff.training.conv.conv_by_patches` is fast for training on CPUs.
 
     Example:
         >>> network = unet(Config())
@@ -483,7 +348,7 @@ def unet(config: Config, conv: Callable = jax.lax.conv_general_dilated) -> Netwo
 
 
 def init(config: Config, key: Array) -> dict:
-    """Fresh parameters of the network, float32; the last convolution starts at zero, as in the DDPM paper."""
+    """Returns fresh parameters in float32. The last convolution is zero, as in DDPM (Ho et al. 2020)."""
     params = nnx.to_pure_dict(nnx.state(UNet(config, jax.lax.conv_general_dilated, rngs=nnx.Rngs(key))))
     params["conv_out"] = jax.tree.map(jnp.zeros_like, params["conv_out"])
     return params

@@ -1,4 +1,4 @@
-"""Checkpoints of training: Orbax's, with a fingerprint of the run that they belong to."""
+"""Checkpoints of training, by Orbax, with a fingerprint of their run."""
 
 import hashlib
 import json
@@ -14,27 +14,27 @@ from jax.tree_util import Partial
 
 from jdiff.parts import beside
 
-# Arrays of more bytes count in a fingerprint by shape and dtype alone.
+# Arrays of more bytes count in a fingerprint only by shape and dtype.
 DIGESTED = 2**20
 FINGERPRINT = "fingerprint.json"
 
 
 def fingerprint(state: Any, objective: Partial, decay: float, settings: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns what makes a run what it is, as JSON.
+    """Returns the fingerprint of a run, as JSON. Runs with different fingerprints do not share checkpoints.
 
     Args:
-        state: a `TrainState`, whose shapes, dtypes and key count.
-        objective: its functions count by name, and its arrays by content.
+        state: a `TrainState`. Its shapes, dtypes and key count.
+        objective: its functions count by name, its arrays by content.
         decay: of the EMA.
-        settings: the caller's own.
+        settings: of the caller.
 
     Raises:
-        ValueError: the settings are no JSON.
+        ValueError: the settings are not JSON.
     """
     try:
         own = json.loads(json.dumps(dict(settings or {})))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"settings must be JSON: {error}") from error
+        raise ValueError(f"settings must be JSON, got {settings!r}: {error}") from error
     shapes = {name: f"{np.dtype(leaf.dtype).name} {list(np.shape(leaf))}" for name, leaf in _named(state).items()}
     return {
         "key": np.asarray(state.key).tolist(),
@@ -47,10 +47,10 @@ def fingerprint(state: Any, objective: Partial, decay: float, settings: Mapping[
 
 
 class Checkpoints:
-    """The two newest states in a folder, each complete or not there. A context, which closes Orbax's manager.
+    """The two newest checkpoints in a folder. It is a context manager, which closes Orbax's manager.
 
     Raises:
-        ValueError: on entry, where the folder holds checkpoints of another run.
+        ValueError: on entry, if the folder holds checkpoints of another run.
     """
 
     def __init__(self, folder: str | Path, run: dict[str, Any]):
@@ -76,7 +76,7 @@ class Checkpoints:
         self.manager.close()
 
     def _agree(self) -> None:
-        """Writes the fingerprint, or refuses a folder with another one."""
+        """Writes the fingerprint to a new folder, or compares it with the folder's."""
         path = self.folder / FINGERPRINT
         if not path.is_file():
             if jax.process_index() == 0:
@@ -90,7 +90,7 @@ class Checkpoints:
             raise ValueError(f"{path} cannot be read ({error}); give another folder for checkpoints") from error
         now, before = (_flat(run) for run in (self.run, there))
         other = [name for name in now.keys() | before.keys() if now.get(name) != before.get(name)]
-        other.sort(key=lambda name: (not name.startswith("settings "), name))  # the caller's own say most
+        other.sort(key=lambda name: (not name.startswith("settings "), name))  # the caller's settings first
         if other:
             name = other[0]
             more = f" and {len(other) - 1} more" if len(other) > 1 else ""
@@ -100,11 +100,17 @@ class Checkpoints:
             )
 
     def newest(self, state: Any, sharding: Sharding | None) -> Any:
-        """Returns the newest `TrainState`, with that sharding, or None if there is none.
+        """Reads the newest checkpoint.
 
         Args:
-            state: what a checkpoint must look like.
-            sharding: how its arrays are laid out; as those of `state` if None.
+            state: a `TrainState` with the structure, shapes and dtypes of the checkpoint.
+            sharding: of the arrays; that of `state` if None.
+
+        Returns:
+            A `TrainState`, or None if there is no checkpoint.
+
+        Raises:
+            ValueError: the checkpoint has another structure.
         """
         step = self.manager.latest_step()
         if step is None:
@@ -122,18 +128,22 @@ class Checkpoints:
             ) from error
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a state.
+        """Writes a checkpoint.
+
+        Args:
+            step: number of updates.
+            state: a `TrainState`.
 
         Raises:
-            OSError: it cannot be written. The message says what is kept.
+            OSError: it cannot be written. The message says which checkpoint is kept.
         """
         before = self.manager.latest_step()
         wanted, free = sum(a.nbytes for a in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
         try:
-            if free < wanted:  # checked first, since Orbax prints pages of traces
-                raise OSError(f"it takes {wanted:,} bytes, and {free:,} are free")
+            if free < wanted:  # checked first, because Orbax prints long tracebacks
+                raise OSError(f"it needs {wanted:,} bytes, and {free:,} are free")
             self.manager.save(step, args=self.orbax.args.StandardSave(state), force=True)
-        except (OSError, ValueError) as error:  # tensorstore raises ValueError where the disk is full
+        except (OSError, ValueError) as error:  # tensorstore raises ValueError if the disk is full
             kept = "no earlier one is kept" if before is None else f"that of update {before} is kept"
             why = str(error).splitlines()[0]
             raise OSError(
@@ -154,7 +164,7 @@ def _flat(run: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _names(function: Any) -> str:
-    """The names of a Partial's functions, from the outside in."""
+    """Returns the names of the functions in a Partial, from the outside in."""
     if isinstance(function, Partial):
         inner = [_names(part) for part in (*function.args, *function.keywords.values())]
         return f"{_names(function.func)}({', '.join(name for name in inner if name)})"
@@ -165,11 +175,11 @@ def _names(function: Any) -> str:
 
 
 def _digest(tree: Any) -> str:
-    """sha256 in hex of the arrays' shapes and dtypes, and of the content of the small ones."""
-    told = hashlib.sha256()
+    """Returns the sha256 of the shapes and dtypes of all arrays and the content of the small ones."""
+    digest = hashlib.sha256()
     for name, leaf in _named(tree).items():
         array = np.asarray(leaf)
-        told.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
         if array.nbytes <= DIGESTED:
-            told.update(array.tobytes())
-    return told.hexdigest()
+            digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,8 +1,8 @@
-"""A convolution for training on CPUs: the gradient of its kernel is a matrix product.
+"""A convolution for training on CPUs. It computes the gradient of its kernel as a matrix product.
 
-Over several devices, each computes the product of its own images, and one all-reduce adds them up. Without that, XLA
-adds them up for every block of images, inside a loop. Two such loops may run at the same time, and then all-reduces of
-different loops can wait for each other forever.
+With several devices, each device computes the product for its own images, and one all-reduce adds the products.
+Otherwise XLA would put an all-reduce for every block of images into a loop. Two such loops can run at the same time,
+and their all-reduces can then wait for each other forever.
 """
 
 import math
@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec, get_abstract_mesh
 from jdiff.mesh import DATA
 from jdiff.types import Array
 
-# Pixels of one block of images. The copies of a block take 6 MB at 64 channels, which fits the cache of a core.
+# Pixels in a block of images. At 64 channels, the copies of a block take 6 MB, which fits into the cache of a core.
 PLACES = 4 * 32 * 32
 NHWC = ("NHWC", "HWIO", "NHWC")
 # (before, after) of rows or columns.
@@ -38,10 +38,10 @@ def _forward(x: Array, kernel: Array, stride: int, up: int, pads: tuple[Sides, S
 
 
 def _spread(x: Array, kernel: Array, up: int, pads: tuple[Sides, Sides]) -> Array:
-    """A convolution of x with its pixels `up` apart, as a plain one that has up x up outputs at each pixel.
+    """A transposed convolution, computed as a plain one that has up x up outputs at each pixel of x.
 
-    Output q is the sum over r of kernel[r] times the spread pixel q + r - low. With r = up * m + b and
-    q = up * i - b + low % up, that is the pixel of x at i + m - low // up.
+    The pixels of x are `up` apart. Output q is the sum over r of kernel[r] times the pixel at q + r - low. With
+    r = up * m + b and q = up * i - b + low % up, this is the pixel of x at i + m - low // up.
     """
     size, ((low, _), _) = kernel.shape[0], pads
     taps, first, skip = -(-size // up), low // up, up - 1 - low % up
@@ -57,12 +57,13 @@ def _spread(x: Array, kernel: Array, up: int, pads: tuple[Sides, Sides]) -> Arra
 
 
 def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> Array:
-    """Returns [size size f c]: products of patches of fine [n . . f] with coarse [n h w c], summed over images.
+    """Returns the products of patches of fine [n . . f] with pixels of coarse [n h w c], summed over images and pixels.
 
-    The patch of pixel i of coarse is size x size pixels of fine, from stride * i - pad on. The columns of the kernel
-    are read from shifted copies of fine, its rows from shifted copies of coarse. One matrix product then has all of
-    them, from size + size / stride copies instead of size^2. Row r = stride * m + a of the kernel meets row
-    stride * q + a of fine, once fine has pad % stride more rows before it, where coarse is at q - m + pad // stride.
+    The result is [size size f c]. The patch of pixel i of coarse has size x size pixels of fine, from stride * i - pad.
+    Shifted copies of fine give the columns of the patches, and shifted copies of coarse give their rows. So one matrix
+    product computes everything from size + size / stride copies instead of size^2. Let fine have pad % stride more rows
+    at its top. Then row r = stride * m + a of the patches pairs row stride * q + a of fine with row
+    q - m + pad // stride of coarse.
     """
     n, h, w, c = coarse.shape
     before, first, taps = pad % stride, pad // stride, -(-size // stride)
@@ -79,10 +80,12 @@ def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> A
         y = jnp.concatenate([y[:, i : i + rows] for i in reversed(range(taps))], -1)
         y = rearrange(y, "n q w c -> (n q w) c")
         times = partial(jnp.matmul, preferred_element_type=wide)
-        product = times(x.T, y) if x.shape[1] <= y.shape[1] else times(y.T, x).T  # a transposed one is copied
+        product = (
+            times(x.T, y) if x.shape[1] <= y.shape[1] else times(y.T, x).T
+        )  # the smaller factor is transposed, because that copies it
         return total + product, None
 
-    # A block takes images from all over the batch, so that each device has its share of every block.
+    # A block takes images from everywhere in the batch, so that every device has a part of each block.
     blocks = [a.reshape(images, -1, *a.shape[1:]).swapaxes(0, 1) for a in (fine, coarse)]
     zeros = jnp.zeros((stride * size * fine.shape[-1], taps * c), wide)
     total, _ = lax.scan(add, zeros, blocks)
@@ -91,7 +94,7 @@ def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> A
 
 
 def _products_of_all(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> Array:
-    """`_products`, by each device for its own images, where `jax.set_mesh` has set a mesh with an axis "data"."""
+    """Returns `_products`. If `jax.set_mesh` has set a mesh with an axis "data", each device does its own images."""
     products = partial(_products, size=size, stride=stride, pad=pad)
     mesh = get_abstract_mesh()
     automatic = not mesh.empty and DATA in mesh.auto_axes
@@ -119,7 +122,7 @@ def _gradients(stride: int, up: int, pad: int, saved: tuple[Array, Array], g: Ar
     size = kernel.shape[0]
     turned, low = kernel[::-1, ::-1].swapaxes(2, 3), size - 1 - pad
     pads = [(low, up * (x.shape[i] - 1) - stride * (g.shape[i] - 1) + pad) for i in (1, 2)]
-    of_x = _forward(g, turned, up, stride, (pads[0], pads[1]))  # XLA's own gradient is far slower in a scan
+    of_x = _forward(g, turned, up, stride, (pads[0], pads[1]))  # XLA's own gradient is much slower in a scan
     if up > 1:  # g has the finer pixels: this is the flipped kernel of the convolution from g to x
         return of_x, _products_of_all(g, x, size, up, low)[::-1, ::-1].swapaxes(2, 3)
     return of_x, _products_of_all(x, g, size, stride, pad)
@@ -132,26 +135,27 @@ def conv_by_patches(
     x: Array, kernel: Array, window_strides: Sequence[int] = (1, 1), padding: str | Sequence[Sequence[int]] = "SAME",
     lhs_dilation: Sequence[int] | None = None, rhs_dilation: Sequence[int] | None = None, **others: Any,
 ) -> Array:  # fmt: skip
-    """Convolves like `lax.conv_general_dilated`, with gradients that are fast on CPUs; reverse mode only.
+    """Convolves like `lax.conv_general_dilated`, with gradients that are fast on CPUs. It has no forward-mode gradient.
 
-    The gradient of the kernel is a matrix product of patches, a few images at a time, and a transposed convolution is
-    a plain one with blocks of outputs. XLA's own versions of both are far slower inside a scan on a CPU; see
+    The gradient of the kernel is a matrix product of patches, for a few images at a time. A transposed convolution is a
+    plain one with blocks of outputs. XLA's own versions of both are much slower inside a scan on a CPU; see
     `python scripts/benchmark.py conv`.
 
     Args:
         x: images [n h w c].
         kernel: square kernel [k k c o].
         window_strides: two equal strides.
-        padding: two equal pairs of equal numbers, each smaller than k. "SAME" is accepted for an odd k at stride 1.
-        lhs_dilation: two equal numbers; more than 1 makes the convolution a transposed one, at stride 1.
+        padding: two equal pairs of equal numbers, each smaller than k; or "SAME", for an odd k with stride 1.
+        lhs_dilation: two equal numbers. A transposed convolution has more than 1, with stride 1.
         rhs_dilation: 1 or None.
-        others: the other arguments of `lax.conv_general_dilated`, at their defaults; `dimension_numbers` is NHWC.
+        others: other arguments of `lax.conv_general_dilated`. They must have their defaults, and `dimension_numbers`
+            must be NHWC.
 
     Returns:
         [n h w o].
 
     Raises:
-        ValueError: an argument has a value that this convolution does not have.
+        ValueError: an argument has a value that is not supported.
 
     Example:
         >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5))

@@ -13,16 +13,16 @@ from jdiff.progress import Bar
 
 
 class Log:
-    """Writes the means of each report to log.csv and to a progress bar. A context, to be passed to `train` as `report`.
+    """Writes each report of `train` to log.csv and to a progress bar. It is a context manager and a `report` function.
 
-    A row of log.csv has the number of the last update, the mean of each metric since the row before, and the images a
-    second since this process began. A run that was killed makes some updates again; their old rows are removed first.
+    A row of log.csv has the number of the last update, the mean of each metric since the previous row, and the images
+    per second since this process started. A run that was killed repeats some updates. Their old rows are removed.
 
     Args:
         folder: for log.csv.
         steps: updates in all.
         batch: images an update.
-        tensorboard: also write files for TensorBoard, with tensorboardX from the extra `train`.
+        tensorboard: also write files for TensorBoard, by tensorboardX from the extra `train`.
         quiet: show no progress bar.
 
     Example:
@@ -50,7 +50,7 @@ class Log:
 
         Args:
             step: number of the last update.
-            metrics: "loss" and others, each with one value for each update since the last report.
+            metrics: "loss" and others, with one value for each update since the previous report.
         """
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         before = step - len(metrics["loss"])
@@ -69,7 +69,7 @@ class Log:
         self.bar.update(step, numbers=shown)
 
     def _remove_after(self, step: int, header: list[str]) -> None:
-        """Removes the rows of later updates, and a row that was written half."""
+        """Removes the rows of later updates, and rows that are not complete."""
         kept = [row for row in read(self.folder / "log.csv") if row["update"] <= step]
         with beside(self.folder / "log.csv") as file:
             lines = [header, *([f"{row.get(name, float('nan')):.6g}" for name in header] for row in kept)]
@@ -85,7 +85,18 @@ class Log:
 
 
 def read(path: str | Path) -> list[dict[str, float]]:
-    """Returns the complete rows of a log.csv in their order. There are none if there is no file."""
+    """Reads the complete rows of a log.csv.
+
+    Args:
+        path: of log.csv.
+
+    Returns:
+        The rows in their order, as dicts by column name. If there is no file, there are no rows.
+
+    Example:
+        >>> read("no-such-folder/log.csv")
+        []
+    """
     path = Path(path)
     if not path.is_file():
         return []
@@ -103,15 +114,20 @@ def read(path: str | Path) -> list[dict[str, float]]:
 
 
 def summary(path: str | Path, every: int, names: Sequence[str]) -> dict[str, Any]:
-    """Returns what a model's card shows of a log.csv, as JSON.
+    """Summarises a log.csv for a model's card, as JSON.
 
     Args:
         path: of log.csv.
-        every: updates between the rows that are kept; the last row is kept too.
-        names: metrics that are kept, if the log has them.
+        every: updates between the rows of the curve. The last row is always in it.
+        names: metrics of the curve. Those that the log does not have are left out.
 
     Returns:
-        updates, images_per_second (the median), metrics (their names, after "update") and curve (the kept rows).
+        A dict of updates (their number), images_per_second (the median), metrics (names of the curve's columns, the
+        first of which is "update") and curve (rows of numbers).
+
+    Example:
+        >>> summary("no-such-folder/log.csv", 100, ["loss"])["updates"]
+        0
     """
     rows = read(path)
     kept = [row for row in rows if row["update"] % every == 0 or row is rows[-1]]

@@ -1,7 +1,7 @@
 """The library's one training loop: state, EMA, checkpoints, resume, several devices and processes.
 
-Objectives and data are passed in. Everything depends on the run's key and the number of the update alone, so a run that
-is stopped or killed and then resumed ends with the same bits as one that is not.
+Objective and data are arguments. Everything depends only on the run's key and the number of the update. So a run that
+was stopped or killed and then resumed ends with the same bits as a run without a break.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,21 +24,21 @@ from jdiff.mesh import DATA
 from jdiff.training.checkpoints import Checkpoints, fingerprint
 from jdiff.types import Array, Params, as_partial
 
-# A batch, and what batches are cut from: pytrees of arrays of the caller's own.
+# A pytree of arrays. Its structure is the caller's.
 Batch = Any
-# `(params, key, batch) -> (loss, metrics)`, both in the compiled loop.
+# `(params, key, batch) -> (loss, metrics)`, which runs in the compiled loop.
 Objective = Callable[[Params, Array, Batch], tuple[Array, dict[str, Array]]]
 
 
 class Batches(NamedTuple):
-    """Data that a key alone does not make: an order of rows, or rows that the host reads.
+    """Data that are not a function of a key alone, such as shuffled rows or rows that the host reads.
 
     Attributes:
-        ahead: `(first, n) -> arrays` on the host, from which updates `first` to `first + n - 1` cut their batches. It
-            is called for the next updates while the device computes.
-        batch: `(key, ahead, i) -> batch` of update `first + i`, in the compiled loop. It may be a Partial.
-        per_process: whether `ahead` returns this process's share of each batch, [n rows ...]. Otherwise every process
-            must return the same arrays, which is checked once.
+        ahead: `(first, n) -> arrays`, called on the host. It returns what updates `first` to `first + n - 1` make their
+            batches from. It is called for the next updates while the device computes.
+        batch: `(key, ahead, i) -> batch` of update `first + i`, called in the compiled loop. It can be a Partial.
+        per_process: whether `ahead` returns this process's part of each batch, [n rows ...]. If not, every process must
+            return the same arrays, which is checked.
     """
 
     ahead: Callable[[int, int], Any]
@@ -47,13 +47,13 @@ class Batches(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that training carries, and all that a checkpoint holds."""
+    """The state of a training, which is what a checkpoint holds."""
 
     step: Array  # [] number of updates made
-    key: Array  # the run's key data; update i draws from fold_in(key, i)
+    key: Array  # data of the run's key; update i uses fold_in(key, i)
     params: Params
     optimizer: Any  # optax's state
-    ema: Params  # exponential moving average of the parameters, in float32 or better: what is shipped
+    ema: Params  # exponential moving average of the parameters, in float32 or better
 
 
 def start(params: Params, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
@@ -81,13 +81,21 @@ def update(
     decay: float,
     mesh: Mesh | None,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """Makes one update: a batch from `data(key)`, the gradient of `objective`, the optimizer, the EMA.
+    """Makes one update of parameters, optimizer and EMA.
+
+    Args:
+        state: before the update.
+        objective: as in `train`.
+        data: `(key) -> batch`.
+        optimizer: as in `train`.
+        decay: as in `train`.
+        mesh: as in `train`.
 
     Returns:
         The next state, and the metrics: loss, gradient_norm, and those of the objective.
 
     Reference:
-        The EMA's warm-up, (1 + step) / (10 + step), is TensorFlow's `ExponentialMovingAverage` with `num_updates`.
+        The warm-up of the EMA, (1 + step) / (10 + step), is that of TensorFlow's `ExponentialMovingAverage`.
     """
     data_key, loss_key = jax.random.split(jax.random.fold_in(as_key(state.key), state.step))
     batch = data(data_key)
@@ -96,7 +104,7 @@ def update(
     (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(state.params, loss_key, batch)
     change, moments = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, change)
-    kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))  # early on, an average of few
+    kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))  # a smaller decay in the first updates
     wide = jax.tree.map(lambda p, mean: p.astype(mean.dtype), params, state.ema)
     ema = optax.incremental_update(wide, state.ema, 1 - kept)
     metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradient), **metrics}
@@ -129,31 +137,31 @@ def train(
     settings: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """Trains up to a number of updates, from the newest checkpoint if there is one.
+    """Trains a number of updates, from the newest checkpoint if there is one.
 
-    The caller's arrays stay as they are.
+    The arrays of the caller are not changed.
 
     Args:
-        state: from `start`. It says what a checkpoint must hold.
-        objective: `(params, key, batch) -> (loss, metrics)`. It may be a Partial, whose arrays are then arguments of
-            the compiled loop.
+        state: from `start`. A checkpoint must have its structure.
+        objective: `(params, key, batch) -> (loss, metrics)`. If it is a Partial, its arrays are arguments of the
+            compiled loop.
         data: `(key) -> batch [n ...]`, or `Batches`.
         optimizer: from optax.
-        steps: updates in all, those of the checkpoint included.
-        decay: of the EMA of the parameters; 0 keeps the last ones.
+        steps: updates in all, including those of the checkpoint.
+        decay: of the EMA of the parameters. With 0 it is the last parameters.
         every: updates between reports.
-        report: called with the number of the last update and the metrics of all since the last report, on the first
-            process only. Where it returns True, training ends.
-        checkpoints: folder for checkpoints. Each is complete or not there.
-        save_every: updates between checkpoints; there is one at the end too.
-        settings: what else makes this run what it is, as JSON: a checkpoint of other settings is refused.
-        mesh: devices, of one or several processes, over whose axis "data" each batch is split.
+        report: called with the number of the last update and the metrics of all updates since the previous report, on
+            the first process only. If it returns True, training ends.
+        checkpoints: folder for checkpoints. Each checkpoint is complete or does not exist.
+        save_every: updates between checkpoints. There is one more at the end.
+        settings: settings of this run, as JSON. A checkpoint with other settings is refused.
+        mesh: devices of one or several processes. Each batch is split over the axis "data".
 
     Returns:
         The state after the last update.
 
     Raises:
-        FloatingPointError: a loss is not finite; the message names the update. Checkpoints stay.
+        FloatingPointError: a loss is not finite. The message names the update. Checkpoints stay.
         OSError: a checkpoint cannot be written. Earlier ones stay.
         ValueError: the folder holds checkpoints of another run.
 
@@ -176,7 +184,9 @@ def train(
             run = fingerprint(state, objective, decay, settings)
             saved = stack.enter_context(Checkpoints(checkpoints, run))
         found = None if saved is None else saved.newest(state, whole)
-        state = place(jax.tree.map(jnp.array, state)) if found is None else found  # a copy: the loop takes it over
+        state = (
+            place(jax.tree.map(jnp.array, state)) if found is None else found
+        )  # a copy, because the loop reuses its memory
         objective, batch = place(objective), place(batch)
         done = int(state.step)
         ahead = None
@@ -203,12 +213,12 @@ def train(
 
 def _updates_until(done: int, steps: int, every: int, save_every: int) -> int:
     """Updates up to the next report, checkpoint or the end."""
-    since = done % save_every  # reports are counted from checkpoints, so that there are few lengths to compile
+    since = done % save_every  # reports are counted from the last checkpoint, so that few lengths are compiled
     return min(every - since % every, save_every - since, steps - done)
 
 
 def _ahead(data: Batches, mesh: Mesh | None, first: int, n: int) -> Any:
-    """What the next updates cut their batches from, as arrays of all processes."""
+    """Returns what the next updates make their batches from, as arrays over all processes."""
     ahead = data.ahead(first, n)
     if jax.process_count() == 1 or ahead is None:
         return ahead
@@ -222,7 +232,7 @@ def _ahead(data: Batches, mesh: Mesh | None, first: int, n: int) -> Any:
 
 
 def _agreed(enough: bool) -> bool:
-    """The first process's decision, on every process."""
+    """Returns the decision of the first process, on every process."""
     if jax.process_count() == 1:
         return enough
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(enough)))

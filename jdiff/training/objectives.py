@@ -5,12 +5,13 @@ from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jdiff.types import Array, Params, Prediction
 
 
 class HasImages(Protocol):
-    """A batch with images, and what else the network needs."""
+    """A batch with images, and anything else that the network needs."""
 
     @property
     def images(self) -> Array: ...  # [n h w c] in [-1, 1]
@@ -20,7 +21,12 @@ B = TypeVar("B", bound=HasImages)
 
 
 def spread_timesteps(key: Array, n: int, steps: int) -> Array:
-    """Draws timesteps of which each is uniform in 0 to `steps` - 1, and all together are evenly spread.
+    """Draws timesteps that are evenly spread. Each of them alone is uniform in 0 to `steps` - 1.
+
+    Args:
+        key: random key.
+        n: number of timesteps.
+        steps: length of the noise schedule.
 
     Returns:
         [n] int32.
@@ -36,13 +42,29 @@ def spread_timesteps(key: Array, n: int, steps: int) -> Array:
 
 
 def gaussian_kl(mean: Array, log_var: Array, other_mean: Array, other_log_var: Array) -> Array:
-    """Returns KL(N(mean, e^log_var) || N(other_mean, e^other_log_var)) of each element, in nats."""
+    """Returns the KL divergence of N(mean, e^log_var) from N(other_mean, e^other_log_var) of each element, in nats.
+
+    Args:
+        mean: of the first Gaussians.
+        log_var: logarithm of their variances.
+        other_mean: of the second Gaussians.
+        other_log_var: logarithm of their variances.
+
+    Example:
+        >>> gaussian_kl(jnp.array(1.0), jnp.array(0.0), jnp.array(0.0), jnp.array(0.0)).item()
+        0.5
+    """
     gap = (mean - other_mean) ** 2 * jnp.exp(-other_log_var)
     return 0.5 * (other_log_var - log_var - 1 + jnp.exp(log_var - other_log_var) + gap)
 
 
 def eight_bit_nll(x: Array, mean: Array, log_var: Array) -> Array:
-    """Returns -log P(x) in nats of 8-bit pixels x, in [-1, 1], under N(mean, e^log_var) summed over each pixel's bin.
+    """Returns the negative log-likelihood of 8-bit pixels, in nats: -log of a Gaussian's mass in each pixel's bin.
+
+    Args:
+        x: pixels in [-1, 1].
+        mean: of the Gaussians.
+        log_var: logarithm of their variances.
 
     Reference:
         Ho et al. 2020 (DDPM), eq. 13.
@@ -55,17 +77,18 @@ def eight_bit_nll(x: Array, mean: Array, log_var: Array) -> Array:
 
 
 def root_snr_weight(abar: Array, least: float = 0.0, most: float = 2.0, least_abar: float = 0.002) -> Array:
-    """Returns weights of the noise error, with which the error of the clean image has the weight min(sqrt(SNR), most).
+    """Returns weights of the noise error for each timestep.
 
-    The noise error is SNR = abar / (1 - abar) times the clean image's. These weights are largest where shapes are
-    decided. They are small at low noise, where only fine detail is left, and larger again at the highest noise, which
-    decides colours.
+    The noise error is the error of the clean image, times SNR = abar / (1 - abar). With these weights, the error of the
+    clean image has the weight min(sqrt(SNR), most). The weights grow with the noise. They are small at low noise, where
+    only fine detail is missing, larger at medium noise, which decides the shapes, and largest at the highest noise,
+    which decides the colours.
 
     Args:
         abar: noise schedule [steps].
-        least: the smallest weight.
-        most: the largest weight of the clean image's error.
-        least_abar: smaller values of abar are taken for it, which bounds the weights.
+        least: smallest weight.
+        most: largest weight of the clean image's error.
+        least_abar: smallest value of abar, which bounds the weights. Smaller values are replaced by it.
 
     Returns:
         [steps].
@@ -83,11 +106,11 @@ def root_snr_weight(abar: Array, least: float = 0.0, most: float = 2.0, least_ab
 
 
 def cast_weight(abar: Array, least_abar: float = 0.005) -> Array:
-    """Returns weights of the noise error's mean, with which it counts like the clean image's mean error.
+    """Returns weights that turn the squared mean of the noise error into that of the clean image's error.
 
     Args:
         abar: noise schedule [steps].
-        least_abar: smaller values of abar are taken for it, which bounds the weights.
+        least_abar: smallest value of abar, which bounds the weights. Smaller values are replaced by it.
 
     Returns:
         [steps].
@@ -110,18 +133,19 @@ def hybrid(
 ) -> tuple[Array, dict[str, Array]]:
     """Objective of a network that predicts the noise and a learned variance.
 
-    It is the sum of three terms: the weighted noise error; the variational bound, which trains the variances alone; and
-    the mean of the noise error over the image, which is a colour cast. The cast needs a term of its own, because it is
-    1 / (h w) of the noise error and is decided at the highest noise alone.
+    It is the sum of three terms. The first is the weighted noise error. The second is the variational bound, which
+    trains only the variances. The third is the squared mean of the noise error over the image, which is a colour cast.
+    The colour cast has its own term, because it is only 1 / (h w) of the noise error, and is decided at the highest
+    noise.
 
     Args:
         abar: noise schedule [steps].
-        weight: of the noise error, [steps].
-        cast: of the colour cast, [steps].
+        weight: weights of the noise error, [steps].
+        cast: weights of the colour cast, [steps].
         denoise: `(params, x, t, batch) -> Prediction`.
         params: of the network.
         key: random key.
-        batch: images [n h w c] in [-1, 1], and what else `denoise` needs.
+        batch: images [n h w c] in [-1, 1], and anything else that `denoise` needs.
 
     Returns:
         The loss, and the metrics mse, weighted, offset and bits.
@@ -130,7 +154,7 @@ def hybrid(
         ValueError: the network has no learned variance.
 
     Reference:
-        Nichol and Dhariwal 2021 (Improved DDPM), eq. 15 and 16. The term of the colour cast is this library's.
+        Nichol and Dhariwal 2021 (Improved DDPM), eq. 15 and 16. The term of the colour cast is this library's own.
     """
     x0 = batch.images
     t_key, noise_key = jax.random.split(key)
@@ -164,3 +188,36 @@ def hybrid(
     bits = bound.mean()
     loss = weighted + offset + bits * abar.shape[0] / 1000
     return loss, {"mse": simple.mean(), "weighted": weighted, "offset": offset, "bits": bits}
+
+
+def classify(
+    apply: Callable[[Params, Array], Array],
+    params: Params,
+    key: Array,
+    batch: tuple[Array, Array],
+    smoothing: float = 0.05,
+) -> tuple[Array, dict[str, Array]]:
+    """Objective of a classifier: the cross entropy with smoothed labels, in nats.
+
+    Args:
+        apply: `(params, images) -> logits [n classes]`.
+        params: of the network.
+        key: not used.
+        batch: images [n ...], and their classes [n].
+        smoothing: share of each label that is spread evenly over all classes.
+
+    Returns:
+        The loss, and the metric accuracy.
+
+    Example:
+        >>> batch = jnp.zeros((2, 3)), jnp.array([0, 1])
+        >>> loss, metrics = classify(lambda params, x: x + params, jnp.array([1.0, 0.0, 0.0]), jax.random.key(0), batch)
+        >>> metrics["accuracy"].item()
+        0.5
+    """
+    del key
+    images, labels = batch
+    logits = apply(params, images)
+    soft = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    accuracy = (logits.argmax(axis=-1) == labels).mean()
+    return optax.softmax_cross_entropy(logits, soft).mean(), {"accuracy": accuracy}

@@ -4,12 +4,12 @@ import optax
 
 
 def adam_with_cosine(rate: float, steps: int, warm_up: int = 200) -> optax.GradientTransformation:
-    """Returns Adam on clipped gradients, with a warm-up of the learning rate and a cosine decay to a hundredth.
+    """Returns Adam with clipped gradients, a warm-up, and a cosine decay of the learning rate to a hundredth.
 
     Args:
-        rate: the highest learning rate.
+        rate: highest learning rate.
         steps: updates in all.
-        warm_up: updates of the warm-up, or a tenth of all if that is less.
+        warm_up: updates of the warm-up, at most a tenth of all.
 
     Example:
         >>> import jax.numpy as jnp

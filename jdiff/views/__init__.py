@@ -1,6 +1,7 @@
-"""Views of an image, which keep Gaussian noise Gaussian, and components, which an image is the sum of.
+"""Views of an image, which keep Gaussian noise Gaussian, and components, whose sum is the image.
 
-Lengths are given for 64 pixels a side and grow with the image's shorter side, so one value serves both stages.
+Lengths are in pixels of an image of 64 pixels a side. They are scaled by the shorter side of the image, so the same
+value works for both stages.
 """
 
 from collections.abc import Callable

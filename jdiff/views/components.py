@@ -1,4 +1,4 @@
-"""Components: linear maps of an image. Those of one factorisation add up to the image."""
+"""Components: linear maps of an image. The components of a factorisation add up to the image."""
 
 import dataclasses
 import math
@@ -14,11 +14,11 @@ from jdiff.types import Array
 
 
 def low_pass(sigma: float | Array = 2.0, kernel: int = 33) -> Partial:
-    """Returns the Gaussian blur with mirrored borders.
+    """Returns a Gaussian blur with mirrored borders.
 
     Args:
-        sigma: standard deviation in pixels, for an image of 64 pixels a side.
-        kernel: pixels that the blur is cut to, for an image of 64 pixels a side.
+        sigma: standard deviation in pixels, at 64 pixels a side.
+        kernel: width in pixels to which the blur is cut, at 64 pixels a side.
 
     Raises:
         ValueError: `sigma` is not above 0.
@@ -36,15 +36,20 @@ def low_pass(sigma: float | Array = 2.0, kernel: int = 33) -> Partial:
 
 
 def high_pass(sigma: float | Array = 2.0, kernel: int = 33) -> Partial:
-    """Returns what `low_pass` leaves of the image (the course's 1.9)."""
+    """Returns the image minus its `low_pass` (the course's 1.9).
+
+    Args:
+        sigma: as in `low_pass`.
+        kernel: as in `low_pass`.
+    """
     return rest(low_pass(sigma, kernel))
 
 
 def low_and_high(sigma: float = 2.0) -> tuple[Partial, Partial]:
-    """Returns (low_pass, high_pass), cut to eight standard deviations on either side.
+    """Returns (low_pass, high_pass) with a blur that is cut at eight standard deviations.
 
     Args:
-        sigma: standard deviation in pixels, for an image of 64 pixels a side.
+        sigma: standard deviation in pixels, at 64 pixels a side.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (32, 32, 3))
@@ -56,12 +61,12 @@ def low_and_high(sigma: float = 2.0) -> tuple[Partial, Partial]:
 
 
 def bands(fine: float = 1.0, coarse: float = 2.0, kernel: int = 33) -> tuple[Partial, Partial, Partial]:
-    """Returns three bands of frequencies, from low to high.
+    """Returns three frequency bands: low, medium and high.
 
     Args:
-        fine: standard deviation of the blur below the high band, for 64 pixels a side.
-        coarse: standard deviation of the blur between the low and the medium band.
-        kernel: pixels that the blurs are cut to, for 64 pixels a side.
+        fine: standard deviation of the blur that removes the high band, at 64 pixels a side.
+        coarse: standard deviation of the blur that separates the low from the medium band.
+        kernel: width in pixels to which the blurs are cut, at 64 pixels a side.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (64, 64, 3))
@@ -82,26 +87,34 @@ def grayscale() -> Partial:
 
 
 def color() -> Partial:
-    """Returns what `grayscale` leaves of the image."""
+    """Returns the image minus its `grayscale`."""
     return rest(grayscale())
 
 
 def motion(length: int = 9) -> Partial:
-    """Returns the mean along a falling diagonal, with mirrored borders (Factorized Diffusion).
+    """Returns the mean along the diagonal from top left to bottom right, with mirrored borders (Factorized Diffusion).
 
     Args:
-        length: pixels of the diagonal, for an image of 64 pixels a side.
+        length: length of the diagonal in pixels, at 64 pixels a side.
     """
     return Partial(_Diagonal(checks.whole("length", length)))
 
 
 def motion_res(length: int = 9) -> Partial:
-    """Returns what `motion` leaves of the image."""
+    """Returns the image minus its `motion`.
+
+    Args:
+        length: as in `motion`.
+    """
     return rest(motion(length))
 
 
 def scale(share: float = 0.5) -> Partial:
-    """Returns `share` of the image itself. Factorised into shares, a hybrid is a weighted mean."""
+    """Returns the image times a number. A hybrid of such components is a weighted mean.
+
+    Args:
+        share: the number. The shares of a factorisation add up to 1.
+    """
     return Partial(jnp.multiply, jnp.asarray(share, float))
 
 
@@ -109,14 +122,18 @@ def unmasked(mask: Shaped[Array | np.ndarray, "height width *channel"]) -> Parti
     """Returns the part of the image that a mask keeps.
 
     Args:
-        mask: [h w] or [h w 1] in [0, 1]: 0 (black) is kept, 1 (white) is made new.
+        mask: [h w] or [h w 1] in [0, 1]. Black (0) is kept, white (1) is removed.
     """
     mask = jnp.asarray(mask)
     return Partial(_outside, mask if mask.ndim == 3 else mask[..., None])
 
 
 def rest(part: Partial) -> Partial:
-    """Returns what a component leaves of the image."""
+    """Returns the image minus a component.
+
+    Args:
+        part: the component.
+    """
     return Partial(_rest, part)
 
 
@@ -133,7 +150,7 @@ class _Blur:
 
 
 def _blur_matrix(sigma: Array, reach: int, n: int) -> Array:
-    """[n n] the blur of n pixels: each tap, and its mirror image at either border."""
+    """Returns the blur of n pixels as a matrix [n n]. Taps beyond a border are mirrored."""
     _check_reach(reach, n)
     i, j = np.arange(n)[:, None], np.arange(n)[None]
     weigh = lambda d: jnp.where(np.abs(d) <= reach, jnp.exp(-0.5 * (d / sigma) ** 2), 0)
@@ -152,7 +169,7 @@ class _Diagonal:
 
 
 def _mirrored(n: int, reach: int) -> np.ndarray:
-    """[n 2 reach + 1] the pixels around each of n, mirrored at the borders."""
+    """Returns the indices [n 2*reach+1] of the pixels around each of n pixels, mirrored at the borders."""
     _check_reach(reach, n)
     places = np.abs(np.arange(n)[:, None] + np.arange(-reach, reach + 1))
     return n - 1 - np.abs(n - 1 - places)
@@ -160,7 +177,7 @@ def _mirrored(n: int, reach: int) -> np.ndarray:
 
 def _check_reach(reach: int, n: int) -> None:
     if reach >= n:
-        raise ValueError(f"the kernel must reach fewer pixels than the image's {n}, got {reach}")
+        raise ValueError(f"the kernel must reach less than {n} pixels to each side, the size of the image, got {reach}")
 
 
 def _in_turn(first: Partial, second: Partial, x: Array) -> Array:

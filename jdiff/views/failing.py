@@ -1,4 +1,4 @@
-"""Views that fail on purpose: they change the noise into something that the network was not trained on."""
+"""Views that do not work, as examples: they change the distribution of the noise, which the network does not know."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,30 @@ from jdiff.views.components import low_pass
 
 
 def white_balance(gains: tuple[float, float, float] = (1.4, 1.0, 0.7)) -> View:
-    """Returns the view that multiplies each channel by its gain, which changes its variance."""
+    """Returns the view that multiplies each channel by a number. This changes the variance of the noise.
+
+    Args:
+        gains: factor of each channel.
+    """
     g = jnp.asarray(gains)
     return View(Partial(_gain, g), Partial(_ungain, g))
 
 
 def blurred(sigma: float = 1.0) -> View:
-    """Returns the view that blurs the image, which removes the high frequencies of the noise for good."""
+    """Returns the view that blurs the image. This removes the high frequencies of the noise.
+
+    Args:
+        sigma: standard deviation in pixels, at 64 pixels a side.
+    """
     return View(low_pass(sigma, kernel=9), Partial(_unchanged))
 
 
 def inner_circle_bilinear(degrees: float = 45.0) -> View:
-    """Returns the view that turns the inner disc between pixels: each is a mean of four, with less variance."""
+    """Returns the view that rotates the inner disc with bilinear interpolation. This reduces the variance of the noise.
+
+    Args:
+        degrees: of the rotation.
+    """
     turn = jnp.float32(np.deg2rad(degrees))
     return View(Partial(_turn_disc, turn), Partial(_unturn_disc, turn))
 

@@ -1,4 +1,4 @@
-"""The geometry of a jigsaw puzzle of sixteen pieces that fits every square image."""
+"""The geometry of a jigsaw puzzle of sixteen pieces, for square images of any size."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,16 +6,22 @@ import numpy as np
 from jdiff.types import Array
 
 PIECES = 16
-# One piece of each kind: a corner, an edge with knobs, an edge with holes, an inner piece.
+# One piece of each kind: a corner, an edge piece with knobs, an edge piece with holes, an inner piece.
 KINDS = (0, 1, 2, 5)
 
 
 def laid(rng: np.random.Generator) -> np.ndarray:
-    """Returns a random new layout [16 2]: which piece lies in each place, and its quarter turns clockwise.
+    """Draws a layout of the pieces.
 
-    A piece whose row and column sum to an even number has knobs on its left and right and holes above and below; the
-    others have the reverse. So a quarter turn maps the puzzle onto itself, and pieces that it maps onto each other
-    have the same shape.
+    If the row and the column of a piece add up to an even number, the piece has knobs on its left and right and holes
+    at its top and bottom. The other pieces have it the other way round. So a quarter turn maps the puzzle onto itself,
+    and pieces that it maps onto each other have the same shape. They can take each other's places.
+
+    Args:
+        rng: random number generator.
+
+    Returns:
+        For each place, the piece that lies there and its number of clockwise quarter turns: [16 2].
     """
     layout = np.zeros((PIECES, 2), int)
     turned = [np.rot90(np.arange(PIECES).reshape(4, 4), -k).ravel() for k in range(4)]  # pieces after k turns
@@ -27,7 +33,7 @@ def laid(rng: np.random.Generator) -> np.ndarray:
 
 
 def inverse(layout: np.ndarray) -> np.ndarray:
-    """Returns the layout that undoes another one."""
+    """Returns the layout that undoes a layout."""
     back = np.zeros_like(layout)
     back[layout[:, 0], 0] = np.arange(PIECES)
     back[layout[:, 0], 1] = -layout[:, 1] % 4
@@ -35,7 +41,7 @@ def inverse(layout: np.ndarray) -> np.ndarray:
 
 
 def pieces(n: int) -> np.ndarray:
-    """Returns which of the sixteen pieces each pixel of an n x n image belongs to."""
+    """Returns the number of the piece that each pixel of an n x n image belongs to: [n n]."""
     side, y, x = n // 4, *np.mgrid[:n, :n]
     row, column = y // side, x // side
     middle, reach = (side - 1) / 2, side / 6
@@ -51,9 +57,18 @@ def pieces(n: int) -> np.ndarray:
 
 
 def index(layout: Array, h: int, w: int) -> Array:
-    """Returns the permutation [h w] of an image's pixels that a layout [16 2] makes."""
+    """Returns the permutation [h*w] of the pixels of an image for a layout.
+
+    Args:
+        layout: [16 2].
+        h: height of the image.
+        w: width of the image.
+
+    Raises:
+        ValueError: the image has a size that the puzzle does not fit.
+    """
     if h != w or h % 4 or h < 16:
-        raise ValueError(f"the image must be a square of 16 or more pixels a side that 4 divides, got {h} x {w}")
+        raise ValueError(f"the image must be a square whose side is a multiple of 4 and at least 16, got {h} x {w}")
     piece = pieces(h).ravel()
     source, turns = layout[piece, 0], layout[piece, 1]
     y, x = np.mgrid[:h, :h].reshape(2, -1)
@@ -62,5 +77,5 @@ def index(layout: Array, h: int, w: int) -> Array:
     (cy, cx), (sy, sx) = centre(piece), centre(source)
     dy, dx = y - cy, x - cx
     back = jnp.stack([jnp.stack([dy, dx]), jnp.stack([-dx, dy]), jnp.stack([-dy, -dx]), jnp.stack([dx, -dy])])
-    dy, dx = back[turns, :, jnp.arange(h * h)].T  # where a turn clockwise brought it from
+    dy, dx = back[turns, :, jnp.arange(h * h)].T  # the place before the clockwise turn
     return (jnp.round(sy + dy) * h + jnp.round(sx + dx)).astype(jnp.int32)

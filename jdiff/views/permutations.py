@@ -1,4 +1,4 @@
-"""Views that permute the pixels of an image, with a sign: independent Gaussian noise stays what it is."""
+"""Views that permute the pixels of an image and may change the sign. Independent Gaussian noise stays so."""
 
 import math
 from collections.abc import Callable
@@ -10,19 +10,20 @@ from jax.tree_util import Partial
 from jdiff.types import Array, Prediction, View
 from jdiff.views import jigsaws
 
-# (h, w) -> index [h w]: which pixel of the image, row by row, each pixel of the view is.
+# (h, w) -> index [h*w]: for each pixel of the view, the number of the image's pixel, counted row by row.
 Index = Callable[[int, int], np.ndarray | Array]
 
 
 def permutation(index: Index, sign: float = 1.0, inverse: Index | None = None) -> View:
     """Returns the view whose pixel i is pixel index(h, w)[i] of the image, times `sign`.
 
-    The way back moves the variance but leaves its sign alone: it is a place between two bounds.
+    On the way back, the learned variance is permuted too. It does not change its sign, because it is a position between
+    two bounds.
 
     Args:
-        index: the permutation, as a function of the image's height and width. A Partial may hold arrays.
+        index: the permutation, as a function of the image's height and width. It can be a Partial with arrays.
         sign: 1, or -1 for a negative.
-        inverse: the inverse permutation; sorted out from `index` if None.
+        inverse: the inverse permutation; computed from `index` if None.
 
     Example:
         >>> upside_down = permutation(lambda h, w: np.arange(h * w).reshape(h, w)[::-1].ravel())
@@ -30,7 +31,7 @@ def permutation(index: Index, sign: float = 1.0, inverse: Index | None = None) -
         [2.0, 1.0]
 
     Reference:
-        Geng et al. 2024 (Visual Anagrams), section 3.4: views have to be orthogonal.
+        Geng et al. 2024 (Visual Anagrams), section 3.4: views must be orthogonal.
     """
     index = index if isinstance(index, Partial) else Partial(index)
     back = Partial(_inverse, index) if inverse is None else inverse
@@ -55,38 +56,42 @@ def mirror() -> View:
 
 
 def rotate_cw() -> View:
-    """Returns the view that turns a square image by a quarter turn clockwise."""
+    """Returns the view that rotates a square image by a quarter turn clockwise."""
     return permutation(Partial(_moved, Partial(_clockwise)))
 
 
 def rotate_ccw() -> View:
-    """Returns the view that turns a square image by a quarter turn counterclockwise."""
+    """Returns the view that rotates a square image by a quarter turn counterclockwise."""
     return permutation(Partial(_moved, Partial(np.rot90)))
 
 
 def rotate_180() -> View:
-    """Returns the view that turns the image by half a turn."""
+    """Returns the view that rotates the image by half a turn."""
     return permutation(Partial(_moved, Partial(_half_turn)))
 
 
 def negate() -> View:
-    """Returns the view that shows the negative: dark becomes light."""
+    """Returns the view that shows the negative of the image."""
     return permutation(Partial(_moved, Partial(_same)), -1.0)
 
 
 def skew(slope: float = 1.5) -> View:
-    """Returns the view that rolls column j down by `slope` j pixels."""
+    """Returns the view that shifts column j down by slope * j pixels. Pixels that leave at the bottom enter at the top.
+
+    Args:
+        slope: pixels down for each pixel to the right.
+    """
     there, back = (Partial(roll, jnp.asarray(slope, float)) for roll in (_rolled_down, _rolled_up))
     return permutation(there, inverse=back)
 
 
 def inner_circle() -> View:
-    """Returns the view that turns a disc, three quarters of the image wide, by half a turn."""
+    """Returns the view that rotates a disc by half a turn. Its diameter is 3/4 of the shorter side."""
     return permutation(Partial(_moved, Partial(_inner_turned)))
 
 
 def square_hinge() -> View:
-    """Returns the view that turns nine squares by a quarter turn each, neighbours against each other."""
+    """Returns the view that rotates each of nine squares by a quarter turn. Neighbours turn in opposite directions."""
     return permutation(Partial(_moved, Partial(_hinged)))
 
 
@@ -94,8 +99,8 @@ def patch_permute(seed: int = 0, grid: int = 8) -> View:
     """Returns the view that shuffles patches of the image.
 
     Args:
-        seed: what the order is drawn from. It is the same order at every size that `grid` divides.
-        grid: patches along each side.
+        seed: of the order. The order is the same for images of all sizes, which must be multiples of `grid`.
+        grid: number of patches along each side.
 
     Example:
         >>> view = patch_permute(seed=3)
@@ -108,17 +113,23 @@ def patch_permute(seed: int = 0, grid: int = 8) -> View:
 
 
 def pixel_permute(seed: int = 0, grid: int = 64) -> View:
-    """Returns `patch_permute` with patches of one pixel at `grid` pixels a side; the mini model needs grid=32."""
+    """Returns the view that shuffles the pixels of an image of `grid` pixels a side.
+
+    Args:
+        seed: of the order.
+        grid: pixels along each side; 32 for the mini model.
+    """
     return patch_permute(seed, grid)
 
 
 def jigsaw(seed: int = 0) -> View:
-    """Returns the view that lays the sixteen pieces of a jigsaw puzzle anew.
+    """Returns the view that shuffles the sixteen pieces of a jigsaw puzzle.
 
-    Corners, both kinds of edges and inner pieces are shuffled among themselves, each turned to fit its new place.
+    Corners, the two kinds of edge pieces, and inner pieces are shuffled among themselves. Each piece is turned to fit
+    its new place. Images must be squares whose side is a multiple of 4 and at least 16.
 
     Args:
-        seed: what the order is drawn from. Images must be squares of 16 pixels or more that 4 divides.
+        seed: of the layout.
     """
     laid = jigsaws.laid(np.random.default_rng(seed))
     there, back = (Partial(jigsaws.index, jnp.asarray(a, jnp.int32)) for a in (laid, jigsaws.inverse(laid)))
@@ -148,7 +159,7 @@ def _inverse(index: Partial, h: int, w: int) -> np.ndarray | Array:
 def _moved(move: Callable, h: int, w: int) -> np.ndarray:
     moved = move(np.arange(h * w).reshape(h, w))
     if moved.shape != (h, w):
-        raise ValueError(f"the image must be a square for a view that turns it, got {h} x {w}")
+        raise ValueError(f"the image must be a square for a view with a quarter turn, got {h} x {w}")
     return moved.ravel()
 
 
@@ -202,6 +213,6 @@ def _rolled_up(slope: Array, h: int, w: int) -> Array:
 def _patches(order: Array, h: int, w: int) -> Array:
     g = math.isqrt(order.shape[0])
     if h % g or w % g:
-        raise ValueError(f"the image's sides must be multiples of the {g} x {g} patches, got {h} x {w}")
+        raise ValueError(f"the image's height and width must be multiples of {g}, the patches a side, got {h} x {w}")
     cells = jnp.arange(h * w).reshape(g, h // g, g, w // g).swapaxes(1, 2).reshape(g * g, -1)
     return cells[order].reshape(g, g, h // g, w // g).swapaxes(1, 2).ravel()
