@@ -77,7 +77,7 @@ def contents(folder):
     found = {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
     if "manifest.json" in found:
         told = json.loads(found["manifest.json"])
-        found["manifest.json"] = {name: told[name] for name in ("settings", "hash", "pictures", "shards")}
+        found["manifest.json"] = {name: told.get(name) for name in ("settings", "hash", "pictures", "shards")}
     return found
 
 
@@ -121,7 +121,7 @@ def test_each_picture_is_in_one_shard_and_one_batch(count, n, size, batch):
     assert whole == list(range(count * n))
     found = [one for shard in range(layout.shards) for one in layout.batches(shard, batch)]
     assert [k for one in found for k in one.numbers[: one.wanted].tolist()] == whole
-    assert {one.numbers.shape for one in found} == {(batch,)} and {one.numbers.dtype for one in found} == {np.uint32}
+    assert {one.numbers.shape for one in found} == {(batch,)} and {str(one.numbers.dtype) for one in found} == {"uint32"}
 
 
 @pytest.mark.parametrize("shard", [-1, 4, 2.0, "1", None])
@@ -532,7 +532,7 @@ def broken(model):
     thin = model.embed(["a thin C"])[0]
 
     def denoise(x, t, told):
-        bad = (jnp.abs(told.text - thin).max(axis=(-2, -1)) == 0)[:, None, None, None]
+        bad = (jnp.abs(told.text - thin[None]).max(axis=(-2, -1)) == 0)[:, None, None, None]
         return Prediction(jnp.where(bad, jnp.nan, 0.1 * x), None)
 
     return model._replace(network=as_network(denoise), x0_rule=step.untouched)
@@ -657,17 +657,18 @@ def test_a_second_driver_on_a_folder_is_told(here, tiny, capsys):
 def test_a_full_disk_costs_one_shard_and_the_same_command_goes_on(format, here, tiny, capsys):
     small = here / "small"
     small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=120k", "tmpfs", str(small)]
+    size = {"parquet": "40k", "png": "120k"}[format]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(small)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("this system lets nobody mount a file system")
-    flags = ["prompts.txt", "-n", 40, "--shard-size", 50, "--model", tiny, "--format", format]
+    flags = ["prompts.txt", "-n", 40, "--shard-size", 10, "--model", tiny, "--format", format]
     try:
         assert main(*flags, "-o", "small/out") == 1
         error = capsys.readouterr().err
         done = sum(not path.name.startswith(".") for path in (small / "out").glob("shard*"))
-        assert 0 < done < 4 and error.count("\n") == 1 and "No space left on device" in error
-        assert error.startswith("jdiff: small/out/shard-0000")
-        assert f"; {done} of 4 shards are complete, and the same command goes on from there" in error
+        assert 0 < done < 20 and error.count("\n") == 1 and "No space left on device" in error
+        assert error.startswith("jdiff: small/out/shard-000")
+        assert f"; {done} of 20 shards are complete, and the same command goes on from there" in error
         assert not [path for path in small.rglob("*") if ".part" in path.name]
         subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
         assert main(*flags, "-o", "small/out") == 0 and main(*flags, "-o", "whole") == 0

@@ -1,6 +1,5 @@
 """Embeddings of a job's prompts: made once, into files of the job's folder, from which all processes read them."""
 
-import functools
 import json
 import sqlite3
 import warnings
@@ -18,6 +17,7 @@ FOLDER = "embeddings"
 ABOUT, ROWS = "embeddings.json", "rows.npy"  # the first is written last
 FILE = 2**28  # bytes of embeddings in one file, about
 MOST = 4096  # embeddings in one file
+OPEN = 64  # files that are open at once
 CACHE = 2**16  # KiB that SQLite keeps in memory; the rest is in a file of its own, which it takes away
 WARNED = 3  # warnings about prompts that are shown
 NEGATIVE = 0  # row of the negative prompt
@@ -50,7 +50,7 @@ class Embedded:
             self._rows = np.load(self._folder / ROWS, mmap_mode="r")
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{self._folder} is damaged ({error}); remove it, and it is made again") from error
-        self._file = functools.lru_cache(maxsize=4)(self._open)
+        self._opened: dict[int, np.ndarray] = {}
 
     def of_prompts(self, numbers: np.ndarray) -> np.ndarray:
         """Returns the embeddings of prompts by their line numbers, float32 [n l d]."""
@@ -61,7 +61,13 @@ class Embedded:
         return self._row(NEGATIVE)
 
     def _row(self, row: int) -> np.ndarray:
-        return np.array(self._file(row // self.about.each)[row % self.about.each])
+        number = row // self.about.each
+        if number not in self._opened:
+            states = self._open(number)
+            if len(self._opened) >= OPEN:
+                del self._opened[next(iter(self._opened))]
+            self._opened[number] = states
+        return np.array(self._opened[number][row % self.about.each])
 
     def _open(self, number: int) -> np.ndarray:
         path = self._folder / _name(number)
