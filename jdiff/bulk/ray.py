@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 import uuid
 from collections import Counter, deque
@@ -17,6 +18,7 @@ from jdiff.bulk.prompts import scan
 LOCAL = "local"
 RETRIES = 3  # how often a shard is given out again after the loss of its worker
 PATIENCE = 1.0  # seconds between two looks at the workers
+CONNECT = 10.0  # seconds after which nobody answers
 CPU, GPU, TPU = "CPU", "GPU", "TPU"  # Ray's names for resources
 
 
@@ -84,12 +86,13 @@ def run(
     # Ray must leave the devices of a worker that asks for none as they are
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     how = {"logging_level": logging.ERROR, "log_to_driver": False}
+    _check(address)
     try:
         if address == LOCAL:
             ray.init(include_dashboard=False, num_cpus=max(workers or 1, os.cpu_count() or 1), **how)
         else:
             ray.init(address, **how)
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:  # Ray ends a process that finds none
         raise OSError(f"there is no Ray cluster at {address} ({' '.join(str(error).split())[:200]})") from error
     try:
         asked, count = _resources(ray.cluster_resources(), workers)
@@ -102,6 +105,16 @@ def run(
         return _hand_out(ray, new, min(count, max(len(numbers), 1)), numbers, told, started)
     finally:
         ray.shutdown()
+
+
+def _check(address: str) -> None:
+    """Raises OSError where nobody answers at HOST:PORT, for which Ray itself would wait for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT).close()
+        except (OSError, OverflowError) as error:
+            raise OSError(f"there is no Ray cluster at {address} ({error})") from error
 
 
 def _resources(cluster: Mapping[str, float], workers: int | None) -> tuple[dict[str, Any], int]:
