@@ -121,7 +121,7 @@ def test_each_picture_is_in_one_shard_and_one_batch(count, n, size, batch):
     assert whole == list(range(count * n))
     found = [one for shard in range(layout.shards) for one in layout.batches(shard, batch)]
     assert [k for one in found for k in one.numbers[: one.wanted].tolist()] == whole
-    assert {one.numbers.shape for one in found} == {(batch,)} and {str(one.numbers.dtype) for one in found} == {"uint32"}
+    assert {(one.numbers.shape, str(one.numbers.dtype)) for one in found} == {((batch,), "uint32")}
 
 
 @pytest.mark.parametrize("shard", [-1, 4, 2.0, "1", None])
@@ -322,7 +322,9 @@ print(found.count, about.rows, peak() - before)
 
 def test_a_million_prompts_are_streamed(here):
     """The file has 127 MB; most of what is allowed is SQLite's cache, which does not grow with the file."""
-    line = "a photograph of an animal that sits on a wooden chair beside an open window in the evening, as number {:09d}\n"
+    line = (
+        "a photograph of an animal that sits on a wooden chair beside an open window in the evening, number {:010d}\n"
+    )
     for name, n in (("small.txt", 1000), ("large.txt", 1_000_000)):
         with open(name, "w") as file:
             file.writelines(line.format(i % 700_000) for i in range(n))
@@ -727,7 +729,7 @@ class FakeRay:
 
     def worker(self):
         self.workers += 1
-        ray, number = self, self.workers
+        number = self.workers
 
         class Method:
             def __init__(self, name):
@@ -835,8 +837,9 @@ def test_ray_makes_the_shards_of_a_worker_that_is_killed(made, here, tiny, compi
     """Two workers on a cluster of this machine. The first that is ready is killed."""
     Path("out").mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tiny)], env=environment(compiled), capture_output=True, text=True, timeout=300
-    )
+        [sys.executable, "-c", KILLED, str(tiny)], env=environment(compiled), capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     shards, pictures, workers = map(int, done.stdout.split("\n")[-2].split())
     assert (shards, pictures) == (4, 15) and workers >= 2  # another one may have taken its place
