@@ -23,7 +23,7 @@ from PIL import Image
 import jdiff
 from jdiff import combine, images, keys, sample, step
 from jdiff import mesh as meshes
-from jdiff.bulk import embedded, job, manifest, prompts, ray, shards, workers, write
+from jdiff.bulk import cluster, embedded, job, manifest, prompts, shards, workers, write
 from jdiff.bulk.job import Options
 from jdiff.cli import main as cli
 from jdiff.types import Prediction, as_network
@@ -639,7 +639,7 @@ def test_bad_input_is_one_line(args, message, here, capsys):
 
 def test_extras_that_are_not_installed(here, monkeypatch, capsys):
     monkeypatch.setattr(write, "find_spec", lambda name: None)
-    monkeypatch.setattr(ray, "find_spec", lambda name: None)
+    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     assert main("prompts.txt", "-o", "out") == 2
     assert "--format parquet needs pyarrow: pip install 'jdiff[bulk]', or give --format png" in capsys.readouterr().err
     assert main("prompts.txt", "-o", "out", "--format", "png", "--ray", "local") == 2
@@ -759,11 +759,11 @@ class FakeRay:
 
 @pytest.fixture
 def hand_out(monkeypatch):
-    monkeypatch.setattr(ray, "PATIENCE", 0.0)
+    monkeypatch.setattr(cluster, "PATIENCE", 0.0)
 
     def run(fake, count, numbers, told=None):
         told = [] if told is None else told
-        return ray._hand_out(fake, fake.worker, count, numbers, told.append, lambda process: None)
+        return cluster._hand_out(fake, fake.worker, count, numbers, told.append, lambda process: None)
 
     return run
 
@@ -811,13 +811,13 @@ def test_what_a_worker_says_is_wrong_reaches_the_driver(hand_out):
     ],
 )  # fmt: skip
 def test_a_worker_has_a_device(cluster, workers, wanted):
-    assert ray._resources(cluster, workers) == wanted
+    assert cluster._resources(cluster, workers) == wanted
 
 
-needs_ray = pytest.mark.skipif(ray.lacking() != "", reason="Ray is not installed: pip install 'jdiff[ray]'")
+needs_ray = pytest.mark.skipif(cluster.lacking() != "", reason="Ray is not installed: pip install 'jdiff[ray]'")
 KILLED = """
 import os, signal, sys
-from jdiff.bulk import ray, workers
+from jdiff.bulk import cluster, workers
 from jdiff.bulk.job import Options
 ready = []
 def started(process):
@@ -827,7 +827,7 @@ def started(process):
 if __name__ == "__main__":
     options = Options(prompts="prompts.txt", folder="out", model=sys.argv[1], n=3, shard_size=4, batch=2, seed=7)
     with workers.holding("out", workers.Share()) as half:
-        made = ray.run(options, range(4), half, workers=2, started=started)
+        made = cluster.run(options, range(4), half, workers=2, started=started)
     print(made.shards, made.pictures, len(set(ready)))
 """
 

@@ -145,7 +145,8 @@ def make(
         warnings.warn(message, stacklevel=2)
     if len(said) > WARNED:
         warnings.warn("and more prompts likewise", stacklevel=2)
-    about = About(rows, each, *first.shape, encoder())
+    length, width = first.shape
+    about = About(rows, each, length, width, encoder())
     with beside(place / ABOUT) as file:
         file.write(json.dumps(about._asdict(), indent=2).encode() + b"\n")
     told(prompts.count, prompts.count)

@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -127,6 +129,12 @@ def start(options: Options, prompts: Prompts, told: Told = silent) -> Job:
         batch=_batch(options.batch, layout, side), format=options.format,
     )  # fmt: skip
     levels = sampler.table(model.schedule, steps)
+    if levels.signal[0] > sample.LARGEST_FIRST_SIGNAL:
+        warnings.warn(
+            f"the first timestep, {levels.t[0]:g}, is not pure noise, though pictures start from it: choose another "
+            f"number of steps than {steps}, or the sampler 'deepfloyd'",
+            stacklevel=2,
+        )
     about = {
         "pictures": layout.pictures, "shards": layout.shards, "model": model.name,
         "prompts": str(options.prompts), "device": jax.devices()[0].device_kind,
@@ -147,7 +155,8 @@ def start(options: Options, prompts: Prompts, told: Told = silent) -> Job:
 
 def left(options: Options, layout: shards.Layout, mine: Sequence[int]) -> list[int]:
     """Returns the shards of these that are not complete."""
-    return [s for s in mine if not write.path_of(options.folder, layout, s, options.format).exists()]
+    there = set(os.listdir(options.folder))
+    return [s for s in mine if write.path_of("", layout, s, options.format).name not in there]
 
 
 class Made(NamedTuple):
@@ -184,7 +193,7 @@ def make(job: Job, numbers: Sequence[int], half: Path, told: Callable[[int], Non
             with write.shard(path, half, job.settings.format, about) as add:
                 while following is not None and following[0].shard == shard:
                     batch, images = following
-                    pngs = list(pool.map(write.encode, np.asarray(images[: batch.wanted], np.float32)))
+                    pngs = list(pool.map(write.encode, np.asarray(images, np.float32)[: batch.wanted]))
                     rows = _rows(job, batch, pngs)
                     add(rows)
                     broken += [row.index for row in rows if row.png is None]
@@ -216,7 +225,7 @@ def _ahead(drawn: Iterator[tuple[shards.Batch, Array]]) -> Iterator[tuple[shards
 def _draw(job: Job, batch: shards.Batch) -> Array:
     """Images [size h w c] in the making: this returns before they are drawn."""
     model, settings = job.model, job.settings
-    split = (lambda tree: tree) if job.mesh is None else (lambda tree: meshes.split_rows(job.mesh, tree))
+    split = (lambda tree: tree) if job.mesh is None else partial(meshes.split_rows, job.mesh)
     texts = job.embedded.of_prompts(batch.numbers // settings.n)
     side = (model.config.sample_size, model.config.sample_size, model.config.channels)
     keys = split(fold_in_each(jax.random.key(settings.seed), jnp.asarray(batch.numbers)))

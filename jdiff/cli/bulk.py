@@ -90,12 +90,12 @@ class Bulk:
     def __call__(self) -> str:
         """Draws and writes; returns a line that says so."""
         self._check()
-        from jdiff.bulk import ray, shards, workers, write
+        from jdiff.bulk import cluster, shards, workers, write
         from jdiff.bulk.prompts import scan
 
         advice = write.lacking(self.format)
         demand(not advice, f"--format parquet needs pyarrow: {advice}, or give --format png")
-        advice = ray.lacking() if self.ray is not None else ""
+        advice = cluster.lacking() if self.ray is not None else ""
         demand(not advice, f"--ray needs Ray: {advice}")
         # an allocation of SLURM may hold a Ray cluster, whose driver makes all shards
         environment = {} if self.ray is not None else os.environ
@@ -163,7 +163,7 @@ class Bulk:
         accepted(lambda: manifest.check_folder(folder), "-o: ")
 
     def _make(self, prompts: "Prompts", layout: "Layout", mine: range, half: Path) -> "Made":
-        from jdiff.bulk import job, ray
+        from jdiff.bulk import cluster, job
 
         options = self._options()
         wanted = job.left(options, layout, mine)
@@ -173,7 +173,7 @@ class Bulk:
             if self.ray is not None:
                 how = {"address": self.ray, "workers": self.workers, "environment": _environment()}
                 with bar(pictures, " images", "drawing") as drawing:
-                    return ray.run(options, wanted, half, told=drawing.update, **how)
+                    return cluster.run(options, wanted, half, told=drawing.update, **how)
             start_jax(cores=pictures > 1)
             with bar(prompts.count, " prompts", "starting") as starting:
                 told = lambda what, done, total: starting.update(done, total, label=what)

@@ -80,7 +80,7 @@ def run(
         ValueError: what the job's settings have against them, as `job.start` says.
         OSError: there is no such cluster, or a shard cannot be written, or its worker is lost again and again.
     """
-    import ray
+    import ray  # pyright: ignore[reportMissingImports]  # of the extra `ray`
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray must leave the devices of a worker that asks for none as they are
