@@ -441,7 +441,8 @@ def test_the_bytes_do_not_depend_on_devices_order_or_shares(devices, made, tiny,
     assert contents("out") == made
 
 
-def test_another_layout_has_the_same_pictures(made, tiny, here):
+def test_another_layout_has_the_same_pictures(made, tiny, here, monkeypatch):
+    monkeypatch.setattr(meshes, "over_local_devices", over(1))
     for name in [name for name in made if name.endswith(".parquet")]:
         (here / name).write_bytes(made[name])
     wanted = table(here)
@@ -467,7 +468,8 @@ def test_one_program_draws_all_batches(tiny, here):
     """Fifteen pictures in batches of two: full ones, and one that is padded."""
     from jdiff.scan import _run
 
-    begun = job.start(options(tiny, "out") if Path("out").mkdir() is None else None, prompts.scan("prompts.txt"))
+    Path("out").mkdir()
+    begun = job.start(options(tiny), prompts.scan("prompts.txt"))
     before = _run._cache_size()
     with workers.holding("out", workers.Share()) as half:
         job.make(begun, range(4), half)
@@ -798,7 +800,7 @@ def test_what_a_worker_says_is_wrong_reaches_the_driver(hand_out):
 
 
 @pytest.mark.parametrize(
-    ("cluster", "workers", "wanted"),
+    ("there", "workers", "wanted"),
     [
         ({"CPU": 8.0, "node:10.0.0.1": 1.0, "node:__internal_head__": 1.0}, None, ({"num_cpus": 8}, 1)),
         ({"CPU": 8.0, "node:10.0.0.1": 1.0}, 2, ({"num_cpus": 4}, 2)),
@@ -810,8 +812,8 @@ def test_what_a_worker_says_is_wrong_reaches_the_driver(hand_out):
         ),
     ],
 )  # fmt: skip
-def test_a_worker_has_a_device(cluster, workers, wanted):
-    assert cluster._resources(cluster, workers) == wanted
+def test_a_worker_has_a_device(there, workers, wanted):
+    assert cluster._resources(there, workers) == wanted
 
 
 needs_ray = pytest.mark.skipif(cluster.lacking() != "", reason="Ray is not installed: pip install 'jdiff[ray]'")
