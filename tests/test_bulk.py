@@ -405,7 +405,7 @@ def test_other_libraries_read_the_shards(made, here):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     for name in ("shard-00000-of-00004.parquet", "shard-00001-of-00004.parquet"):
         (here / name).write_bytes(made[name])
-    frame = pandas.read_parquet(here, columns=["prompt", "index", "image"])
+    frame = pandas.read_parquet(sorted(here.glob("*.parquet")), columns=["prompt", "index", "image"])
     assert frame["index"].tolist() == list(range(8)) and frame["image"][0]["path"] == "0000000000.png"
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     found = datasets.load_dataset("parquet", data_files="*.parquet", split="train", cache_dir="cache")
@@ -490,12 +490,16 @@ def test_what_is_complete_is_not_made_again(made, tiny, here, monkeypatch, capsy
     assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-def test_workers_never_load_the_encoder(made, tiny, here):
+def test_workers_never_load_the_encoder(made, tiny, here, monkeypatch, capsys):
     model = shutil.copytree(tiny, here / "model")
     flags = ["-n", 3, "--shard-size", 4, "--batch", 2, "--seed", 7, "--model", model, "-o", "out"]
     assert main("prompts.txt", *flags, "--shards", "0/2") == 0
     (model / "text_encoder" / "model.safetensors").unlink()
-    assert main("prompts.txt", *flags, "--shards", "1/2") == 0
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert main("prompts.txt", *flags) == 0
+    said = "wrote 2 of 2 shards (share {} of 2, by {}) to out: {} pictures\n"
+    assert capsys.readouterr().out == said.format(0, "--shards", 8) + said.format(1, "SLURM_PROCID", 7)
     assert contents("out") == made
 
 

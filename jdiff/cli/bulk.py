@@ -112,9 +112,9 @@ class Bulk:
             what = "picture is" if len(made.broken) == 1 else "pictures are"
             note(f"{len(made.broken)} {what} not finite and left out: {shown}; try a wider --dtype than {self.dtype}, "
                  "or less --guidance")  # fmt: skip
-        of = f" of share {share.index} of {share.count}, by {share.source}" if share.count > 1 else ""
+        of = f" (share {share.index} of {share.count}, by {share.source})" if share.count > 1 else ""
         before = f"; {len(mine) - made.shards} were complete" if made.shards < len(mine) else ""
-        return f"wrote {made.shards} of {len(mine)} shards to {self._folder}{of}: {made.pictures} pictures{before}"
+        return f"wrote {made.shards} of {len(mine)} shards{of} to {self._folder}: {made.pictures} pictures{before}"
 
     @property
     def _prompts(self) -> Path:
