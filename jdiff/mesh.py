@@ -64,6 +64,14 @@ def over_devices() -> Mesh | None:
     return make() if jax.device_count() > 1 else None
 
 
+def over_local_devices() -> Mesh | None:
+    """Returns a mesh of this process's own devices, over which images are split, or None where there is one device."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        return None
+    return jax.make_mesh((len(devices), 1), (DATA, MODEL), axis_types=(AxisType.Auto,) * 2, devices=devices)
+
+
 def split_rows(mesh: Mesh, tree: Tree) -> Tree:
     """Returns arrays [n ...] whose rows are split over the mesh's data axis."""
     return place(tree, NamedSharding(mesh, PartitionSpec(DATA)))

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from jdiff.cli import settings
+from jdiff.cli.bulk import Bulk
 from jdiff.cli.commands import Edit, Generate, Inpaint, Upscale
 from jdiff.cli.drawing import Drawing
 from jdiff.cli.errors import BadInput
@@ -20,7 +21,7 @@ from jdiff.cli.mnist import Mnist
 from jdiff.cli.weights import Convert, Embed
 
 DRAWING: tuple[type[Drawing], ...] = (Generate, Edit, Inpaint, Anagram, Hybrid, Upscale)
-OTHERS = (Ambigram, Embed, Convert, Mnist)
+OTHERS = (Ambigram, Bulk, Embed, Convert, Mnist)
 # Columns below which tyro's help never ends.
 NARROWEST = 40
 # Characters of a line about words that cannot be read.
@@ -34,7 +35,7 @@ WORDS = {
     r"Unrecognized options: (.*)": r"no flag or command is called \1; see jdiff --help",
 }
 
-Command = Drawing | Ambigram | Embed | Convert | Mnist
+Command = Drawing | Ambigram | Bulk | Embed | Convert | Mnist
 
 
 def parse(args: Sequence[str]) -> Command:
