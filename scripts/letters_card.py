@@ -92,7 +92,7 @@ def quality(found: dict) -> str:
 
 def main(
     folder: Path = Path("weights/letters"),
-    glyphs: Path = Path("../shared/data/glyphs"),
+    glyphs: Path = Path("data/glyphs"),
     machine: str = "a virtual machine with two cores, shared with other jobs",
 ) -> None:
     """Writes the card.

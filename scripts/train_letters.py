@@ -95,7 +95,7 @@ def v_error(
 
 
 def main(
-    data_folder: Path = Path("../shared/data/glyphs"),
+    data_folder: Path = Path("data/glyphs"),
     run: Path = Path("runs/letters"),
     out: Path = Path("weights/letters"),
     steps: int = 2500,
