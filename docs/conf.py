@@ -1,0 +1,107 @@
+"""How Sphinx builds the site: `python -m sphinx -W --keep-going -b html docs build/site`."""
+
+import inspect
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+project = "jdiff"
+copyright = "the authors of jdiff, Apache-2.0"  # noqa: A001
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["tutorial/*.ipynb"]
+html_theme = "furo"
+html_title = "jdiff"
+html_extra_path = ["part_a.html"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+pygments_style = "friendly"
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+suppress_warnings = ["misc.copy_overwrite"]
+
+# Notebooks run when the site is built. Outputs are kept in build/, so that pages that did not change do not run again.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(ROOT / "build" / "notebooks")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+# The kernels import this checkout, on the CPU, and share the programs that they compile.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / "build" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Reference", "notes_style")]
+default_role = "py:obj"  # what docstrings have in single backticks: a link where there is such a name
+nitpick_ignore: list[tuple[str, str]] = []
+
+# A field of a NamedTuple: its name, type, default and comment.
+FIELD = re.compile(r"^    (\w+): [^=#\n]+(?:= [^#\n]+)?(?:# (.*))?$", re.M)
+# What a page includes: a card of weights.
+INCLUDE = re.compile(r"^```\{include\} (\S+)\n```$", re.M)
+LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)]*)?\)")
+# Cards of weights that are pages of the site.
+CARDS = {path.parent: f"cards/{path.parent.name}.md" for path in sorted(ROOT.glob("weights/*/README.md"))}
+
+
+def prepare_page(app: Sphinx, name: str, source: list[str]) -> None:
+    """Puts included files in, turns links to files of the repository into links of the site, and adds Colab's link."""
+    here = (DOCS / name).parent
+    source[0] = INCLUDE.sub(lambda found: _included(found[1], here), source[0])
+    if name.startswith("tutorial/") and not name.endswith("index"):
+        path = f"docs/{name}.ipynb"
+        place = REPOSITORY.removeprefix("https://github.com/")
+        colab = f"https://colab.research.google.com/github/{place}/blob/main/{path}"
+        line = f"\n\n[Run it on Colab]({colab}), or {{download}}`get the notebook <{Path(path).name}>`.\n"
+        source[0] = re.sub(r"^(# .+)$", lambda found: found[1] + line, source[0], count=1, flags=re.M)
+
+
+def _included(path: str, here: Path) -> str:
+    file = (here / path).resolve()
+    return LINK.sub(lambda found: f"]({_moved(found[1], file.parent, here)}{found[2] or ''})", file.read_text())
+
+
+def _moved(link: str, source: Path, here: Path) -> str:
+    """A link of a file in one folder, as a page in another folder has it."""
+    target = (source / link).resolve()
+    card = CARDS.get(target.parent) if target.name == "README.md" else None
+    return os.path.relpath(DOCS / card if card else target, here)
+
+
+def describe_fields(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Says of the fields of a NamedTuple what their comments say."""
+    fields = getattr(thing, "_fields", None)
+    if what != "class" or fields is None:
+        return
+    comments = {field: comment for field, comment in FIELD.findall(inspect.getsource(thing)) if field in fields}
+    lines += ["", "Attributes:", *(f"    {field}: {comments.get(field, '')}" for field in fields), ""]
+
+
+def skip_fields(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out what a NamedTuple makes of its fields, which `describe_fields` lists."""
+    return True if type(thing).__name__ == "_tuplegetter" else None
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("source-read", prepare_page)
+    app.connect("autodoc-process-docstring", describe_fields, priority=400)  # before napoleon reads the sections
+    app.connect("autodoc-skip-member", skip_fields)
