@@ -13,6 +13,8 @@ from sphinx.application import Sphinx
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
+import jdiff  # noqa: E402
+
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 project = "jdiff"
@@ -28,7 +30,6 @@ pygments_style = "friendly"
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
-suppress_warnings = ["misc.copy_overwrite"]
 
 # Notebooks run when the site is built. Outputs are kept in build/, so that pages that did not change do not run again.
 nb_execution_mode = "cache"
@@ -51,21 +52,24 @@ python_maximum_signature_line_length = 100
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = [("Reference", "notes_style")]
-default_role = "py:obj"  # what docstrings have in single backticks: a link where there is such a name
-nitpick_ignore: list[tuple[str, str]] = []
+default_role = "literal"  # what docstrings have in single backticks, unless `link_names` makes it a link
+napoleon_use_ivar = True
 
 # A field of a NamedTuple: its name, type, default and comment.
 FIELD = re.compile(r"^    (\w+): [^=#\n]+(?:= [^#\n]+)?(?:# (.*))?$", re.M)
 # What a page includes: a card of weights.
 INCLUDE = re.compile(r"^```\{include\} (\S+)\n```$", re.M)
+# A pattern in a list of pages. Sphinx warns of one that no page matches.
+OPTIONAL = re.compile(r"^(\w+)\*\n", re.M)
 LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)]*)?\)")
 # Cards of weights that are pages of the site.
 CARDS = {path.parent: f"cards/{path.parent.name}.md" for path in sorted(ROOT.glob("weights/*/README.md"))}
 
 
 def prepare_page(app: Sphinx, name: str, source: list[str]) -> None:
-    """Puts included files in, turns links to files of the repository into links of the site, and adds Colab's link."""
+    """Puts included files in with their links mended, lists optional pages where they exist, and adds Colab's link."""
     here = (DOCS / name).parent
+    source[0] = OPTIONAL.sub(lambda found: found[0] if any(here.glob(f"{found[1]}*.md")) else "", source[0])
     source[0] = INCLUDE.sub(lambda found: _included(found[1], here), source[0])
     if name.startswith("tutorial/") and not name.endswith("index"):
         path = f"docs/{name}.ipynb"
@@ -96,6 +100,26 @@ def describe_fields(app: Sphinx, what: str, name: str, thing: Any, options: Any,
     lines += ["", "Attributes:", *(f"    {field}: {comments.get(field, '')}" for field in fields), ""]
 
 
+def link_names(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Turns `name` in a docstring into a link, where its module knows a function or class of that name."""
+    module = inspect.getmodule(thing)
+
+    def linked(found: re.Match) -> str:
+        value: Any = module
+        for part in found[1].removeprefix("jdiff.").split("."):
+            value = getattr(value, part, None) or (getattr(jdiff, part, None) if value is module else None)
+        if not (inspect.isfunction(value) or inspect.isclass(value)) or not value.__module__.startswith("jdiff"):
+            return found[0]
+        place = "jdiff.views" if value.__module__.startswith("jdiff.views") else value.__module__
+        place = "jdiff.images" if place.startswith("jdiff.images") else place
+        return f":py:obj:`{found[1]} <{place}.{value.__qualname__}>`"
+
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            line = re.sub(r"(?<![`:])`([\w.]+)`(?!`)", linked, line)
+            lines[i] = re.sub(r"\|(\w+)\|", r"\\|\1\\|", line)  # an absolute value is no substitution
+
+
 def skip_fields(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
     """Leaves out what a NamedTuple makes of its fields, which `describe_fields` lists."""
     return True if type(thing).__name__ == "_tuplegetter" else None
@@ -104,4 +128,5 @@ def skip_fields(app: Sphinx, what: str, name: str, thing: Any, skip: bool, optio
 def setup(app: Sphinx) -> None:
     app.connect("source-read", prepare_page)
     app.connect("autodoc-process-docstring", describe_fields, priority=400)  # before napoleon reads the sections
+    app.connect("autodoc-process-docstring", link_names, priority=400)
     app.connect("autodoc-skip-member", skip_fields)
