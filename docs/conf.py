@@ -27,6 +27,7 @@ html_extra_path = ["part_a.html"]
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 pygments_style = "friendly"
+highlight_language = "text"  # of blocks that name no language: commands
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -100,6 +101,14 @@ def describe_fields(app: Sphinx, what: str, name: str, thing: Any, options: Any,
     lines += ["", "Attributes:", *(f"    {field}: {comments.get(field, '')}" for field in fields), ""]
 
 
+def shorten_types(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Writes an array's type as code has it, without the place where JAX keeps its class."""
+    short = lambda text: text and text.replace("jaxlib._jax.Array", "Array").replace("jax.Array", "Array")
+    return short(signature), short(returns)
+
+
 def link_names(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     """Turns `name` in a docstring into a link, where its module knows a function or class of that name."""
     module = inspect.getmodule(thing)
@@ -129,4 +138,5 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", prepare_page)
     app.connect("autodoc-process-docstring", describe_fields, priority=400)  # before napoleon reads the sections
     app.connect("autodoc-process-docstring", link_names, priority=400)
+    app.connect("autodoc-process-signature", shorten_types)
     app.connect("autodoc-skip-member", skip_fields)
