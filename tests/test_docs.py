@@ -14,7 +14,7 @@ from jdiff.cli.parse import parse
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted([*DOCS.glob("*.md"), *(DOCS / "howto").glob("*.md"), *(DOCS / "tutorial").glob("*.md")])
 HOWTO = [page for page in sorted((DOCS / "howto").glob("*.md")) if page.stem != "index"]
-COMMAND = re.compile(r"^(?:.*&& )?(jdiff [a-z].*(?:\\\n.*)*)$", re.M)
+COMMAND = re.compile(r"^(?:.*&& )?(jdiff [a-z].*)$", re.M)
 
 
 def python(page: Path) -> list[str]:
@@ -23,9 +23,8 @@ def python(page: Path) -> list[str]:
 
 def commands(page: Path) -> list[str]:
     """The command lines of a page, which stand in blocks without a language."""
-    blocks = re.findall(r"^```(\S*)\n(.*?)^```", page.read_text(), re.S | re.M)
-    lines = [line for language, block in blocks if not language for line in COMMAND.findall(block)]
-    return [line.replace("\\\n", " ") for line in lines]
+    blocks = re.findall(r"^```(\S*)\n(.*?)^```", page.read_text().replace("\\\n", " "), re.S | re.M)
+    return [line for language, block in blocks if not language for line in COMMAND.findall(block)]
 
 
 def run(codes: list[str], page: Path, names: dict) -> dict:
