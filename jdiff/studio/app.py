@@ -1,5 +1,6 @@
 """Launching the studio: its models, its address, its limits. Nothing is fetched from the network."""
 
+import logging
 import os
 import socket
 import threading
@@ -70,6 +71,11 @@ def warm(here: Studio) -> threading.Thread:
     return thread
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of the server's log is more than a browser that went away in the middle of an upload."""
+    return not (record.exc_info and type(record.exc_info[1]).__name__ == "ClientDisconnect")
+
+
 def launch(here: Studio, *, port: int = PORT, share: bool = False, folder: Path) -> tuple[str, Callable[[], Any]]:
     """Serves the studio in threads of its own.
 
@@ -83,6 +89,7 @@ def launch(here: Studio, *, port: int = PORT, share: bool = False, folder: Path)
         The address, and a function that ends the serving.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     # Pillow refuses pictures of more than twice this, before Gradio decodes them
     Image.MAX_IMAGE_PIXELS = tasks.LARGEST * 10**6 // 2

@@ -73,8 +73,7 @@ class Page:
 
     def inputs(self) -> gr.Column:
         """Returns the column of the inputs."""
-        self._left = gr.Column(scale=4, min_width=320)
-        return self._left
+        return gr.Column(scale=4, min_width=320)
 
     def finish(
         self,
@@ -83,7 +82,8 @@ class Page:
         inputs: Sequence[Any],
         nothing: str,
         also: tuple[str, Callable[..., Task]] | None = None,
-    ) -> None:
+        look: str | None = None,
+    ) -> gr.HTML:
         """Draws the buttons and the place of the result, and connects them.
 
         Args:
@@ -92,16 +92,21 @@ class Page:
             inputs: components.
             nothing: what stands there before there is a result.
             also: label and task of a second button.
+            look: HTML that stands above the result, where there is any.
+
+        Returns:
+            The component of `look`.
         """
-        with self._left, gr.Row(elem_classes="jd-tight"):
-            buttons = [(gr.Button(label, variant="primary", min_width=110, elem_classes="jd-go"), make)]
-            if also is not None:
-                buttons.append((gr.Button(also[0], min_width=110, elem_classes="jd-also"), also[1]))
-            stop = gr.Button("Stop", variant="stop", min_width=80, elem_classes="jd-stop")
         with gr.Column(scale=6, min_width=320):
+            with gr.Row(elem_classes="jd-tight"):
+                buttons = [(gr.Button(label, variant="primary", min_width=100, elem_classes="jd-go"), make)]
+                if also is not None:
+                    buttons.append((gr.Button(also[0], min_width=100, elem_classes="jd-also"), also[1]))
+                again = gr.Button("Make it again", min_width=100, elem_classes="jd-again")
+                stop = gr.Button("Stop", variant="stop", min_width=70, elem_classes="jd-stop")
+            above = gr.HTML(look or "", visible=look is not None, elem_classes="jd-look")
             result = gr.HTML(show.empty(nothing), elem_classes="jd-place")
             kept = gr.State(None, time_to_live=3600)
-            again = gr.Button("Make it again", size="sm", elem_classes="jd-again")
             with gr.Accordion("The same as a command, and in Python", open=False):
                 buttons_of_code: Any = {"interactive": False, "wrap_lines": True, "lines": 1, "buttons": ["copy"]}
                 command = gr.Code("", language="shell", label="Command", **buttons_of_code)
@@ -116,6 +121,7 @@ class Page:
         stop.click(
             self._stop, None, result, cancels=events, queue=False, show_progress="hidden", api_visibility="private"
         )
+        return above
 
     def _starter(self, make: Callable[..., Task]) -> Callable[..., Iterator[Any]]:
         def start(request: gr.Request, *values: Any) -> Iterator[Any]:

@@ -19,6 +19,8 @@ from jdiff.views import VIEWS
 MOST_VIEWS = 8
 # Pixels of the canvas that is drawn on.
 CANVAS = 384
+# The views by those names.
+SEEN = [(show.NAMES.get(view, view), view) for view in VIEWS]
 # Sides of a brush, in pixels of the canvas.
 THICK, THIN = 34, 14
 COLOURS = ["#ff0000", "#00ff00", "#0000ff", "#ffff00", "#00ffff", "#ff00ff", "#ff8000", "#ffffff", "#000000"]
@@ -48,10 +50,10 @@ def whole_seed(seed: float | None) -> int:
     return int(seed or 0)
 
 
-def settings(studio: Studio, n: int, most: int, label: str = "Pictures of each prompt") -> Settings:
+def settings(studio: Studio, n: int, most: int, label: str = "Pictures of each prompt", least: int = 1) -> Settings:
     """Draws the inputs of all pages of prompts."""
     defaults = studio.model.defaults
-    count = gr.Slider(1, most, n, step=1, label=label)
+    count = gr.Slider(least, most, n, step=1, label=label)
     with gr.Accordion("More settings", open=False):
         steps = gr.Slider(2, 100, min(defaults.steps, 100), step=1, label="Steps")
         guidance = gr.Slider(1, 15, defaults.guidance, step=0.5, label="Guidance scale", info="1 is no guidance")
@@ -61,9 +63,9 @@ def settings(studio: Studio, n: int, most: int, label: str = "Pictures of each p
 
 def seed_field() -> gr.Number:
     """Draws the field of the seed, with a button for a new one."""
-    with gr.Row(equal_height=True, elem_classes="jd-tight"):
+    with gr.Row(elem_classes="jd-tight"):
         seed = gr.Number(0, precision=0, minimum=0, maximum=2**32 - 1, label="Seed", scale=2, min_width=90)
-        new = gr.Button("New seed", scale=1, min_width=90)
+        new = gr.Button("New seed", scale=1, min_width=90, size="sm", elem_classes="jd-new")
     new.click(None, None, seed, js="() => Math.floor(Math.random() * 100000)", api_visibility="private")
     return seed
 
@@ -133,9 +135,12 @@ def background(image: np.ndarray) -> dict[str, Any]:
 
 def flat(value: Any, side: int) -> np.ndarray | None:
     """Returns what a canvas shows at the network's size, [side side 3] in [-1, 1]; None for an empty one."""
-    pixels = None if value is None else value.get("composite")
+    value = value or {}
+    pixels = value.get("background") if value.get("composite") is None else value["composite"]
     if pixels is None:
         return None
+    if pixels.shape[-1] == 3:  # without transparency
+        return images.square(pixels, side)
     alpha = pixels[..., 3:] / np.float32(255)
     return images.square(pixels[..., :3] / np.float32(127.5) * alpha - alpha + (1 - alpha) * -1, side)
 
@@ -143,7 +148,7 @@ def flat(value: Any, side: int) -> np.ndarray | None:
 def painted(value: Any, side: int) -> tuple[np.ndarray | None, np.ndarray]:
     """Returns the picture under the strokes [side side 3], and where the strokes are [side side]."""
     base = None if value is None else value.get("background")
-    image = None if base is None else flat({"composite": base}, side)
+    image = flat({"background": base}, side)
     mask = np.zeros((side, side), np.float32)
     for layer in (value or {}).get("layers") or []:
         covered = images.square((layer[..., 3:] > 0).astype(np.float32), side, Image.Resampling.BOX)[..., 0]
@@ -154,9 +159,9 @@ def painted(value: Any, side: int) -> tuple[np.ndarray | None, np.ndarray]:
 def sources(studio: Studio, editor: gr.ImageEditor, last: gr.State) -> None:
     """Draws the buttons that put a picture on a canvas."""
     with gr.Row(elem_classes="jd-tight"):
-        file = gr.UploadButton("Open a picture", file_types=["image"], type="filepath", size="sm", min_width=90)
-        drawn = gr.Button("The picture drawn last", size="sm", min_width=90)
-        example = gr.Button("An example", size="sm", min_width=90)
+        file = gr.UploadButton("Open a picture", file_types=["image"], type="filepath", size="sm", min_width=70)
+        drawn = gr.Button("Last drawn", size="sm", min_width=70)
+        example = gr.Button("An example", size="sm", min_width=70)
         clear = gr.Button("Clear", size="sm", min_width=60)
 
     def opened(path: str) -> dict[str, Any]:
@@ -178,6 +183,12 @@ def sources(studio: Studio, editor: gr.ImageEditor, last: gr.State) -> None:
     clear.click(blank, None, editor, **how)
 
 
+def watched(editor: gr.ImageEditor, look: Callable[[Any], str], place: gr.HTML) -> None:
+    """Shows in a place what `look` makes of a canvas, whenever it changes."""
+    how: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+    gr.on([editor.input, editor.change], look, editor, place, concurrency_limit=4, **how)
+
+
 def edit_tab(studio: Studio) -> None:
     """Edits of a picture (SDEdit)."""
     side = studio.model.config.sample_size
@@ -185,7 +196,6 @@ def edit_tab(studio: Studio) -> None:
         with page.inputs():
             editor = canvas(studio, gr.Brush(THICK, COLOURS, COLOURS[0], "fixed"), "Draw, or open a picture")
             sources(studio, editor, page.last)
-            look = gr.HTML(show.seen(None, side))
             prompts = prompts_box(studio, "\n".join(studio.examples[:1]), 1)
             strength = gr.Slider(0.05, 1, 0.7, step=0.05, label="Strength", info="How much changes; at 1 all of it")
             common = settings(studio, 4, 8)
@@ -201,14 +211,11 @@ def edit_tab(studio: Studio) -> None:
 
             return make
 
-        page.finish(
-            "Edit", task(False), [editor, prompts, strength, *common], "Draw something on the left, then press Edit.",
-            also=("Ladder of strengths", task(True)),
+        look = page.finish(
+            "Edit", task(False), [editor, prompts, strength, *common], "Draw something on the canvas, then press Edit.",
+            also=("Strength ladder", task(True)), look=show.seen(None, side),
         )  # fmt: skip
-        editor.change(
-            lambda value: show.seen(flat(value, side), side), editor, look,
-            show_progress="hidden", trigger_mode="always_last", concurrency_limit=4, api_visibility="private",
-        )  # fmt: skip
+        watched(editor, lambda value: show.seen(flat(value, side), side), look)
 
 
 def inpaint_tab(studio: Studio) -> None:
@@ -219,7 +226,6 @@ def inpaint_tab(studio: Studio) -> None:
             brush = gr.Brush(2 * THICK, [(MASK, 0.7)], (MASK, 0.7), "fixed")
             editor = canvas(studio, brush, "Paint over what is to be redrawn")
             sources(studio, editor, page.last)
-            look = gr.HTML(show.seen(None, side))
             prompts = prompts_box(studio, "\n".join(studio.examples[:1]), 1)
             again = gr.Checkbox(
                 False, label="RePaint's resampling", info="Walks each stretch four times: slower, fits better"
@@ -237,14 +243,11 @@ def inpaint_tab(studio: Studio) -> None:
             image, mask = painted(value, side)
             return show.seen(image, side, mask)
 
-        page.finish(
+        look = page.finish(
             "Inpaint", make, [editor, prompts, again, *common],
-            "Open a picture on the left, paint over a part of it, then press Inpaint.",
+            "Open a picture, paint over a part of it, then press Inpaint.", look=show.seen(None, side),
         )  # fmt: skip
-        editor.change(
-            looked, editor, look, show_progress="hidden", trigger_mode="always_last", concurrency_limit=4,
-            api_visibility="private",
-        )  # fmt: skip
+        watched(editor, looked, look)
 
 
 def illusions_tab(studio: Studio) -> None:
@@ -260,12 +263,12 @@ def illusions_tab(studio: Studio) -> None:
                     start = ("identity", "rotate_180", "rotate_cw", "rotate_ccw", "flip", "jigsaw", "negate", "mirror")[
                         i
                     ]
-                    views.append(gr.Dropdown(list(VIEWS), value=start, label="seen by", scale=2, min_width=110))
+                    views.append(gr.Dropdown(SEEN, value=start, label="is seen", scale=2, min_width=110))
                 rows.append(row)
             with gr.Row(elem_classes="jd-tight"):
                 more = gr.Button("Add a prompt", size="sm", min_width=90)
                 fewer = gr.Button("Remove the last", size="sm", min_width=90)
-            common = settings(studio, 8, 32, "Pictures to choose from")
+            common = settings(studio, 8, 32, "Pictures to choose from", 4)
 
         def resized(by: int) -> Callable[[int], list[Any]]:
             def change(count: int) -> list[Any]:
@@ -346,7 +349,7 @@ def mnist_tab(studio: Studio) -> None:
     with gr.Tab("MNIST", id="mnist"), Page(studio) as page:
         with page.inputs():
             kind = gr.Radio(there, value=there[0], label="Network", elem_classes="jd-choices",
-                            info="class networks draw each digit, time networks any; flow is flow matching")  # fmt: skip
+                            info="class: each digit; time: any digit; flow: by flow matching")  # fmt: skip
             n = gr.Slider(1, tasks.MOST // 10, 1, step=1, label="Pictures of each digit")
             steps = gr.Slider(2, 300, named[there[0]].steps, step=1, label="Steps")
             guidance = gr.Slider(0, 10, named[there[0]].guidance, step=0.5, label="Guidance scale",

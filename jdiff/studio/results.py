@@ -134,8 +134,7 @@ def _pictures(models: Models, task: Task, command: Drawing, watch: Watch) -> Res
         labels = [f"{text}, strength {s:g}" for s in task.strengths for text in command.texts()]
         settings = first.settings | {"strength": list(task.strengths)}
         sheet = images.grid(rows, labels)
-        joined = None if any(way is None for way in ways) else np.concatenate([w for w in ways if w is not None], 1)
-        return Result(task, rows, labels, settings, sheet, joined, first.fitted)
+        return Result(task, rows, labels, settings, sheet, fitted=first.fitted)  # the ways are of several lengths
     shown = command.shown(first.images, first.fitted)
     read = None
     if isinstance(command, Anagram):

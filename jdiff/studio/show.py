@@ -16,11 +16,19 @@ from jdiff import images
 from jdiff.cli.commands import Edit, Inpaint
 from jdiff.cli.drawing import Drawing
 from jdiff.cli.illusions import Anagram, Hybrid
+from jdiff.cli.mnist import Sample as Digits
 from jdiff.studio.results import Result
 from jdiff.studio.runs import Step
 
 # Views that the browser turns as a whole. In all others each pixel travels.
 RIGID = ("identity", "flip", "mirror", "rotate_cw", "rotate_ccw", "rotate_180", "negate")
+# How a page calls the views.
+NAMES = {
+    "identity": "as it is", "flip": "upside down", "mirror": "left to right", "rotate_cw": "turned right",
+    "rotate_ccw": "turned left", "rotate_180": "half a turn", "negate": "negative", "skew": "skewed",
+    "patch_permute": "patches mixed", "pixel_permute": "pixels mixed", "jigsaw": "jigsaw",
+    "inner_circle": "inner circle turned", "square_hinge": "hinged",
+}  # fmt: skip
 # Quality of the pictures that are shown while drawing; the finished ones are PNG.
 QUALITY = 80
 # Pixels below which a page enlarges a finished picture by whole pixels.
@@ -84,8 +92,8 @@ def result(made: Result, same: bool | None = None) -> str:
 def seen(image: np.ndarray | None, side: int, mask: np.ndarray | None = None) -> str:
     """Returns what the network sees of a picture [side side 3], and its mask [side side]."""
     if image is None:
-        return empty("Draw or open a picture.")
-    cards = [_card(image, f"what the network sees, {side} x {side} pixels")]
+        return ""
+    cards = [_card(image, f"what the network sees: {side} x {side} pixels")]
     if mask is not None:
         kept = np.where(mask[..., None] > 0.5, 0.0, image).astype(np.float32)
         cards.append(_card(kept, "what is kept of it; grey is redrawn"))
@@ -117,7 +125,7 @@ def _still(url: str, alt: str, small: bool = True) -> str:
 def _card(image: np.ndarray, caption: str, *, sprite: str = "", link: str = "") -> str:
     """A picture [h w c] in [-1, 1] with its caption."""
     picture = _still(_url(images.png(image), "png"), caption or "a picture", image.shape[0] < SMALL)
-    told = f"<figcaption>{escape(caption)}{link}</figcaption>" if caption or link else ""
+    told = f"<figcaption>{escape(caption)} {link}</figcaption>" if caption or link else ""
     return f'<figure class="jd-card"><div class="jd-stage">{picture}{sprite}</div>{told}</figure>'
 
 
@@ -157,17 +165,26 @@ def _alone(made: Result, i: int, j: int, text: str = "PNG") -> str:
 
 
 def _link(url: str, file: str, text: str) -> str:
-    return f' <a class="jd-link" download="{escape(file)}" href="{url}">{escape(text)}</a>'
+    return f'<a class="jd-link" download="{escape(file)}" href="{url}">{escape(text)}</a>'
 
 
 def _rows(made: Result) -> Iterable[str]:
+    if isinstance(made.task.command, Digits):  # a row has each digit once
+        for j in range(made.images.shape[1]):
+            yield _row("", [_picture(made, i, j, label) for i, label in enumerate(made.labels)])
+        return
+    if made.images.shape[1] == 1:
+        yield _row("", [_picture(made, i, 0, label) for i, label in enumerate(made.labels)])
+        return
     for i, label in enumerate(made.labels):
-        cards = [
-            _card(image, "", sprite=_sprite(made, i, j), link=_alone(made, i, j))
-            for j, image in enumerate(made.images[i])
-            if np.isfinite(image).all()
-        ]
-        yield _row(label, cards)
+        yield _row(label, [_picture(made, i, j, "") for j in range(made.images.shape[1])])
+
+
+def _picture(made: Result, i: int, j: int, caption: str) -> str:
+    """The card of one picture; nothing for one that is not finite."""
+    if not np.isfinite(made.images[i, j]).all():
+        return ""
+    return _card(made.images[i, j], caption, sprite=_sprite(made, i, j), link=_alone(made, i, j))
 
 
 def _originals(made: Result) -> Iterable[str]:
@@ -193,18 +210,16 @@ def _anagrams(made: Result, command: Anagram) -> str:
     }
     chips = "".join(
         f'<button type="button" class="jd-button{" jd-on" if i == 0 else ""}" data-jd="view" data-view="{view}">'
-        f"{escape(text)} <small>{view}</small></button>"
+        f"{escape(text)} <small>{NAMES.get(view, view)}</small></button>"
         for i, (view, text) in enumerate(zip(names, command.prompts, strict=True))
     )
-    play = '<button type="button" class="jd-button jd-play" data-jd="turn">Play</button>'
+    play = '<button type="button" class="jd-button jd-play" data-jd="turn">Turn</button>'
     cards = []
     for rank, j in enumerate(order.tolist()):
-        if not np.isfinite(made.images[0, j]).all():
-            continue
         told = f"picture {j}"
         if made.chances is not None:
             told = f"{rank + 1}. " + " / ".join(f"{chance:.0%}" for chance in made.chances[:, j])
-        cards.append(_card(made.images[0, j], told, sprite=_sprite(made, 0, j), link=_alone(made, 0, j)))
+        cards.append(_picture(made, 0, j, told))
     ranked = "" if made.chances is None else (
         '<p class="jd-note">Best first: the judge\'s chance of reading each prompt in its view.</p>'
     )  # fmt: skip
@@ -217,11 +232,7 @@ def _anagrams(made: Result, command: Anagram) -> str:
 
 
 def _hybrids(made: Result, command: Hybrid) -> str:
-    cards = [
-        _card(image, f"picture {j}", sprite=_sprite(made, 0, j), link=_alone(made, 0, j))
-        for j, image in enumerate(made.images[0])
-        if np.isfinite(image).all()
-    ]
+    cards = [_picture(made, 0, j, f"picture {j}") for j in range(made.images.shape[1])]
     return (
         '<div class="jd-hybrids"><div class="jd-bar"><span>near</span>'
         '<input type="range" data-jd="distance" min="0" max="100" value="0" aria-label="viewing distance">'
@@ -244,12 +255,12 @@ def _word(made: Result) -> str:
     )
     buttons = "".join(
         f'<button type="button" class="jd-button{" jd-on" if view == "identity" else ""}" data-jd="view" '
-        f'data-view="{view}">{escape(text)} <small>{view}</small></button>'
+        f'data-view="{view}">{escape(text)} <small>{NAMES[view]}</small></button>'
         for view, text in (("identity", word.word), (word.view, word.turned))
     )
     return (
         f'<div class="jd-turning" data-travel="{{}}" data-now="identity"><div class="jd-bar">'
-        f'<button type="button" class="jd-button jd-play" data-jd="turn">Play</button>{buttons}</div>'
+        f'<button type="button" class="jd-button jd-play" data-jd="turn">Turn</button>{buttons}</div>'
         f'<figure class="jd-card jd-strip"><div class="jd-stage"><img src="{strip}" alt="{escape(word.word)}"></div>'
         f"<figcaption>{escape(word.verdict)}. Chance of each letter's worse reading: {escape(letters)}</figcaption>"
         "</figure></div>"

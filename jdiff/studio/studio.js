@@ -62,7 +62,7 @@
   const playTurn = (button) => {
     const turning = button.closest(".jd-turning");
     const names = [...turning.querySelectorAll('[data-jd="view"]')].map((chip) => chip.dataset.view);
-    if (button.textContent === "Pause") { button.textContent = "Play"; return; }
+    if (button.textContent === "Pause") { button.textContent = "Turn"; return; }
     button.textContent = "Pause";
     const tick = () => {
       if (!turning.isConnected || button.textContent !== "Pause") return;
