@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]  # of the extra `studio`
 import numpy as np
 
 from jdiff import images

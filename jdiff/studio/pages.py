@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]  # of the extra `studio`
 import numpy as np
 from PIL import Image
 

@@ -27,6 +27,8 @@ POSITIONAL = ("source", "kind", "words", "prompts")
 APART = ("output", "separate", "gif", "mp4", "npz", "svg", "like", "quiet", "embeddings")
 # Strengths of the ladder of edits.
 LADDER = (0.3, 0.45, 0.6, 0.7, 0.8, 0.9)
+# Steps that RePaint jumps back, or all of them where there are fewer.
+JUMP = 10
 # Most pictures of a page, over all prompts.
 MOST = 64
 # Most bytes and megapixels of an upload.
@@ -95,9 +97,8 @@ def inpaint(
     demand(not mask.all(), "the mask covers the whole picture; leave a part of it that is kept")
     source, data = as_file("picture", image)
     painted, more = as_file("mask", mask)
-    command = Inpaint(
-        source=source.path, mask=painted.path, prompts=tuple(prompts), resamplings=resamplings, **common._asdict()
-    )
+    how = common._asdict() | {"resamplings": resamplings, "jump_length": min(JUMP, common.steps or JUMP)}
+    command = Inpaint(source=source.path, mask=painted.path, prompts=tuple(prompts), **how)
     return checked(Task(command, {"source": source, "mask": painted}, {**data, **more}))
 
 
