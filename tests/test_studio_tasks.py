@@ -202,11 +202,12 @@ def test_an_upload_becomes_the_middle_square():
     [
         (b"\0" * (tasks.LARGEST_FILE + 1), "must have at most 20 megabytes, got 20"),
         (a_png(6000, 4100), "must have at most 24 megapixels, got 6000 x 4100"),
+        (a_png(20_000, 10_000), "must have at most 24 megapixels, got many more"),
         (b"no picture at all", "this is no picture that can be read"),
         (a_png(40, 40)[:60], "damaged|no picture"),
         (b"", "this file is empty"),
     ],
-    ids=["bytes", "pixels", "text", "cut off", "empty"],
+    ids=["bytes", "pixels", "bomb", "text", "cut off", "empty"],
 )
 def test_an_upload_that_is_too_large_or_no_picture_is_refused(data, message):
     with pytest.raises(ValueError, match=message):

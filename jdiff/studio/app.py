@@ -92,7 +92,7 @@ def launch(here: Studio, *, port: int = PORT, share: bool = False, folder: Path)
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     # Pillow refuses pictures of more than twice this, before Gradio decodes them
-    Image.MAX_IMAGE_PIXELS = tasks.LARGEST * 10**6 // 2
+    Image.MAX_IMAGE_PIXELS = tasks.LARGEST * 10**6
     blocks = pages.build(here).queue(default_concurrency_limit=4, max_size=WAITING)
     theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=MONO)
     _, local, public = blocks.launch(

@@ -164,23 +164,25 @@ def sources(studio: Studio, editor: gr.ImageEditor, last: gr.State) -> None:
         example = gr.Button("An example", size="sm", min_width=70)
         clear = gr.Button("Clear", size="sm", min_width=60)
 
-    def opened(path: str) -> dict[str, Any]:
+    told = gr.HTML("", elem_classes="jd-told")
+
+    def opened(path: str) -> tuple[Any, str]:
         try:
             data = images.read_bytes(path)
-            return background(tasks.uploaded(data, "the picture", CANVAS))
-        except (BadInput, ValueError) as error:
-            raise gr.Error(one_line(error).replace(path, "the picture"), print_exception=False) from error
+            return background(tasks.uploaded(data, "the picture", CANVAS)), ""
+        except ValueError as error:
+            return gr.skip(), show.trouble(one_line(error).replace(path, "the picture"))
 
-    def taken(image: np.ndarray | None) -> dict[str, Any]:
+    def taken(image: np.ndarray | None) -> tuple[Any, str]:
         if image is None:
-            raise gr.Error("nothing is drawn yet; draw a picture in another tab first", print_exception=False)
-        return background(image)
+            return gr.skip(), show.trouble("nothing is drawn yet; draw a picture in another tab first")
+        return background(image), ""
 
     how: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
-    file.upload(opened, file, editor, **how)
-    drawn.click(taken, last, editor, **how)
-    example.click(lambda: background(studio.example), None, editor, **how)
-    clear.click(blank, None, editor, **how)
+    file.upload(opened, file, [editor, told], **how)
+    drawn.click(taken, last, [editor, told], **how)
+    example.click(lambda: (background(studio.example), ""), None, [editor, told], **how)
+    clear.click(lambda: (blank(), ""), None, [editor, told], **how)
 
 
 def watched(editor: gr.ImageEditor, look: Callable[[Any], str], place: gr.HTML) -> None:

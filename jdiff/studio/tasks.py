@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -213,11 +214,16 @@ def uploaded(data: bytes, name: str, side: int) -> np.ndarray:
     """
     if len(data) > LARGEST_FILE:
         raise ValueError(f"{name} must have at most {LARGEST_FILE // 2**20} megabytes, got {len(data) / 2**20:.0f}")
+    wanted = f"{name} must have at most {LARGEST} megapixels, got"
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{wanted} many more; make it smaller") from error
     except Exception:  # `decode` says what is wrong
         width = height = 0
     if width * height > LARGEST * 10**6:
-        raise ValueError(f"{name} must have at most {LARGEST} megapixels, got {width} x {height}; make it smaller")
+        raise ValueError(f"{wanted} {width} x {height}; make it smaller")
     return images.square(images.on_white(images.decode(data, name)), side)
