@@ -417,3 +417,21 @@ def test_the_command_serves_on_this_machine_alone_and_ends_by_a_signal():
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     assert "Traceback" not in process.stderr.read() and not folders()
+
+
+def test_a_run_that_waits_can_be_stopped_too(page, server, browser):
+    started_slowly(page)
+    context = browser.new_context()
+    other = context.new_page()
+    visit(other, server[1])
+    press(other)
+    other.wait_for_timeout(1500)
+    assert page.locator(".jd-live").count() == 1, page.locator(".jd-place").first.inner_text()
+    assert server[0].stops.going_on() == 1 and other.locator(".jd-live").count() == 0
+    press(other, ".jd-stop")
+    other.locator(".jd-empty:visible", has_text="Stopped.").wait_for(timeout=10_000)
+    press(page, ".jd-stop")
+    assert waited(lambda: server[0].stops.going_on() == 0, 5)
+    other.wait_for_timeout(2000)
+    assert server[0].stops.going_on() == 0 and other.locator(".jd-live").count() == 0
+    context.close()

@@ -1,1 +1,1 @@
-"""The page in the browser, `jdiff studio`. Only `pages` and `app` need Gradio, the extra `studio`."""
+"""The page in the browser, `jdiff studio`. Only `app`, `canvas`, `flow` and `pages` need Gradio, the extra `studio`."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio as gr  # pyright: ignore[reportMissingImports]  # of the extra `studio`
+from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from jdiff.cli.errors import demand
@@ -94,7 +94,7 @@ def launch(here: Studio, *, port: int = PORT, share: bool = False, folder: Path)
     # Pillow refuses pictures of more than twice this, before Gradio decodes them
     Image.MAX_IMAGE_PIXELS = tasks.LARGEST * 10**6
     blocks = pages.build(here).queue(default_concurrency_limit=4, max_size=WAITING)
-    theme = gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=MONO)
+    theme = Default(primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=MONO)
     _, local, public = blocks.launch(
         server_name=HOST, server_port=port, share=share, prevent_thread_lock=True, quiet=True, show_error=True,
         max_file_size=tasks.LARGEST_FILE, footer_links=[], run_history=False, enable_monitoring=False, ssr_mode=False,

@@ -116,7 +116,7 @@ class Page:
             "concurrency_id": "network", "concurrency_limit": 1, "show_progress": "minimal",
             "show_progress_on": result, "api_visibility": "private",
         }  # fmt: skip
-        events = [button.click(self._starter(given), [*inputs], outputs, **how) for button, given in buttons]
+        events: list[Any] = [button.click(self._starter(given), [*inputs], outputs, **how) for button, given in buttons]
         events.append(again.click(self._again, kept, outputs, **how))
         stop.click(
             self._stop, None, result, cancels=events, queue=False, show_progress="hidden", api_visibility="private"
@@ -166,7 +166,7 @@ def _only(html: str) -> tuple[Any, ...]:
 
 
 def _finished(made: Result, before: str | None) -> tuple[Any, ...]:
-    digest = hashlib.sha256(np.ascontiguousarray(made.images)).hexdigest()
+    digest = hashlib.sha256(made.images.tobytes()).hexdigest()
     same = None if before is None else before == digest
     picture = np.broadcast_to(made.images[0, 0], (*made.images.shape[2:4], 3))
     return (show.result(made, same), gr.skip(), gr.skip(), Kept(made.task, digest), picture)

@@ -7,7 +7,7 @@ import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -98,7 +98,10 @@ def inpaint(
     demand(not mask.all(), "the mask covers the whole picture; leave a part of it that is kept")
     source, data = as_file("picture", image)
     painted, more = as_file("mask", mask)
-    how = common._asdict() | {"resamplings": resamplings, "jump_length": min(JUMP, common.steps or JUMP)}
+    how: dict[str, Any] = common._asdict() | {
+        "resamplings": resamplings,
+        "jump_length": min(JUMP, common.steps or JUMP),
+    }
     command = Inpaint(source=source.path, mask=painted.path, prompts=tuple(prompts), **how)
     return checked(Task(command, {"source": source, "mask": painted}, {**data, **more}))
 
