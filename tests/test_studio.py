@@ -186,7 +186,7 @@ def test_a_drawing_is_edited(page, server):
 
 def test_a_painted_mask_is_inpainted(page):
     tab(page, "Inpaint")
-    page.locator("button:visible", has_text="An example").click()
+    page.locator("button:visible", has_text="Example").click()
     looks = page.locator(".jd-look:visible img")
     looks.first.wait_for(timeout=PATIENCE)
     page.wait_for_timeout(500)
@@ -287,8 +287,9 @@ def started_slowly(page):
     steps = page.get_by_label("number input for Steps").locator("visible=true")
     steps.fill("60")
     steps.press("Tab")
+    page.wait_for_timeout(500)  # until the page has taken the number
     press(page)
-    page.locator(".jd-live:visible").wait_for(timeout=PATIENCE)
+    page.locator(".jd-live:visible", has_text="of 60").wait_for(timeout=PATIENCE)
 
 
 def test_a_run_is_cancelled_in_the_middle(page, server):
@@ -352,7 +353,7 @@ def test_an_upload_is_bounded_and_opened(page):
     tab(page, "Edit")
     look = page.locator(".jd-look:visible img")
     chooser = page.locator("input[type=file]").filter(visible=False)
-    uploads = page.locator("button:visible", has_text="Open a picture")
+    uploads = page.locator("button:visible", has_text="Open")
 
     def upload(width, height, colour):
         file = io.BytesIO()

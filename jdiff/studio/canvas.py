@@ -77,9 +77,9 @@ def painted(value: Any, side: int) -> tuple[np.ndarray | None, np.ndarray]:
 def sources(studio: Studio, editor: gr.ImageEditor, last: gr.State) -> None:
     """Draws the buttons that put a picture on a canvas."""
     with gr.Row(elem_classes="jd-tight"):
-        file = gr.UploadButton("Open a picture", file_types=["image"], type="filepath", size="sm", min_width=70)
+        file = gr.UploadButton("Open", file_types=["image"], type="filepath", size="sm", min_width=70)
         drawn = gr.Button("Last drawn", size="sm", min_width=70)
-        example = gr.Button("An example", size="sm", min_width=70)
+        example = gr.Button("Example", size="sm", min_width=70)
         clear = gr.Button("Clear", size="sm", min_width=60)
 
     told = gr.HTML("", elem_classes="jd-told")

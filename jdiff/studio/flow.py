@@ -113,15 +113,22 @@ class Page:
                 listing = gr.Code("", language="python", label="Python", **buttons_of_code)
         outputs = [result, command, listing, kept, self.last]
         how: dict[str, Any] = {
-            "concurrency_id": "network", "concurrency_limit": 1, "show_progress": "minimal",
-            "show_progress_on": result, "api_visibility": "private",
+            "concurrency_id": "network", "concurrency_limit": 1, "show_progress": "hidden",
+            "api_visibility": "private",
         }  # fmt: skip
-        events: list[Any] = [button.click(self._starter(given), [*inputs], outputs, **how) for button, given in buttons]
-        events.append(again.click(self._again, kept, outputs, **how))
-        stop.click(
-            self._stop, None, result, cancels=events, queue=False, show_progress="hidden", api_visibility="private"
-        )
+        now: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        events: list[Any] = [
+            button.click(self._waiting, None, result, **now).then(self._starter(given), [*inputs], outputs, **how)
+            for button, given in buttons
+        ]
+        events.append(again.click(self._waiting, None, result, **now).then(self._again, kept, outputs, **how))
+        stop.click(self._stop, None, result, cancels=events, **now)
         return above
+
+    def _waiting(self, request: gr.Request) -> str:
+        """Ends what this session is drawing: a new click takes its place."""
+        mine = self.studio.stops.stop(str(request.session_hash))
+        return show.starting(self.studio.stops.going_on() - mine)
 
     def _starter(self, make: Callable[..., Task]) -> Callable[..., Iterator[Any]]:
         def start(request: gr.Request, *values: Any) -> Iterator[Any]:

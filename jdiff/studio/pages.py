@@ -283,7 +283,7 @@ def mnist_tab(studio: Studio) -> None:
 
 def build(studio: Studio) -> gr.Blocks:
     """Returns the whole page."""
-    with gr.Blocks(title="jdiff studio", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+    with gr.Blocks(title="jdiff studio", analytics_enabled=False, delete_cache=(600, 3600), fill_width=True) as blocks:
         studio.last = gr.State(None, time_to_live=3600)
         side = studio.model.config.sample_size
         gr.HTML(

@@ -45,8 +45,15 @@ def trouble(text: str) -> str:
     return f'<div class="jd-trouble" role="alert">{escape(text)}</div>'
 
 
-def starting(text: str = "Waiting for the network. The first run of a kind compiles for some seconds.") -> str:
-    """Returns what is shown until the first step."""
+def starting(others: int = 0) -> str:
+    """Returns what is shown until the first step.
+
+    Args:
+        others: runs of other people that come first.
+    """
+    text = "The first run of a kind compiles for some seconds."
+    if others:
+        text = "Waiting: somebody else's pictures are being drawn first."
     return f'<div class="jd-result"><div class="jd-bar"><progress></progress><span>{escape(text)}</span></div></div>'
 
 
@@ -129,9 +136,9 @@ def _card(image: np.ndarray, caption: str, *, sprite: str = "", link: str = "") 
     return f'<figure class="jd-card"><div class="jd-stage">{picture}{sprite}</div>{told}</figure>'
 
 
-def _row(label: str, cards: Iterable[str]) -> str:
+def _row(label: str, cards: Iterable[str], kind: str = "") -> str:
     head = f'<div class="jd-label">{escape(label)}</div>' if label else ""
-    return f'<div class="jd-row">{head}<div class="jd-cards">{"".join(cards)}</div></div>'
+    return f'<div class="jd-row">{head}<div class="jd-cards {kind}">{"".join(cards)}</div></div>'
 
 
 def _sprite(made: Result, i: int, j: int) -> str:
@@ -171,7 +178,7 @@ def _link(url: str, file: str, text: str) -> str:
 def _rows(made: Result) -> Iterable[str]:
     if isinstance(made.task.command, Digits):  # a row has each digit once
         for j in range(made.images.shape[1]):
-            yield _row("", [_picture(made, i, j, label) for i, label in enumerate(made.labels)])
+            yield _row("", [_picture(made, i, j, label) for i, label in enumerate(made.labels)], "jd-five")
         return
     if made.images.shape[1] == 1:
         yield _row("", [_picture(made, i, 0, label) for i, label in enumerate(made.labels)])
