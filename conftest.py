@@ -2,4 +2,6 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("gradio") else [f"jdiff/studio/{name}.py" for name in ("app", "canvas", "flow", "pages")]
+collect_ignore = (
+    [] if find_spec("gradio") else [f"jdiff/studio/{name}.py" for name in ("app", "canvas", "flow", "pages")]
+)

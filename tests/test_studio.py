@@ -202,8 +202,9 @@ def test_a_painted_mask_is_inpainted(page):
         np.testing.assert_array_equal(picture[~mask], original[~mask])
         assert np.abs(picture[mask] - original[mask]).mean() > 0.05
     page.get_by_label("RePaint's resampling").check()
+    PACE[0] = 0.2  # so that a step is seen
     press(page)
-    page.locator("text=/step \\d+ of \\d+/ >> visible=true").wait_for(timeout=PATIENCE)
+    page.locator(".jd-live:visible", has_text=re.compile(r"of \d\d")).wait_for(timeout=PATIENCE)
     finished(page)
 
 
