@@ -14,7 +14,7 @@ from PIL import Image
 from test_letters import small_model
 
 import jdiff.model
-from jdiff import images, mesh, sample, step
+from jdiff import images, mesh, sample, schedule, step
 from jdiff.cli import main as cli
 from jdiff.cli.errors import BadInput
 from jdiff.networks import unet
@@ -110,6 +110,13 @@ def test_the_command_and_the_python_give_the_same_picture(name, models, tmp_path
     np.testing.assert_allclose(by_python(python(task)), drawn, atol=1e-6)
     assert len(python(task).splitlines()) <= 8
     assert show.result(made).count("data:image/png") >= len(drawn)
+
+
+@pytest.mark.parametrize(("steps", "rows"), [(4, 10), (20, 50)])
+def test_the_switch_of_resampling_walks_more_rows(steps, rows):
+    command = tasks.inpaint(COMMON._replace(steps=steps), PICTURE, MASK, ["a red eight"], 4).command
+    levels = schedule.levels(schedule.cosine(), schedule.leading(steps))
+    assert len(schedule.resample(levels, command.jump_length, command.resamplings).t) == rows
 
 
 def test_a_ladder_is_a_loop_in_both_languages(models, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ POSITIONAL = ("source", "kind", "words", "prompts")
 APART = ("output", "separate", "gif", "mp4", "npz", "svg", "like", "quiet", "embeddings")
 # Strengths of the ladder of edits.
 LADDER = (0.3, 0.45, 0.6, 0.7, 0.8, 0.9)
-# Steps that RePaint jumps back, or all of them where there are fewer.
+# Steps that RePaint jumps back, or half of them where there are fewer: a jump over all of them would be none.
 JUMP = 10
 # Most pictures of a page, over all prompts.
 MOST = 64
@@ -98,10 +98,8 @@ def inpaint(
     demand(not mask.all(), "the mask covers the whole picture; leave a part of it that is kept")
     source, data = as_file("picture", image)
     painted, more = as_file("mask", mask)
-    how: dict[str, Any] = common._asdict() | {
-        "resamplings": resamplings,
-        "jump_length": min(JUMP, common.steps or JUMP),
-    }
+    jump = min(JUMP, max(1, (common.steps or 2 * JUMP) // 2))
+    how: dict[str, Any] = common._asdict() | {"resamplings": resamplings, "jump_length": jump}
     command = Inpaint(source=source.path, mask=painted.path, prompts=tuple(prompts), **how)
     return checked(Task(command, {"source": source, "mask": painted}, {**data, **more}))
 
