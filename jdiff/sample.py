@@ -16,7 +16,7 @@ from jaxtyping import Float
 from jdiff import checks, combine, images, schedule, step, views
 from jdiff import mesh as meshes
 from jdiff.keys import as_key, fold_in, fold_in_each, image_keys
-from jdiff.scan import Samples, denoise_once, forward, from_row, iterative_denoise, one, prepare, sample, start
+from jdiff.scan import Samples, Watch, denoise_once, forward, from_row, iterative_denoise, one, prepare, sample, start
 from jdiff.types import Array, Combiner, Images, Level, Network, Solver, as_network, as_partial, unchanged
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ def generate(
     images_at_once: int | None = None,
     mesh: Mesh | None = None,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> Samples:
     """Draws images from prompts.
 
@@ -140,6 +141,8 @@ def generate(
         images_at_once: how many images are drawn in one call, to bound memory; all of them if None.
         mesh: devices from `jdiff.mesh.make` to split the images over; where the model is if None.
         progress: called with (rows done, rows in all) every few rows.
+        watch: called with (rows done, rows in all, images [m h w 3] as they are) after every row. The images are those
+            of one call, prompt by prompt. An exception that it raises ends the drawing.
 
     Returns:
         Samples: images [p n h w 3] in [-1, 1], and the way [p n m h w 3] if any are kept.
@@ -166,7 +169,7 @@ def generate(
         )
     x = start(plan.keys, (*_size(model, size), plan.channels), level=first)
     _low_res(model, None, plan, 0, (0, 0))  # refuses a stage-2 model
-    how = _How(keep, branch_batch, images_at_once, mesh, progress)
+    how = _How(keep, branch_batch, images_at_once, mesh, progress, watch)
     return _draw(model, plan, x, plan.levels, plan.solver, how)
 
 
@@ -204,7 +207,7 @@ def edit(
         guidance: as in `generate`.
         negative: as in `generate`.
         sampler: as in `generate`.
-        how: `keep`, `branch_batch`, `images_at_once`, `mesh` and `progress` of `generate`.
+        how: `keep`, `branch_batch`, `images_at_once`, `mesh`, `progress` and `watch` of `generate`.
 
     Returns:
         Samples: images [p n h w 3] in [-1, 1].
@@ -266,7 +269,7 @@ def inpaint(
         guidance: as in `generate`.
         negative: as in `generate`.
         sampler: as in `generate`.
-        how: `keep`, `branch_batch`, `images_at_once`, `mesh` and `progress` of `generate`.
+        how: `keep`, `branch_batch`, `images_at_once`, `mesh`, `progress` and `watch` of `generate`.
 
     Returns:
         Samples: images [p n h w 3] in [-1, 1].
@@ -326,7 +329,7 @@ def upscale(
         guidance: as in `generate`.
         negative: as in `generate`.
         sampler: as in `generate`.
-        how: `keep`, `branch_batch`, `images_at_once`, `mesh` and `progress` of `generate`.
+        how: `keep`, `branch_batch`, `images_at_once`, `mesh`, `progress` and `watch` of `generate`.
 
     Returns:
         Samples: images [p n h' w' 3] in [-1, 1].
@@ -363,6 +366,7 @@ def cascade(
     mesh: Mesh | None = None,
     keep: int = 0,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Samples, Samples]:
     """Draws images from prompts by both stages.
 
@@ -383,6 +387,7 @@ def cascade(
         mesh: as in `generate`.
         keep: as in `generate`, of stage 1.
         progress: called with (rows done, rows in all) of both stages.
+        watch: as in `generate`, of both stages.
 
     Returns:
         The samples of stage 1, and those of stage 2.
@@ -396,7 +401,7 @@ def cascade(
     given = dict(stage2_settings)
     scale = given.pop("guidance", stage2.defaults.guidance)
     guided = stage1.guided(prompts, scale, negative)
-    how = {"n": n, "images_at_once": images_at_once, "mesh": mesh}
+    how: dict[str, Any] = {"n": n, "images_at_once": images_at_once, "mesh": mesh}
     rows = [steps or _steps(stage1, sampler), given.get("steps") or _steps(stage2, given.get("sampler"))]
     calls = -(-n * len(guided) // (images_at_once or n * len(guided)))
     total = calls * sum(rows)
@@ -407,9 +412,15 @@ def cascade(
         show = progress
         return lambda done, _: show(before + done, total)
 
+    def seen(before: int) -> Watch | None:
+        if watch is None:
+            return None
+        show = watch
+        return lambda done, _, x: show(before + done, total, x)
+
     first = generate(
         stage1, prompts, key, steps=steps, guidance=guidance, negative=negative, sampler=sampler, keep=keep,
-        progress=told(0), **how,
+        progress=told(0), watch=seen(0), **how,
     )  # fmt: skip
     small, (h, w) = first.images, first.images.shape[2:4]
     if min(h, w) > stage2.defaults.low_res:
@@ -417,7 +428,8 @@ def cascade(
         small = jax.image.resize(small, (*small.shape[:2], *shape, small.shape[-1]), "linear")
     side = max(stage2.config.sample_size, stage2.defaults.factor * min(small.shape[2:4]))
     key = jax.random.fold_in(as_key(key), STAGE2)  # or both stages would start from the same noise
-    return first, upscale(stage2, small, guided, key, side=side, progress=told(calls * rows[0]), **how, **given)
+    how |= {"progress": told(calls * rows[0]), "watch": seen(calls * rows[0])}
+    return first, upscale(stage2, small, guided, key, side=side, **how, **given)
 
 
 class _How(NamedTuple):
@@ -428,6 +440,7 @@ class _How(NamedTuple):
     images_at_once: int | None = None
     mesh: Mesh | None = None
     progress: Progress | None = None
+    watch: Watch | None = None
 
 
 class _Plan(NamedTuple):
@@ -519,6 +532,9 @@ def _draw(
         told = how.progress
         if told is not None:
             told = lambda done, n, i=i, told=told: told(i * n + done, len(all_groups) * n)
+        seen = how.watch
+        if seen is not None:
+            seen = lambda done, n, x, i=i, wanted=wanted, seen=seen: seen(i * n + done, len(all_groups) * n, x[:wanted])
         samples = sample(
             network,
             take(plan.keys),
@@ -533,6 +549,7 @@ def _draw(
             keep_every=-(-len(levels.t) // keep) if keep else 0,
             branch_batch=how.branch_batch,
             progress=told,
+            watch=seen,
         )
         made.append(jax.tree.map(lambda a, wanted=wanted: a[:wanted], samples))
     joined = made[0] if len(made) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *made)

@@ -33,6 +33,8 @@ CHUNK = 4
 # Folded into an image's key for the noise that it starts from, and into a row's key for the noise of a jump.
 START = 2**31 - 1
 
+# What is called while images are drawn: with rows done, rows in all, and the images as they are.
+Watch = Callable[[int, int, np.ndarray], None]
 # An `in_axes` of `jax.vmap`: an int, None, or a tree of them.
 Axes = Any
 
@@ -150,6 +152,7 @@ def sample(
     keep_every: int = 0,
     branch_batch: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Samples:
     """Walks down a table of levels: the loop of every sampler and every task.
 
@@ -172,6 +175,8 @@ def sample(
         keep_every: keeps every m-th image on the way, counted from the last; 0 keeps none.
         branch_batch: how many branches of an image the network sees at a time; all of them if None.
         progress: called with (rows done, rows in all) every few rows.
+        watch: called with (rows done, rows in all, images [n h w c] as they are) after every row. An exception that it
+            raises ends the sampling.
 
     Returns:
         Samples: images [n h w c], and the way [n m h w c] if any are kept.
@@ -211,13 +216,15 @@ def sample(
     state = jax.vmap(lambda init, x: init(x), in_axes=(solver_axes, 0))(solver.init, jnp.array(x, dtype))
     run = partial(_run, in_axes=in_axes, solver_axes=solver_axes, branch_batch=branch_batch)
     n, kept = len(levels.t), []
-    for part, done in _chunks(rows, n, keep_every, progress is not None):
+    for part, done in _chunks(rows, n, 1 if watch else keep_every, progress is not None):
         state = run(network, keys, state, part, combiner, solver.step, low_res, told)
         if keep_every and (n - done) % keep_every == 0:
             kept.append(jnp.array(state.x))  # a copy, since the next call takes over the state's memory
         if progress is not None:
             jax.block_until_ready(state)
             progress(done, n)
+        if watch is not None:
+            watch(done, n, np.array(state.x))  # a copy, for the same reason
     return Samples(state.x, jnp.stack(kept, axis=1) if keep_every else None)
 
 

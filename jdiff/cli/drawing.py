@@ -223,21 +223,8 @@ def check(command: Drawing) -> None:
     Raises:
         BadInput: the first thing that is wrong.
     """
-    command.check()
-    texts = command.texts()
-    for name, text in [("a prompt", text) for text in texts] + [("--negative", command.negative)]:
-        demand(is_unicode(text), f"{name} must be text in UTF-8, got {text!a}")
-    count = command.count(texts)
-    most = MOST // max(count, 1)
-    each = f" for {count} prompts" if count > 1 else ""
-    demand(count <= MOST, f"there must be at most {MOST} prompts, got {count}")
-    demand(1 <= command.n <= most, f"-n must be between 1 and {most}{each}, got {command.n}")
-    steps, guidance = command.steps, command.guidance
-    demand(steps is None or 1 <= steps <= 1000, f"--steps must be between 1 and 1000, got {steps}")
-    demand(guidance is None or math.isfinite(guidance), f"--guidance must be a finite number, got {guidance}")
-    demand(0 <= command.seed <= LARGEST_SEED, f"--seed must be between 0 and {LARGEST_SEED}, got {command.seed}")
-    demand(command.model != "", "--model must be the name or folder of a model, got ''")
-    demand(command.encoder != "", "--encoder must be the folder of a text encoder, got ''")
+    check_values(command)
+    count = command.count(command.texts())
     named = [("-o", command.output, ".png"), ("--npz", command.npz, ".npz")]
     named += [("--gif", command.gif, ".gif"), ("--mp4", command.mp4, ".mp4")]
     outputs = []
@@ -257,6 +244,29 @@ def check(command: Drawing) -> None:
     check_distinct(outputs, inputs)
     video = command.mp4 is None or images.has_video()
     demand(video, f"--mp4 needs imageio, got {command.mp4}; install it by pip install 'jdiff[video]'")
+
+
+def check_values(command: Drawing) -> None:
+    """Checks the flags that decide what is drawn, and no file.
+
+    Raises:
+        BadInput: the first thing that is wrong.
+    """
+    command.check()
+    texts = command.texts()
+    for name, text in [("a prompt", text) for text in texts] + [("--negative", command.negative)]:
+        demand(is_unicode(text), f"{name} must be text in UTF-8, got {text!a}")
+    count = command.count(texts)
+    most = MOST // max(count, 1)
+    each = f" for {count} prompts" if count > 1 else ""
+    demand(count <= MOST, f"there must be at most {MOST} prompts, got {count}")
+    demand(1 <= command.n <= most, f"-n must be between 1 and {most}{each}, got {command.n}")
+    steps, guidance = command.steps, command.guidance
+    demand(steps is None or 1 <= steps <= 1000, f"--steps must be between 1 and 1000, got {steps}")
+    demand(guidance is None or math.isfinite(guidance), f"--guidance must be a finite number, got {guidance}")
+    demand(0 <= command.seed <= LARGEST_SEED, f"--seed must be between 0 and {LARGEST_SEED}, got {command.seed}")
+    demand(command.model != "", "--model must be the name or folder of a model, got ''")
+    demand(command.encoder != "", "--encoder must be the folder of a text encoder, got ''")
 
 
 def check_stage(command: Drawing, model: "Model", stage: int) -> None:

@@ -5,12 +5,12 @@ import math
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jdiff.cli import cache, outputs, settings
-from jdiff.cli.drawing import Drawing, check
+from jdiff.cli.drawing import Drawing, File, Fitted, check
 from jdiff.cli.errors import BadInput, accepted, demand, one_line
 from jdiff.cli.process import note
 from jdiff.cli.weights import known
@@ -18,6 +18,7 @@ from jdiff.progress import Bar
 
 if TYPE_CHECKING:
     from jdiff.model import Model
+    from jdiff.scan import Watch
 
 # Pixels of the pictures that are drawn in one call, to bound memory: 256 pictures of 32 x 32, or 4 of 256 x 256.
 AT_ONCE = 2**18
@@ -37,34 +38,69 @@ def make(command: Drawing) -> outputs.Done:
     before = settings.read(command, command.like) if command.like else None
     files = command.read()
     table, table_sha256 = known("--prompts", command.embeddings), _sha256(command.embeddings)
-    wanted = command.count(command.texts()) * command.n
-    start_jax(cores=wanted > 1)
+    start_jax(cores=command.count(command.texts()) * command.n > 1)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: note(one_line(Warning(message)))
         from jdiff.model import load
-        from jdiff.sample import SAMPLERS
 
-        names = ", ".join(sorted(SAMPLERS))
-        demand(command.sampler in (None, *SAMPLERS), f"--sampler must be one of {names}, got {command.sampler}")
+        _check_sampler(command)
         texts = [command.negative, *command.texts()]
         how: dict[str, Any] = {"known": table, "encoder": command.encoder, "cache": cache.usable("prompts")}
         model = accepted(lambda: load(command.model, dtype=command.dtype, texts=texts, **how))
-        fitted = command.fit(model, files)
-        sampler = command.sampler or model.defaults.sampler
-        steps = command.steps or (SAMPLERS[sampler].steps if command.sampler else model.defaults.steps)
-        outputs.check_sizes(command, model, fitted)
-        weights = command.hash(model, fitted)
-        told = settings.of(command, files, model, weights, sampler, steps, before, table_sha256)
-        if before:
-            settings.note_differences(told, before, command.files)
-        _note_noise(model, sampler, steps)
-        made, way = _drawn(command, model, fitted, told, wanted)
-    broken = _without_broken(made, told, command.dtype)
-    height, width = made.shape[2:4]
-    count = wanted - broken
+        made = draw(command, model, files, before=before, table_sha256=table_sha256)
+    p, n, height, width = made.images.shape[:4]
+    count = p * n - made.broken
     what = f"{count} {'picture' if count == 1 else 'pictures'}, {width} x {height}"
-    shown = way if command.kept() else None
-    return outputs.write(outputs.of(command, told, fitted, made, shown), what)
+    return outputs.write(outputs.of(command, made.settings, made.fitted, made.images, made.way), what)
+
+
+class Drawn(NamedTuple):
+    """What a command has drawn, before it is written."""
+
+    images: np.ndarray  # [p n h w c]; one that is not finite is NaN throughout
+    way: np.ndarray | None  # [p n m h w c], where the command keeps it
+    settings: settings.Settings
+    fitted: Fitted
+    broken: int  # pictures that are not finite
+
+
+def draw(
+    command: Drawing,
+    model: "Model",
+    files: dict[str, File],
+    *,
+    before: settings.Settings | None = None,
+    table_sha256: str | None = None,
+    watch: "Watch | None" = None,
+) -> Drawn:
+    """Draws what a command asks for, and writes nothing.
+
+    Args:
+        command: whose flags were checked.
+        model: that it names.
+        files: the pictures that it starts from.
+        before: settings of the picture that is drawn again.
+        table_sha256: of the file of prompt embeddings.
+        watch: as in `jdiff.sample.generate`.
+
+    Raises:
+        BadInput: something is wrong with the flags or the files.
+    """
+    from jdiff.sample import SAMPLERS
+
+    _check_sampler(command)
+    fitted = command.fit(model, files)
+    sampler = command.sampler or model.defaults.sampler
+    steps = command.steps or (SAMPLERS[sampler].steps if command.sampler else model.defaults.steps)
+    outputs.check_sizes(command, model, fitted)
+    weights = command.hash(model, fitted)
+    told = settings.of(command, files, model, weights, sampler, steps, before, table_sha256)
+    if before:
+        settings.note_differences(told, before, command.files)
+    _note_noise(model, sampler, steps)
+    images, way = _drawn(command, model, fitted, told, watch)
+    broken = _without_broken(images, told, command.dtype)
+    return Drawn(images, way, told, fitted, broken)
 
 
 def start_jax(cores: bool = False, batch: int | None = None) -> None:
@@ -113,16 +149,17 @@ def at_once(pictures: int, side: int, devices: int) -> int | None:
 
 
 def _drawn(
-    command: Drawing, model: "Model", fitted: Any, told: settings.Settings, wanted: int
+    command: Drawing, model: "Model", fitted: Fitted, told: settings.Settings, watch: "Watch | None"
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """(images [p n h w c], the way [p n m h w c] to them). `fitted` is of a type that only the command knows."""
     import jax
 
     from jdiff import mesh
 
-    devices = jax.device_count()
-    how = {name: told[name] for name in ("n", "steps", "guidance", "negative", "sampler", "keep")}
+    devices, wanted = jax.device_count(), command.count(command.texts()) * command.n
+    how: dict[str, Any] = {name: told[name] for name in ("n", "steps", "guidance", "negative", "sampler", "keep")}
     how["mesh"] = mesh.over_devices() if wanted >= devices else None
+    how["watch"] = watch
     side = math.ceil(math.sqrt(math.prod(command.size(model, fitted))))
     how["images_at_once"] = at_once(wanted, side, devices if how["mesh"] is not None else 1)
     with Bar(told["steps"], unit="step", label="compiling", quiet=command.quiet, delay=PATIENCE) as bar:
@@ -150,6 +187,13 @@ def _without_broken(made: np.ndarray, told: settings.Settings, dtype: str) -> in
         for i, j in broken:
             made[i, j] = np.nan
     return len(broken)
+
+
+def _check_sampler(command: Drawing) -> None:
+    from jdiff.sample import SAMPLERS
+
+    names = ", ".join(sorted(SAMPLERS))
+    demand(command.sampler in (None, *SAMPLERS), f"--sampler must be one of {names}, got {command.sampler}")
 
 
 def _note_noise(model: "Model", sampler: str, steps: int) -> None:

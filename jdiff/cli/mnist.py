@@ -29,7 +29,7 @@ from jdiff.cli.outputs import Done, Output, write
 from jdiff.progress import Bar
 
 if TYPE_CHECKING:
-    from jdiff.mnist.model import Drawn
+    from jdiff.mnist.model import Digits, Drawn
     from jdiff.mnist.recipes import Recipe
 
 KINDS = ("denoise", "time", "class", "flow-time", "flow-class")
@@ -203,11 +203,14 @@ class Sample:
             )  # fmt: skip
         finite = bool(np.isfinite(made.images).all())
         demand(finite, "pictures are not finite; try less --guidance, or more --steps")
+        return write(self.outputs(made, classes, self.settings(digits)), f"{len(classes)} digits")
+
+    def settings(self, digits: "Digits") -> dict[str, Any]:
+        """Returns all settings of digits that this network draws, as JSON."""
         settings = {"command": "mnist sample", "kind": self.kind, "n": self.n, "seed": self.seed}
         settings |= {"recipe": digits.facts["recipe"], "steps": self.steps or digits.recipe.steps}
         settings |= {"guidance": digits.recipe.guidance if self.guidance is None else self.guidance}
-        settings |= {"model": self.model and str(self.model)}
-        return write(self.outputs(made, classes, settings), f"{len(classes)} digits")
+        return settings | {"model": self.model and str(self.model)}
 
     def check(self) -> None:
         """Checks the flags without the network."""

@@ -18,10 +18,11 @@ from jdiff.cli.errors import BadInput
 from jdiff.cli.illusions import Anagram, Hybrid
 from jdiff.cli.letters import Ambigram
 from jdiff.cli.mnist import Mnist
+from jdiff.cli.studio import Studio
 from jdiff.cli.weights import Convert, Embed
 
 DRAWING: tuple[type[Drawing], ...] = (Generate, Edit, Inpaint, Anagram, Hybrid, Upscale)
-OTHERS = (Ambigram, Bulk, Embed, Convert, Mnist)
+OTHERS = (Ambigram, Bulk, Studio, Embed, Convert, Mnist)
 # Columns below which tyro's help never ends.
 NARROWEST = 40
 # Characters of a line about words that cannot be read.
@@ -35,7 +36,7 @@ WORDS = {
     r"Unrecognized options: (.*)": r"no flag or command is called \1; see jdiff --help",
 }
 
-Command = Drawing | Ambigram | Bulk | Embed | Convert | Mnist
+Command = Drawing | Ambigram | Bulk | Studio | Embed | Convert | Mnist
 
 
 def parse(args: Sequence[str]) -> Command:

@@ -5,7 +5,7 @@ from jdiff.images.pixels import Picture, on_white
 from jdiff.images.read import decode, load, load_mask, read_bytes, read_settings
 from jdiff.images.sheet import Sheet, grid, sheet_size, strip
 from jdiff.images.values import RANGE, as_picture, square, to_uint8
-from jdiff.images.write import LIMITS, check_size, has_video, save, save_gif, save_mp4
+from jdiff.images.write import LIMITS, check_size, has_video, png, save, save_gif, save_mp4
 from jdiff.parts import beside, check_writable
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "load_mask",
     "mask_of",
     "on_white",
+    "png",
     "read_bytes",
     "read_settings",
     "save",

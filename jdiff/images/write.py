@@ -1,5 +1,6 @@
 """Pictures and animations into files, each complete or not there."""
 
+import io
 import json
 import math
 import re
@@ -36,15 +37,27 @@ def save(path: str | Path, image: Any, settings: dict[str, Any] | None = None) -
         ValueError: the image is not finite or no picture, or the settings are no JSON.
         OSError: the file cannot be written.
     """
+    data = png(image, settings)
+    with beside(path) as file:
+        file.write(data)
+
+
+def png(image: Any, settings: dict[str, Any] | None = None) -> bytes:
+    """Returns a picture as the bytes of a PNG file; otherwise as `save`.
+
+    Example:
+        >>> png(np.zeros((2, 2, 3)))[:4]
+        b'\\x89PNG'
+    """
     info = PngInfo()
     if settings is not None:
         try:
             info.add_itxt(KEY, json.dumps(settings, ensure_ascii=False, allow_nan=False))
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"settings must be JSON in Unicode: {error}") from error
-    picture = as_pil(image)
-    with beside(path) as file:
-        picture.save(file, "PNG", pnginfo=info)
+    file = io.BytesIO()
+    as_pil(image).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
 
 
 def save_gif(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 2.0) -> None:

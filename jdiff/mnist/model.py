@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,10 @@ def load(folder: str | Path = "class-best", weights: str | Path | None = None) -
     return Digits(network.bind(jax.tree.map(jnp.asarray, params)), recipe, facts)
 
 
+def _unscaled(watch: Callable, unscale: Callable, done: int, total: int, x: np.ndarray) -> None:
+    watch(done, total, np.asarray(unscale(x)))
+
+
 def guided(classes: Array, guidance: float) -> Combiner:
     """Returns the classifier-free guidance of each class.
 
@@ -102,6 +107,7 @@ def draw(
     guidance: float | None = None,
     keep: int = 0,
     progress: Callable[[int, int], Any] | None = None,
+    watch: Callable[[int, int, np.ndarray], None] | None = None,
 ) -> Drawn:
     """Samples digits from pure noise.
 
@@ -113,6 +119,8 @@ def draw(
         guidance: guidance scale, where 1 is no guidance; the recipe's default if None.
         keep: about how many images to keep on the way from noise to each digit.
         progress: called with the number of images that are done, and of all images.
+        watch: called with (rows done, rows in all, images [m 28 28 1] as they are) after every row of each call. An
+            exception that it raises ends the drawing.
 
     Raises:
         ValueError: an argument is out of range.
@@ -141,6 +149,7 @@ def draw(
             in_axes=None if any_digit else 0,
             solver=recipe.solver(),
             keep_every=-(-len(levels.t) // keep) if keep else 0,
+            watch=None if watch is None else partial(_unscaled, watch, recipe.unscale),
         )
         images.append(np.clip(np.asarray(recipe.unscale(made.images)), 0, 1))
         ways.append(None if made.way is None else np.asarray(recipe.unscale(made.way)))
