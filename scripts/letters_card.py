@@ -67,7 +67,7 @@ def quality(found: dict) -> str:
             "(`python scripts/measure_letters.py samples`):\n\n| | right | worst characters |\n|---|---|---|"
         )
         for kind in ("judge", "second-judge"):
-            worst = ", ".join(f"{c} {100 * v:.0f} %" for c, v in samples[f"worst by the {kind}"].items())
+            worst = ", ".join(f"{c} {100 * v:.0f} %" for c, v in samples[f"worst by the {kind}"].items() if v < 1)
             parts[-1] += f"\n| {kind} | {share(samples[f'right by the {kind}'])} | {worst} |"
         if near := samples.get("distance to the nearest training glyph"):
             parts.append(

@@ -84,7 +84,7 @@ def queue(runs: Path, data_folder: Path, weights: Path) -> list[Item]:
     return [
         digits(*of_digits, "class"),
         digits(*of_digits, "time"),
-        Item("letters", 32, 2500, [*letters, "--out", str(weights / "letters"), "--steps", "2500"]),
+        Item("letters", 32, 3600, [*letters, "--out", str(weights / "letters"), "--steps", "3600"]),
         digits(*of_digits, "flow-class"),
         digits(*of_digits, "flow-time"),
         digits(*of_digits, "denoise"),

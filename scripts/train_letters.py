@@ -98,7 +98,7 @@ def main(
     data_folder: Path = Path("data/glyphs"),
     run: Path = Path("runs/letters"),
     out: Path = Path("weights/letters"),
-    steps: int = 2500,
+    steps: int = 3600,
     batch: int = 32,
     rate: float = 1.5e-3,
     decay: float = 0.998,
