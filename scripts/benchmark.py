@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py conv anagram generate tasks   # the default
 python scripts/benchmark.py step      # a step of IF-I-M, beside diffusers: 8 GB of memory, the extra `torch`
+python scripts/benchmark.py interval  # guidance in an interval, beside guidance at every step
 python scripts/benchmark.py mnist     # training on MNIST, beside PyTorch: the extra `torch`
 python scripts/benchmark.py t5        # memory of a T5 of XXL's width, read layer by layer: 8 GB of disk
 python scripts/benchmark.py memory    # memory of text encoder and network, alone and together: 5 GB of disk
@@ -158,7 +159,10 @@ def tasks() -> Iterator[Row]:
 
 
 def guided_step() -> Iterator[Row]:
-    """Measures a guided step of IF-I-M (batch 2, 77 tokens, float32, constant weights), beside diffusers' network."""
+    """Measures a guided step of IF-I-M (batch 2, 77 tokens, float32, constant weights), beside diffusers' network.
+
+    The peers are diffusers' network alone: as it is, with channels last in memory, and compiled with channels last.
+    """
     import parity_rungs
     import torch
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -178,13 +182,38 @@ def guided_step() -> Iterator[Row]:
     def ours(network, combiner, x):
         return solver.step(jax.random.key(0), solver.init(x), row, combine.denoiser(network, combiner))[0].x
 
-    def theirs() -> Any:
+    def theirs(network: Any) -> Any:
         with torch.no_grad():
-            return parity_rungs.call_theirs(module, *inputs).numpy()
+            return parity_rungs.call_theirs(network, *inputs).numpy()
 
     image = jnp.asarray(x[0], jnp.float32)
-    mine, peer = median(lambda: ours(network, combiner, image), theirs, times=3)
-    yield Row("IF-I-M, one guided step, float32", mine, "diffusers' network alone", peer)
+    mine, eager = median(lambda: ours(network, combiner, image), lambda: theirs(module), times=3)
+    what = "IF-I-M, one guided step, float32"
+    yield Row(what, mine, "diffusers' network alone", eager)
+    module = module.to(memory_format=torch.channels_last)
+    compiled = torch.compile(module)
+    mine, last, fast = median(
+        lambda: ours(network, combiner, image), lambda: theirs(module), lambda: theirs(compiled), times=3
+    )
+    yield Row(what, mine, "the same, channels last", last)
+    yield Row(what, mine, "the same, channels last, compiled", fast)
+
+
+def interval() -> Iterator[Row]:
+    """Measures guidance in an interval that leaves out 40 % of the steps, beside guidance at every step."""
+    network = jdiff.load("mini")
+    nothing, three = network.embed(["", "a red three"])
+    levels = schedule.levels(network.schedule, schedule.leading(20))
+    keys = sample.image_keys(jax.random.key(0), 8)
+    x = sample.start(keys, (32, 32, 3))
+    inside = sorted(levels.t)[4:16]
+
+    def draw(scale: combine.Scale) -> Any:
+        combiner = combine.cfg(three, scale, nothing)
+        return sample.sample(network.network, keys, x, levels, combiner=combiner, solver=step.ddim()).images
+
+    some, every = median(lambda: draw(combine.between(4.0, inside[0], inside[-1])), lambda: draw(4.0), times=5)
+    yield Row("mini model, 8 pictures, 20 steps, 8 of them outside the guidance interval", some, "guided always", every)
 
 
 ENCODE = """
@@ -224,33 +253,37 @@ def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Ite
         return many(jax.tree.map(jnp.array, state), steps=updates, every=updates)
 
     on = "cuda" if torch.cuda.is_available() else "cpu"
-    network: Any = Course(course.Config(width)).to(on)
-    network = torch.compile(network) if on == "cuda" else network
-    adam = torch.optim.Adam(network.parameters(), lr=1e-3)
+    plain: Any = Course(course.Config(width)).to(on)
+    fast = Course(course.Config(width)).to(on, memory_format=torch.channels_last)
+    plain, fast = (torch.compile(a) if on == "cuda" else a for a in (plain, fast))
     abar = torch.tensor(schedule.linear(300), dtype=torch.float32, device=on)
     x0 = torch.tensor(pixels[:, None] / 255.0, dtype=torch.float32, device=on)
     classes = torch.nn.functional.one_hot(torch.tensor(labels, device=on).long(), 10).float()
 
-    def theirs() -> None:
+    def theirs(network: Any, adam: Any, half: bool) -> None:
         for first in range(0, len(x0), batch):
             x, c = x0[first : first + batch], classes[first : first + batch]
             i = torch.randint(0, 300, (batch,), device=on)
             eps, c = torch.randn_like(x), c * (torch.rand(batch, 1, device=on) >= 0.1)
             a = abar[i][:, None, None, None]
-            loss = ((network(a.sqrt() * x + (1 - a).sqrt() * eps, (i + 1) / 300, c) - eps) ** 2).mean()
+            with torch.autocast(on, torch.bfloat16, enabled=half):
+                prediction = network(a.sqrt() * x + (1 - a).sqrt() * eps, (i + 1) / 300, c)
+            loss = ((prediction.float() - eps) ** 2).mean()
             adam.zero_grad()
             loss.backward()
             adam.step()
         if on == "cuda":
             torch.cuda.synchronize()
 
-    mine, beside = median(ours, theirs, times=3)
+    adams = [torch.optim.Adam(network.parameters(), lr=1e-3) for network in (plain, fast)]
+    mine, beside, strongest = median(
+        ours, lambda: theirs(plain, adams[0], False), lambda: theirs(fast, adams[1], True), times=3
+    )
     n = updates * batch
     compiled = "compiled PyTorch" if on == "cuda" else f"PyTorch, {torch.get_num_threads()} threads"
-    yield Row(
-        f"class DDPM, D = {width}, {updates} updates of {batch} ({n / mine:.0f} images/s)", mine, compiled, beside
-    )
-    yield Row("the same, an epoch of 60,000", mine * 60000 / n, compiled, beside * 60000 / n)
+    what = f"class DDPM, D = {width}, {updates} updates of {batch} ({n / mine:.0f} images/s)"
+    yield Row(what, mine, compiled, beside)
+    yield Row(what, mine, f"{compiled}, channels last, bfloat16", strongest)
 
 
 def random_t5(folder: Path, layers: int) -> Path:
@@ -397,6 +430,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "generate": generate,
     "tasks": tasks,
     "step": guided_step,
+    "interval": interval,
     "mnist": mnist_training,
     "t5": streamed_t5,
     "memory": memory,
