@@ -254,7 +254,8 @@ def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Ite
 
     on = "cuda" if torch.cuda.is_available() else "cpu"
     plain: Any = Course(course.Config(width)).to(on)
-    fast = Course(course.Config(width)).to(on, memory_format=torch.channels_last)
+    fast: Any = Course(course.Config(width)).to(on)
+    fast = fast.to(memory_format=torch.channels_last)
     plain, fast = (torch.compile(a) if on == "cuda" else a for a in (plain, fast))
     abar = torch.tensor(schedule.linear(300), dtype=torch.float32, device=on)
     x0 = torch.tensor(pixels[:, None] / 255.0, dtype=torch.float32, device=on)
