@@ -1,5 +1,6 @@
 """The command as a process: what it writes and says, how it ends, and what it leaves. The mini model draws for real."""
 
+import contextlib
 import errno
 import json
 import os
@@ -527,20 +528,23 @@ def test_folders_without_permission(tmp_path, compiled):
 # --- files that cannot be written
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file can have more than 6,000 bytes, which a small picture stays below."""
+    """No file can have more than 6,000 bytes, which a small picture stays below. pytest's own log is a file, too."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_costs_only_the_files_that_do_not_fit(here, full_disk, capsys):
+def test_a_full_disk_costs_only_the_files_that_do_not_fit(here, capsys):
     for name in ("out.png", "a.npz", "a.gif"):
         Path(name).write_bytes(b"old")
-    assert main(*TWO, "--separate", "--npz", "a.npz", "--gif", "a.gif") == 1
+    with full_disk():
+        assert main(*TWO, "--separate", "--npz", "a.npz", "--gif", "a.gif") == 1
     out, err = capsys.readouterr()
     small = [f"out-{i}-{j}.png" for i in (0, 1) for j in (0, 1)]
     assert out == f"wrote {', '.join(small)}: 4 pictures, 32 x 32\n"
