@@ -55,8 +55,8 @@ def conditional(text: Text, *, pooled: Text | None = None) -> Combiner:
         >>> size(conditional(jnp.zeros((77, 8))))
         1
     """
-    conditioning = Conditioning(text, pooled=pooled)
-    return Combiner(identity_rule(), jax.tree.map(lambda a: jnp.asarray(a)[None], conditioning))
+    conditioning = Conditioning(jnp.asarray(text)[None], pooled=None if pooled is None else jnp.asarray(pooled)[None])
+    return Combiner(identity_rule(), conditioning)
 
 
 def cfg(text: Text, scale: Scale, negative: Text, *, rescale: Number | None = None) -> Combiner:

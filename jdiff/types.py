@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jaxtyping import Float
 
 Array = jax.Array
 # Arrays of a shape. The tests check each call's arrays against them.
-Text = Float[Array, "length width"]  # prompt embedding
+Text = Float[Array | np.ndarray, "length width"]  # prompt embedding
 Image = Float[Array, "height width channels"]
 Images = Float[Array, "n height width channels"]
 Estimate = Float[Array, "*image"]  # arguments of one call have one shape

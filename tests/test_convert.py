@@ -206,7 +206,7 @@ def test_a_config_that_is_not_covered_is_told_with_the_rest(one, tmp_path):
     one.save_pretrained(src)
     (src / "config.json").write_text(json.dumps(dict(one.config) | {"act_fn": "silu"}))
     (src / WEIGHTS).write_bytes(b"no tensors at all")
-    with pytest.raises(ValueError, match="act_fn is 'silu'") as error:
+    with pytest.raises(ValueError, match="act_fn must be ") as error:
         convert.convert(src, tmp_path / "dst")
     assert "missing or damaged, not a whole safetensors file" in str(error.value)
 

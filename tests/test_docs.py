@@ -30,8 +30,8 @@ def commands(page: Path) -> list[str]:
 def run(codes: list[str], page: Path, names: dict) -> dict:
     for code in codes:
         exec(compile(code, page.name, "exec"), names)
-        if "model" in names and names["model"].defaults.steps > 2:  # what the pages say does not depend on the number
-            names["model"] = names["model"]._replace(defaults=names["model"].defaults._replace(steps=2))
+        if "model" in names and names["model"].defaults.steps > 6:  # what the pages say does not depend on the number
+            names["model"] = names["model"]._replace(defaults=names["model"].defaults._replace(steps=6))
     return names
 
 

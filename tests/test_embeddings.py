@@ -422,7 +422,10 @@ WRONG = {
         ["embed", "a"],
         "--encoder must be the folder of a text encoder that `jdiff convert` wrote, got none",
     ),
-    "nowhere": (["embed", "a", "--encoder", "nowhere"], "the encoder must be mini, mini-upscaler, a folder that"),
+    "nowhere": (
+        ["embed", "a", "--encoder", "nowhere"],
+        "the encoder must be letters, mini, mini-upscaler, a folder that",
+    ),
     "suffix": (
         ["embed", "a", "--encoder", "b", "-o", "a.pth"],
         "-o must be a file that ends in .safetensors, got a.pth",

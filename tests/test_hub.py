@@ -225,7 +225,7 @@ def test_no_extra_no_names(monkeypatch):
         ValueError, match=r"Deep/Small-v1.0 needs huggingface_hub to be downloaded: pip install 'jdiff\[hub"
     ):
         jdiff.load(NAME)
-    with pytest.raises(ValueError, match="model must be mini, .* or OWNER/NAME on the hub, got 'a/b/c'"):
+    with pytest.raises(ValueError, match="model must be letters, mini, .* or OWNER/NAME on the hub, got 'a/b/c'"):
         jdiff.load("a/b/c")
 
 

@@ -141,7 +141,7 @@ def digits(data):
 def test_the_card_states_the_accuracy(digits):
     strokes, labels = digits
     apply, _ = judge.network()
-    stated = re.search(r"accuracy, plain \| \*\*([\d.]+)%", CARD.read_text())
+    stated = re.search(r"accuracy on plain digits \| \*\*([\d.]+)%", CARD.read_text())
     assert stated and float(stated[1]) >= 99.0
     logits = jax.jit(apply)(judge.load_params(), jnp.asarray(strokes))
     measured = 100 * float((logits.argmax(-1) == labels).mean())

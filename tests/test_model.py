@@ -244,7 +244,9 @@ def test_a_name_on_the_hub_is_asked_for_and_its_error_names_what_is_near(tmp_pat
 
 
 def test_what_is_no_model_is_said_in_one_message(folder, tmp_path):
-    with pytest.raises(ValueError, match="model must be mini, mini-upscaler, .* got 'nothing', which does not exist"):
+    with pytest.raises(
+        ValueError, match="model must be letters, mini, mini-upscaler, .* got 'nothing', which does not exist"
+    ):
         jdiff.load("nothing")
     with pytest.raises(ValueError, match="got .*, which holds no unet/model.safetensors"):
         jdiff.load(tmp_path)

@@ -211,7 +211,8 @@ def classify(
 
     Example:
         >>> batch = jnp.zeros((2, 3)), jnp.array([0, 1])
-        >>> loss, metrics = classify(lambda params, x: x + params, jnp.array([1.0, 0.0, 0.0]), jax.random.key(0), batch)
+        >>> apply, params = lambda params, x: x + params[None], jnp.array([1.0, 0.0, 0.0])
+        >>> loss, metrics = classify(apply, params, jax.random.key(0), batch)
         >>> metrics["accuracy"].item()
         0.5
     """
