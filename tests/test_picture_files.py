@@ -97,7 +97,12 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_part(name, error, tmp_p
             file.write(b"half")
         raise error
 
-    monkeypatch.setattr(Image.Image, "save", interrupted)
+    def interrupted_disk(descriptor):
+        raise error
+
+    if name == "a.png":  # encoded in memory, then written at once
+        monkeypatch.setattr(os, "fsync", interrupted_disk)
+    monkeypatch.setattr(Image.Image, "save", Image.Image.save if name == "a.png" else interrupted)
     monkeypatch.setattr(write, "_run", interrupted_ffmpeg)
     with pytest.raises(error if isinstance(error, type) else OSError) as caught:
         WRITERS[name](path)
