@@ -72,6 +72,7 @@ def prepare_page(app: Sphinx, name: str, source: list[str]) -> None:
     here = (DOCS / name).parent
     source[0] = OPTIONAL.sub(lambda found: found[0] if any(here.glob(f"{found[1]}*.md")) else "", source[0])
     source[0] = INCLUDE.sub(lambda found: _included(found[1], here), source[0])
+    source[0] = LINK.sub(lambda found: _to_card(found, here), source[0])
     if name.startswith("tutorial/") and not name.endswith("index"):
         path = f"docs/{name}.ipynb"
         place = REPOSITORY.removeprefix("https://github.com/")
@@ -83,6 +84,12 @@ def prepare_page(app: Sphinx, name: str, source: list[str]) -> None:
 def _included(path: str, here: Path) -> str:
     file = (here / path).resolve()
     return LINK.sub(lambda found: f"]({_moved(found[1], file.parent, here)}{found[2] or ''})", file.read_text())
+
+
+def _to_card(found: re.Match, here: Path) -> str:
+    """A link to a card of weights, as a link to its page; another link as it is."""
+    card = found[1].endswith("README.md") and (here / found[1]).resolve().parent in CARDS
+    return f"]({_moved(found[1], here, here)}{found[2] or ''})" if card else found[0]
 
 
 def _moved(link: str, source: Path, here: Path) -> str:

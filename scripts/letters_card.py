@@ -42,8 +42,8 @@ it, a running mean of the weights ({decay:g}; what is stored), on {machine}: `py
 {quality}
 
 ## Judges
-[judge](judge/README.md) ranks the candidates of an ambigram. [second-judge](second-judge/README.md) ranks nothing and
-measures.
+The judge (its card is `judge/README.md`) ranks the candidates of an ambigram. The second judge
+(`second-judge/README.md`) ranks nothing and measures.
 
 ## Where the typefaces are from
 Drawn from the fonts in Debian 12's packages, which are all free by Debian's guidelines: mostly under the SIL Open Font
