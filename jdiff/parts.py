@@ -1,7 +1,7 @@
 """Files and folders that appear under their name only when they are complete.
 
-Each is written under another name beside its own, and renamed at the end. What is being written is remembered, so that
-a process that is interrupted can take it away.
+A file is written under another name beside its own, and renamed at the end. The names of unfinished files are kept, so
+that an interrupted process can remove them.
 """
 
 import contextlib
@@ -80,7 +80,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextlib.contextmanager
 def path_beside(path: str | Path) -> Iterator[Path]:
-    """Yields a path that is renamed to `path` when the block ends well; for writers that open files themselves.
+    """Yields a temporary path, for writers that open files themselves. It is renamed to `path` if the block succeeds.
 
     Raises:
         OSError: as `beside`.

@@ -259,7 +259,7 @@ def inpaint(
         key: random key.
         noised: whether the kept part is noised to each level as it is put in (RePaint, the course). Otherwise it
             stays clean throughout (diffusers, deep-floyd).
-        jump_length: rows of the table that RePaint jumps back.
+        jump_length: rows that a jump of RePaint goes back; fewer than the table has. It has no effect without jumps.
         resamplings: how often each stretch of rows is walked; 1 is without jumps.
         strength: share of the table's rows that is walked, in (0, 1].
         low_res: what a stage-2 model enlarges, as in `upscale`.

@@ -295,18 +295,19 @@ def transition(signal: Column, noise: Column, signal_to: Column, noise_to: Colum
 
 
 def resample(levels: Level, jump_length: int, resamplings: int) -> Level:
-    """Returns the table with RePaint's jumps: after every `jump_length` rows back up by as many, and down again.
+    """Returns the table with RePaint's jumps. After every `jump_length` rows it goes back by as many rows.
 
     Args:
         levels: a table [n] of any kind.
-        jump_length: rows that a jump goes back up.
+        jump_length: rows that a jump goes back.
         resamplings: how often each stretch of rows is walked; 1 means no jumps.
 
     Returns:
         Levels with the jumps in the columns `jump_scale` and `jump_noise`. A jump over j rows is one Gaussian.
 
     Raises:
-        ValueError: `jump_length` is not between 1 and n, or `resamplings` not between 1 and 1000.
+        ValueError: `resamplings` is not between 1 and 1000, or there are jumps and `jump_length` is not between 1 and
+            n - 1.
 
     Example:
         >>> [resample(levels(cosine(), course()), n, n).t.size for n in (1, 5, 10)]
@@ -319,8 +320,11 @@ def resample(levels: Level, jump_length: int, resamplings: int) -> Level:
         sqrt(1 - abar).
     """
     n = len(levels.t)
-    checks.whole("jump_length", jump_length, 1, n)
-    checks.whole("resamplings", resamplings, 1, 1000)
+    if checks.whole("resamplings", resamplings, 1, 1000) == 1:
+        return levels
+    if n == 1:
+        raise ValueError(f"resamplings must be 1 for a table of one row, got {resamplings}; take more steps")
+    checks.whole("jump_length", jump_length, 1, n - 1)
     left = {n - 1 - above: resamplings - 1 for above in range(0, n - jump_length, jump_length)}  # at row: jumps to make
     order, scales, noises, row = [], [], [], 0
     while row < n:

@@ -41,6 +41,8 @@ BASES = {
     "convert": ["convert", "weights", "new"],
     "mnist train": ["mnist", "train", "class"],
     "mnist sample": ["mnist", "sample", "class", "-o", "out.png"],
+    "bulk": ["bulk", "prompts.txt", "-o", "made", "--format", "png"],
+    "studio": ["studio"],
 }
 DRAWING = ("generate", "edit", "inpaint", "anagram", "hybrid", "upscale")
 # A prompt with a character that is not valid Unicode. Python makes such characters of bytes that are not UTF-8.
@@ -159,6 +161,17 @@ BAD: dict[str, dict[str, st.SearchStrategy[str]]] = {
         "--steps": STEPS, "--guidance": NOT_FINITE, "--seed": SEED, "-o": no_output(".png"),
         "--gif": no_output(".gif"), "--npz": no_output(".npz"),
     },
+    "bulk": {
+        "PROMPTS": st.sampled_from(["gone.txt", "folder.png", "in.png", "blank.txt", "empty.png", "", NO_TEXT]),
+        "-n": outside(1, 10**6), "-o": st.sampled_from(["in.png", "gone/new", "full", "in.png/x", "", NO_TEXT]),
+        "--format": NO_WORD, "--shard-size": outside(1, 10**6), "--workers": outside(1, 10**4) | st.just("3"),
+        "--shards": st.sampled_from(["2/2", "-1/2", "0/0", "a/b", "1/", "/", "", "1.5", "3"]), "--ray": st.just(""),
+        "--model": NO_FOLDER, "--steps": STEPS, "--guidance": NOT_FINITE, "--negative": st.just(NO_TEXT),
+        "--sampler": NO_WORD, "--seed": SEED, "--dtype": NO_WORD, "--batch": outside(1, 1000),
+        "--prompts": st.sampled_from(["gone.npy", "text.npz", "text.safetensors", "folder.npz", ""]),
+        "--encoder": NO_FOLDER,
+    },
+    "studio": {"--model": NO_FOLDER, "--port": outside(1, 65_535)},
 }  # fmt: skip
 # Good flags that are added to a mistake.
 GOOD = {
@@ -174,8 +187,10 @@ GOOD = {
     "convert": [["--dtype", "float16"]],
     "mnist train": [["--seed", "1"], ["--epochs", "20"], ["--quiet"]],
     "mnist sample": [["-n", "2"], ["--npz", "good.npz"], ["--seed", "3"], ["--quiet"]],
+    "bulk": [["-n", "2"], ["--steps", "5"], ["--seed", "3"], ["--shard-size", "1000"], ["--quiet"]],
+    "studio": [["--port", "8000"]],
 }  # fmt: skip
-POSITIONS = {"IMAGE": 1, "WORD": 1, "SRC": 1, "DST": 2, "KIND": 2}
+POSITIONS = {"IMAGE": 1, "WORD": 1, "PROMPTS": 1, "SRC": 1, "DST": 2, "KIND": 2}
 
 
 @st.composite
@@ -185,7 +200,8 @@ def cases(draw: st.DrawFn) -> Case:
     kind = "drawing" if command in DRAWING else command
     base, bad = list(BASES[command]), BAD.get(kind, {}) | BAD[command]
     good = draw(st.lists(st.sampled_from(GOOD[kind]), max_size=3, unique_by=lambda flag: flag[0]))
-    flag = draw(st.sampled_from([*sorted(bad), "no value", "unknown", "unknown command", "no argument"]))
+    kinds = ["no value", "unknown", "unknown command", *(["no argument"] if len(base) > 1 else [])]
+    flag = draw(st.sampled_from([*sorted(bad), *kinds]))
     if flag == "no value":
         name = draw(st.sampled_from([name for name in sorted(bad) if name.startswith("-")]))
         return Case(command, flag, [*base, *_flat(good), name])
@@ -239,6 +255,10 @@ def furnish(folder: Path) -> None:
         os.mkfifo(folder / f"pipe{suffix}")
         (folder / f"link-to-folder{suffix}").symlink_to("weights")
         (folder / f"link-to-nowhere{suffix}").symlink_to(f"gone/x{suffix}")
+    (folder / "prompts.txt").write_text("a red three\na blue two\n")
+    (folder / "blank.txt").write_text("a red three\n\na blue two\n")
+    (folder / "full").mkdir()
+    (folder / "full" / "keep.txt").write_text("keep")
     (folder / "weights").mkdir()
     (folder / "link-to-in.png").symlink_to("in.png")
     images.save(folder / "old.png", np.zeros((2, 2, 3)), {"command": "convert"})

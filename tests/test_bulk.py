@@ -623,7 +623,10 @@ BAD = [
     ([Text, "-o", Path_, "--batch", 0], "--batch must be between 1 and 1000, got 0"),
     ([Text, "-o", Path_, "--format", "jpg"], "--format must be one of parquet, png, got 'jpg'"),
     ([Text, "-o", Path_, "--shards", "8/8"], "--shards must be i/n with i from 0 to n - 1, got 8/8"),
-    ([Text, "-o", Path_, "--workers", 2], "--workers is of a Ray cluster; give --ray, too"),
+    (
+        [Text, "-o", Path_, "--workers", 2],
+        "--workers needs --ray, got --workers 2 alone; add --ray local, or leave it out",
+    ),
     ([Text, "-o", Path_, "--ray", ""], "--ray must be the address of a cluster, or local, got ''"),
     ([Text, "-o", Path_, "--model", ""], "--model must be the name or folder of a model, got ''"),
     ([Text, "-o", Path_, "--model", "no-model"], "got 'no-model', which does not exist"),
@@ -637,19 +640,33 @@ BAD = [
 
 @pytest.mark.parametrize(("args", "message"), BAD, ids=lambda value: str(value)[:60])
 def test_bad_input_is_one_line(args, message, here, capsys):
+    before = sorted(os.listdir(here))
     assert main(*args) == 2
     error = capsys.readouterr().err
     assert error.startswith("jdiff: ") and message in error and error.count("\n") == 1, error
     assert not list(here.rglob("*.part")) and not list(here.rglob("*.parquet"))
+    assert sorted(os.listdir(here)) == before
+
+
+def test_a_folder_stays_free_for_other_settings_where_no_prompt_could_be_read(here, tiny, capsys, monkeypatch):
+    def refuse(*args):
+        raise ValueError("no text encoder")
+
+    monkeypatch.setattr(job.embedded, "make", refuse)
+    before = sorted(os.listdir(here))
+    assert main("prompts.txt", "--model", tiny, "-o", "out") == 2
+    assert capsys.readouterr().err == "jdiff: no text encoder\n" and sorted(os.listdir(here)) == before
+    Path("out").mkdir()  # an empty folder of the user's stays
+    assert main("prompts.txt", "--model", tiny, "-o", "out") == 2 and os.listdir("out") == []
 
 
 def test_extras_that_are_not_installed(here, monkeypatch, capsys):
     monkeypatch.setattr(write, "find_spec", lambda name: None)
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     assert main("prompts.txt", "-o", "out") == 2
-    assert "--format parquet needs pyarrow: pip install 'jdiff[bulk]', or give --format png" in capsys.readouterr().err
+    assert "--format parquet needs pyarrow: pip install pyarrow, or give --format png" in capsys.readouterr().err
     assert main("prompts.txt", "-o", "out", "--format", "png", "--ray", "local") == 2
-    assert capsys.readouterr().err == "jdiff: --ray needs Ray: pip install 'jdiff[ray]'\n"
+    assert capsys.readouterr().err == "jdiff: --ray needs Ray: pip install ray\n"
 
 
 def test_a_second_driver_on_a_folder_is_told(here, tiny, capsys):
@@ -806,21 +823,23 @@ def test_what_a_worker_says_is_wrong_reaches_the_driver(hand_out):
 @pytest.mark.parametrize(
     ("there", "workers", "wanted"),
     [
-        ({"CPU": 8.0, "node:10.0.0.1": 1.0, "node:__internal_head__": 1.0}, None, ({"num_cpus": 8}, 1)),
-        ({"CPU": 8.0, "node:10.0.0.1": 1.0}, 2, ({"num_cpus": 4}, 2)),
-        ({"CPU": 1.0, "node:10.0.0.1": 1.0}, 2, ({"num_cpus": 1}, 2)),
-        ({"CPU": 64.0, "GPU": 8.0, "node:10.0.0.1": 1.0}, None, ({"num_gpus": 1, "num_cpus": 1}, 8)),
-        (
-            {"CPU": 64.0, "TPU": 8.0, "node:10.0.0.1": 1.0, "node:10.0.0.2": 1.0}, None,
-            ({"resources": {"TPU": 4}, "num_cpus": 1}, 2),
-        ),
+        ([{"CPU": 8.0}], None, ({"num_cpus": 8}, 1)),
+        ([{"CPU": 8.0}], 2, ({"num_cpus": 4}, 2)),
+        ([{"CPU": 1.0}], 2, ({"num_cpus": 1}, 2)),
+        ([{"CPU": 8.0}, {"CPU": 64.0}], None, ({"num_cpus": 8}, 2)),  # fits on the smaller machine
+        ([{"CPU": 8.0}, {"CPU": 8.0}], 3, ({"num_cpus": 4}, 3)),
+        ([{"CPU": 0.0}, {"CPU": 8.0}], None, ({"num_cpus": 8}, 1)),
+        ([{"CPU": 64.0, "GPU": 8.0}], None, ({"num_gpus": 1, "num_cpus": 1}, 8)),
+        ([{"CPU": 4.0}, {"CPU": 64.0, "GPU": 8.0}], None, ({"num_gpus": 1, "num_cpus": 1}, 8)),
+        ([{"CPU": 32.0, "TPU": 4.0}] * 2, None, ({"resources": {"TPU": 4}, "num_cpus": 1}, 2)),
+        ([{"CPU": 4.0}, *[{"CPU": 32.0, "TPU": 4.0}] * 2], None, ({"resources": {"TPU": 4}, "num_cpus": 1}, 2)),
     ],
-)  # fmt: skip
+)
 def test_a_worker_has_a_device(there, workers, wanted):
     assert cluster._resources(there, workers) == wanted
 
 
-needs_ray = pytest.mark.skipif(cluster.lacking() != "", reason="Ray is not installed: pip install 'jdiff[ray]'")
+needs_ray = pytest.mark.skipif(cluster.lacking() != "", reason="Ray is not installed: pip install ray")
 KILLED = """
 import os, signal, sys
 from jdiff.bulk import cluster, workers

@@ -237,8 +237,8 @@ def test_no_finite_picture_is_an_error_and_nothing_is_written(here, monkeypatch,
 
 BAD = {  # arguments, and what the line must have in it: what is wrong, the value, and what to do
     "no command": ([], "a command is missing; give one of generate, edit,"),
-    "another command": (["paint"], "no flag or command is called paint; see jdiff --help"),
-    "another flag": (["generate", "a", "--nope", "3"], "no flag or command is called --nope, 3; see jdiff --help"),
+    "another command": (["paint"], "unknown flag or command: paint; see jdiff COMMAND --help"),
+    "another flag": (["generate", "a", "--nope", "3"], "unknown flag or command: --nope, 3; see jdiff COMMAND --help"),
     "no value": (["generate", "a", "--steps"], "--steps needs a value"),
     "no number": (["generate", "a", "--steps", "x"], "--steps must be a whole number, got 'x'"),
     "no prompt": (["generate"], "no prompt is given; give one or more, such as jdiff generate 'a red three'"),

@@ -172,7 +172,7 @@ def test_a_truncated_file(one, tmp_path, keep):
     one.save_pretrained(tmp_path / "src" / "unet")
     path = tmp_path / "src" / "unet" / WEIGHTS
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="missing or damaged, not a whole safetensors file"):
+    with pytest.raises(ValueError, match="missing or is not a complete safetensors file"):
         convert.convert(tmp_path / "src", tmp_path / "dst")
     assert [p.name for p in tmp_path.iterdir()] == ["src"]
 
@@ -208,7 +208,7 @@ def test_a_config_that_is_not_covered_is_told_with_the_rest(one, tmp_path):
     (src / WEIGHTS).write_bytes(b"no tensors at all")
     with pytest.raises(ValueError, match="act_fn must be ") as error:
         convert.convert(src, tmp_path / "dst")
-    assert "missing or damaged, not a whole safetensors file" in str(error.value)
+    assert "missing or is not a complete safetensors file" in str(error.value)
 
 
 def test_what_is_refused_at_the_door(one, tmp_path):
@@ -279,9 +279,9 @@ def test_load_names_the_file_and_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match="y.safetensors must have the format 'jdiff', got None"):
         files.load(tmp_path / "y.safetensors", {"a": shape})
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="x.safetensors is missing or damaged, not a whole safetensors file"):
+    with pytest.raises(ValueError, match="x.safetensors is missing or is not a complete safetensors file"):
         files.load(path, {"a": shape})
-    with pytest.raises(ValueError, match="z.safetensors is missing or damaged, not a whole safetensors file"):
+    with pytest.raises(ValueError, match="z.safetensors is missing or is not a complete safetensors file"):
         files.load(tmp_path / "z.safetensors", {"a": shape})
 
 

@@ -120,7 +120,7 @@ BAD = {
     "gone.npy": (lambda path: None, ": there is no such file"),
     "cut.npy": (lambda path: path.write_bytes(b"\x93NUMPY"), DAMAGED),
     "cut.npz": (lambda path: path.write_bytes(b"PK"), DAMAGED),
-    "cut.safetensors": (lambda path: path.write_bytes(b"123"), "is missing or damaged, not a whole safetensors file"),
+    "cut.safetensors": (lambda path: path.write_bytes(b"123"), "is missing or is not a complete safetensors file"),
     "cut.pth": (lambda path: path.write_bytes(b"123"), DAMAGED),
     "one.npy": (lambda path: np.save(path, np.zeros(3)), SIZE + r"\[3\] for ''"),
     "two.npy": (lambda path: np.save(path, np.zeros((2, 3, 4))), SIZE + r"\[2, 3, 4\] for ''"),
@@ -173,7 +173,9 @@ def test_a_torch_file_of_something_else(what, tmp_path):
 def test_without_torch_the_others_are_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pth").touch()
-    with pytest.raises(ValueError, match="a.pth needs torch to be read: pip install torch, or where there is torch"):
+    with pytest.raises(
+        ValueError, match="a.pth needs torch to be read: pip install torch, or convert it on a"
+    ):
         embeddings.read(tmp_path / "a.pth")
     write_npz(tmp_path / "a.npz", COURSE)
     assert len(embeddings.read(tmp_path / "a.npz")) == 4

@@ -214,7 +214,7 @@ def test_without_a_network_what_is_in_the_cache_is_taken(server, monkeypatch):
     assert jdiff.load(NAME, dtype="float16").hash == want.hash
     with pytest.raises(
         ValueError,
-        match="Deep/Other cannot be downloaded, as there is no connection, and it is not, .* in .*hub; connect",
+        match="Deep/Other cannot be downloaded, because there is no connection, and .*hub does not have all of it",
     ):
         jdiff.load("Deep/Other")
 
@@ -222,7 +222,7 @@ def test_without_a_network_what_is_in_the_cache_is_taken(server, monkeypatch):
 def test_no_extra_no_names(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(
-        ValueError, match=r"Deep/Small-v1.0 needs huggingface_hub to be downloaded: pip install 'jdiff\[hub"
+        ValueError, match=r"Deep/Small-v1.0 needs huggingface_hub to be downloaded: pip install huggingface_hub"
     ):
         jdiff.load(NAME)
     with pytest.raises(ValueError, match="model must be letters, mini, .* or OWNER/NAME on the hub, got 'a/b/c'"):

@@ -34,6 +34,15 @@ def test_bad_input_is_one_line(args, message, capsys):
     assert error.startswith("jdiff: ") and message in error and "\n" not in error
 
 
+def test_a_picture_is_not_written_over_by_the_one_that_is_like_it(tmp_path, capsys):
+    like = tmp_path / "word.png"
+    images.save(like, np.zeros((8, 8, 3), np.float32), {"command": "ambigram", "words": ["on"]})
+    before = like.read_bytes()
+    assert cli.main(["ambigram", "--like", str(like), "-o", str(like)]) == 2
+    assert capsys.readouterr().err == f"jdiff: -o must be another file than --like reads, got {like}\n"
+    assert like.read_bytes() == before
+
+
 @pytest.mark.skipif(not (shipped("letters") / "unet").is_dir(), reason="the letters model is not in this checkout")
 def test_a_word_from_the_command_to_the_picture(tmp_path, capsys):
     output, gif, npz = (tmp_path / f"word.{suffix}" for suffix in ("png", "gif", "npz"))
@@ -48,6 +57,8 @@ def test_a_word_from_the_command_to_the_picture(tmp_path, capsys):
         assert [row[0].lower() for row in arrays["pairs"]] == ["o", "n"]
     with Image.open(gif) as moving:
         assert moving.n_frames > 10
-    again = tmp_path / "again.png"
-    assert cli.main(["ambigram", "--like", str(output), "--quiet", "-o", str(again)]) == 0
+    before = output.read_bytes()
+    assert cli.main(["ambigram", "--like", str(output), "--quiet"]) == 0
+    again = tmp_path / "word-again.png"
+    assert output.read_bytes() == before
     np.testing.assert_array_equal(images.load(output), images.load(again))

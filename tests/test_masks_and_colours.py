@@ -37,7 +37,7 @@ def test_the_same_ramp_has_the_same_brightness_in_every_depth(name, tmp_path):
 @pytest.mark.parametrize("least, most", [(-1.0, 1.0), (0.0, 255.0), (0.0, np.nan)])
 def test_floats_without_a_defined_range_are_refused(least, most, tmp_path):
     path = saved(tmp_path, "a.tif", Image.fromarray(np.array([[least, most]], np.float32)))
-    with pytest.raises(ValueError, match="a.tif: the picture has floats .* no defined black and white"):
+    with pytest.raises(ValueError, match="a.tif: the picture has floats .* black and white are not defined"):
         images.load(path)
 
 
@@ -114,13 +114,13 @@ def test_an_opened_tiff_is_turned_once_where_xmp_says_it_too(tmp_path):
 def test_floats_in_other_units_are_refused():
     pixels = np.ones((1, 2), "<f4").tobytes()
     assert images.decode(b"Pf\n2 1\n-1.0\n" + pixels).colour.min() == 1
-    with pytest.raises(ValueError, match="floats in units of 2, which have no defined black and white"):
+    with pytest.raises(ValueError, match="floats in units of 2, so its black and white are not defined"):
         images.decode(b"Pf\n2 1\n-2.0\n" + pixels)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_a_pillow_picture_without_a_defined_range_is_refused(mode):
-    with pytest.raises(ValueError, match="photo: the picture has .* no defined black and white"):
+    with pytest.raises(ValueError, match="photo: the picture has .* black and white are not defined"):
         images.as_picture(Image.new(mode, (2, 2), 200), "photo")
 
 
@@ -155,7 +155,7 @@ def test_a_photo_is_no_mask(tmp_path):
     erased = np.dstack([photo, np.full((32, 32), 255, np.uint8)])
     erased[:, 16:, 3] = 0
     for name, pixels in (("photo", photo), ("erased", erased)):
-        with pytest.raises(ValueError, match=f"{name}.png has .*a mask is white where the picture is made new"):
+        with pytest.raises(ValueError, match=f"{name}.png has .*a mask is white where the picture is redrawn"):
             images.load_mask(saved(tmp_path, f"{name}.png", Image.fromarray(pixels)))
 
 

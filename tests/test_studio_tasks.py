@@ -365,4 +365,4 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(studio, "find_spec", lambda name: None)
     assert cli.main(["studio"]) == 2
     error = capsys.readouterr().err.strip()
-    assert error == "jdiff: jdiff studio needs Gradio, which is not installed; pip install 'jdiff[studio]'"
+    assert error == "jdiff: jdiff studio needs Gradio, which is not installed; pip install 'gradio>=6' 'pillow<13'"

@@ -301,7 +301,7 @@ def test_what_is_no_t5_vocabulary_is_refused(tmp_path, pieces):
 
 def test_without_the_libraries_it_is_said_what_to_install(monkeypatch, pieces):
     monkeypatch.setitem(sys.modules, "sentencepiece", None)
-    with pytest.raises(ValueError, match=r"needs sentencepiece to be read: pip install 'jdiff\[text\]'"):
+    with pytest.raises(ValueError, match=r"needs sentencepiece to be read: pip install sentencepiece"):
         text.piece_tokens(pieces)
     for name in ("ftfy", "bs4"):
         with monkeypatch.context() as patch, pytest.raises(ValueError, match=rf"needs {name}: pip install"):

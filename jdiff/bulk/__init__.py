@@ -1,1 +1,1 @@
-"""Many pictures: numbered shards, each a pure function of the settings, made anywhere, in any order, and again."""
+"""Many pictures, in numbered shards. A shard is a pure function of the settings and its number."""

@@ -1,4 +1,4 @@
-"""Shards over the machines of a Ray cluster: the driver hands out shard numbers, and lost ones again."""
+"""Draws shards on a Ray cluster. The driver hands out shard numbers, and hands out those of lost workers again."""
 
 import logging
 import os
@@ -16,18 +16,18 @@ from jdiff.bulk.job import Job, Made, Options
 from jdiff.bulk.prompts import scan
 
 LOCAL = "local"
-RETRIES = 3  # how often a shard is given out again after the loss of its worker
-PATIENCE = 1.0  # seconds between two looks at the workers
-CONNECT = 10.0  # seconds after which nobody answers
+RETRIES = 3  # how often a shard is handed out again after its worker was lost
+PATIENCE = 1.0  # seconds between two checks of the workers
+CONNECT = 10.0  # seconds to wait for an answer from a cluster's address
 CPU, GPU, TPU = "CPU", "GPU", "TPU"  # Ray's names for resources
 
 
 class Worker:
-    """One worker, in a process that Ray places: it loads the model once, and draws shards.
+    """A worker process, placed by Ray. It loads the model once and then draws shards.
 
     Args:
         options: of the job. Its paths must be the same on all machines.
-        half: folder for what is half written.
+        half: folder for unfinished files.
     """
 
     def __init__(self, options: Options, half: str):
@@ -35,7 +35,7 @@ class Worker:
         self._job: Job | None = None
 
     def start(self) -> int:
-        """Loads the model, and agrees on the settings with the folder; returns the id of the process."""
+        """Loads the model and checks the folder's settings; returns the id of the process."""
         self._job = jobs.start(self._options, scan(self._options.prompts))
         self._half.mkdir()
         return os.getpid()
@@ -48,7 +48,7 @@ class Worker:
 
 def lacking() -> str:
     """Returns what has to be installed before Ray can be used; empty if nothing."""
-    return "pip install 'jdiff[ray]'" if find_spec("ray") is None else ""
+    return "pip install ray" if find_spec("ray") is None else ""
 
 
 def run(
@@ -62,23 +62,24 @@ def run(
     told: Callable[[int], None] = lambda done: None,
     started: Callable[[int], None] = lambda process: None,
 ) -> Made:
-    """Draws shards by the workers of a Ray cluster, one a device.
+    """Draws shards on a Ray cluster, with one worker on each device.
 
-    Where a worker is lost, with its process or its machine, another one is started, and its shard is made again.
+    If a worker is lost, because its process or its machine ended, a new worker starts and makes its shard again.
 
     Args:
         options: of the job. The folder must be one that all machines share.
         numbers: of the shards.
-        half: folder for what is half written, in the job's folder.
-        address: of the cluster, or "local" for a cluster of this machine alone, which ends with this call.
-        workers: how many; one for each GPU, or for each machine with TPUs, or one where there are neither, if None.
-        environment: variables that the workers' processes get.
-        told: called with the pictures that are done.
-        started: called with the process of each worker that is ready.
+        half: folder for unfinished files, in the job's folder.
+        address: of the cluster, or "local" for a new cluster of this machine that ends with this call.
+        workers: number of workers. If None, one on each GPU, or on each machine with TPUs, or on each machine.
+        environment: environment variables of the workers.
+        told: called with the number of pictures done.
+        started: called with the process id of each worker that is ready.
 
     Raises:
-        ValueError: what the job's settings have against them, as `job.start` says.
-        OSError: there is no such cluster, or a shard cannot be written, or its worker is lost again and again.
+        ValueError: the job's settings are wrong, as in `job.start`.
+        OSError: there is no such cluster, a shard cannot be written, or the worker of a shard was lost more than
+            `RETRIES` times.
     """
     import ray  # pyright: ignore[reportMissingImports]  # of the extra `ray`
 
@@ -95,7 +96,7 @@ def run(
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:  # Ray ends a process that finds none
         raise OSError(f"there is no Ray cluster at {address} ({' '.join(str(error).split())[:200]})") from error
     try:
-        asked, count = _resources(ray.cluster_resources(), workers)
+        asked, count = _resources([node["Resources"] for node in ray.nodes() if node["Alive"]], workers)
         kind = ray.remote(**asked, runtime_env={"env_vars": dict(environment or {})}, max_restarts=0)(Worker)
         absolute = {name: os.path.abspath(getattr(options, name)) for name in ("prompts", "folder")}
         if options.embeddings is not None:
@@ -108,7 +109,7 @@ def run(
 
 
 def _check(address: str) -> None:
-    """Raises OSError where nobody answers at HOST:PORT, for which Ray itself would wait for minutes."""
+    """Raises OSError if nothing answers at HOST:PORT. Ray itself would wait for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
         try:
@@ -117,15 +118,17 @@ def _check(address: str) -> None:
             raise OSError(f"there is no Ray cluster at {address} ({error})") from error
 
 
-def _resources(cluster: Mapping[str, float], workers: int | None) -> tuple[dict[str, Any], int]:
-    """What each worker asks Ray for, and how many of them there are."""
-    machines = sum(name.startswith("node:") and not name.startswith("node:__") for name in cluster) or 1
-    if gpus := int(cluster.get(GPU, 0)):
-        return {"num_gpus": 1, "num_cpus": 1}, workers or gpus
-    if tpus := int(cluster.get(TPU, 0)):
-        return {"resources": {TPU: tpus // machines}, "num_cpus": 1}, workers or machines
-    workers = workers or machines
-    return {"num_cpus": max(1, int(cluster.get(CPU, 1)) // workers)}, workers
+def _resources(machines: Sequence[Mapping[str, float]], workers: int | None) -> tuple[dict[str, Any], int]:
+    """What each worker asks Ray for, and how many workers there are, from the resources of each machine."""
+    having = lambda name: [int(machine[name]) for machine in machines if machine.get(name, 0) >= 1]
+    if gpus := having(GPU):
+        return {"num_gpus": 1, "num_cpus": 1}, workers or sum(gpus)
+    if tpus := having(TPU):
+        return {"resources": {TPU: min(tpus)}, "num_cpus": 1}, workers or len(tpus)
+    cpus = having(CPU) or [1]
+    workers = workers or len(cpus)
+    on_each = -(-workers // len(cpus))
+    return {"num_cpus": max(1, min(cpus) // on_each)}, workers
 
 
 def _hand_out(

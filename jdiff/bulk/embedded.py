@@ -1,6 +1,7 @@
-"""Embeddings of a job's prompts: made once, into files of the job's folder, from which all processes read them."""
+"""The prompt embeddings of a job. They are made once, in the job's folder, and all processes read them there."""
 
 import json
+import shutil
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ ABOUT, ROWS = "embeddings.json", "rows.npy"  # the first is written last
 FILE = 2**28  # bytes of embeddings in one file, about
 MOST = 4096  # embeddings in one file
 OPEN = 64  # files that are open at once
-CACHE = 2**16  # KiB that SQLite keeps in memory; the rest is in a file of its own, which it takes away
+CACHE = 2**16  # KiB that SQLite keeps in memory; it puts the rest into a temporary file
 WARNED = 3  # warnings about prompts that are shown
 NEGATIVE = 0  # row of the negative prompt
 
@@ -81,6 +82,11 @@ class Embedded:
 def exist(folder: str | Path) -> bool:
     """Returns whether the folder of a job has all its embeddings."""
     return (Path(folder) / FOLDER / ABOUT).is_file()
+
+
+def remove(folder: str | Path) -> None:
+    """Removes the embeddings of a job."""
+    shutil.rmtree(Path(folder) / FOLDER, ignore_errors=True)
 
 
 def make(
@@ -153,7 +159,7 @@ def make(
 
 
 def _numbered(texts: Iterator[str], negative: str) -> Iterator[tuple[str, int]]:
-    """Each text, and its number among the different ones, `negative` being 0. Little is held in memory."""
+    """Yields each text and the number of its embedding. Equal texts have equal numbers; `negative` has 0."""
     seen = sqlite3.connect("", isolation_level=None)
     try:
         seen.execute(f"pragma cache_size = -{CACHE}")

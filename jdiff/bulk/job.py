@@ -1,4 +1,4 @@
-"""A job: settings that are agreed on, a model, and the drawing of shards by it."""
+"""A job: its settings, its model, and how its shards are drawn."""
 
 import dataclasses
 import hashlib
@@ -28,7 +28,7 @@ from jdiff.types import Array, Combiner, Level, Solver
 
 # Pixels that a device draws in one call unless told otherwise: 64 pictures of 32 x 32, or 16 of 64 x 64.
 AT_ONCE = 2**16
-# Devices that can share a shard's pictures without drawing some for nothing, unless the batch is given.
+# Batches that a shard is split into by default, at least. So up to this many devices can share a shard.
 SPREAD = 8
 # Threads that encode PNGs.
 THREADS = 8
@@ -38,7 +38,7 @@ PACKAGES = ("jax", "flax", "numpy", "pillow")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a user asks for. Plain values, which go to other machines as they are; None is the model's own.
+    """The options of a job, as plain values that can be sent to other machines. None is the model's default.
 
     Attributes:
         prompts: path of the prompt file.
@@ -78,7 +78,7 @@ class Options:
 
 
 class Job(NamedTuple):
-    """What the drawing of shards needs, ready."""
+    """A job that is ready to draw shards."""
 
     folder: Path
     settings: manifest.Settings
@@ -91,7 +91,7 @@ class Job(NamedTuple):
     mesh: Mesh | None
 
 
-# Called with what is being done, how much of it is done, and how much there is.
+# Called with (what is being done, items done, items in all).
 Told = Callable[[str, int, int], None]
 
 
@@ -100,7 +100,7 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def start(options: Options, prompts: Prompts, told: Told = silent) -> Job:
-    """Loads the model, agrees on the settings with the folder, and embeds the prompts if no other process has.
+    """Loads the model, checks the settings against the folder's, and embeds the prompts if no other process has.
 
     Args:
         options: what is asked for.
@@ -142,9 +142,15 @@ def start(options: Options, prompts: Prompts, told: Told = silent) -> Job:
     }  # fmt: skip
     wait = lambda holder: told(f"waiting for {holder}, which embeds the prompts", 0, prompts.count)
     with workers.locked(Path(options.folder) / ".prepare.lock", waiting=wait):
-        manifest.agree(options.folder, settings, about)
+        new = manifest.agree(options.folder, settings, about)
         if not embedded.exist(options.folder):
-            _embed(options, prompts, model, table, told)
+            try:
+                _embed(options, prompts, model, table, told)
+            except ValueError:  # bad input: a folder with nothing in it must not fix the settings
+                if new:
+                    embedded.remove(options.folder)
+                    manifest.remove(options.folder)
+                raise
     mesh = meshes.over_local_devices()
     model = model if mesh is None else model._replace(network=meshes.replicate(mesh, model.network))
     found = embedded.Embedded(options.folder)
@@ -154,13 +160,13 @@ def start(options: Options, prompts: Prompts, told: Told = silent) -> Job:
 
 
 def left(options: Options, layout: shards.Layout, mine: Sequence[int]) -> list[int]:
-    """Returns the shards of these that are not complete."""
+    """Returns those of the given shards that are not complete."""
     there = set(os.listdir(options.folder))
     return [s for s in mine if write.path_of("", layout, s, options.format).name not in there]
 
 
 class Made(NamedTuple):
-    """What `make` has done."""
+    """The result of `make`."""
 
     shards: int
     pictures: int
@@ -168,15 +174,15 @@ class Made(NamedTuple):
 
 
 def make(job: Job, numbers: Sequence[int], half: Path, told: Callable[[int], None] = lambda done: None) -> Made:
-    """Draws shards and writes them. A shard that is complete is left out.
+    """Draws shards and writes them. Complete shards are skipped.
 
-    While the devices draw a batch, threads encode the one before.
+    While the devices draw a batch, threads encode the batch before it.
 
     Args:
         job: from `start`.
         numbers: of the shards.
-        half: folder for what is half written, in the job's folder.
-        told: called with the pictures that are done.
+        half: folder for unfinished files, in the job's folder.
+        told: called with the number of pictures done.
 
     Raises:
         ValueError: there is no such shard.
@@ -212,7 +218,7 @@ def _batches(job: Job, numbers: Sequence[int]) -> Iterator[shards.Batch]:
 
 
 def _ahead(drawn: Iterator[tuple[shards.Batch, Array]]) -> Iterator[tuple[shards.Batch, Array]]:
-    """The same, each one after the next has been begun."""
+    """Yields the same items, each one after the drawing of the next has started."""
     before = next(drawn, None)
     for one in drawn:
         assert before is not None
@@ -223,7 +229,7 @@ def _ahead(drawn: Iterator[tuple[shards.Batch, Array]]) -> Iterator[tuple[shards
 
 
 def _draw(job: Job, batch: shards.Batch) -> Array:
-    """Images [size h w c] in the making: this returns before they are drawn."""
+    """Starts to draw images [size h w c], and returns before they are drawn."""
     model, settings = job.model, job.settings
     split = (lambda tree: tree) if job.mesh is None else partial(meshes.split_rows, job.mesh)
     texts = job.embedded.of_prompts(batch.numbers // settings.n)

@@ -1,4 +1,4 @@
-"""The settings of a folder of pictures, in its manifest.json. A folder of other settings is refused."""
+"""The settings of a folder of pictures, in its manifest.json. Other settings are refused."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ KIND, VERSION = "jdiff bulk", 1
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides the pictures of a folder, and how they lie in it.
+    """The settings that decide the pictures of a folder and its files.
 
     Attributes:
         prompts_sha256: of the lines of the prompt file.
@@ -26,12 +26,12 @@ class Settings:
         guidance: guidance scale.
         negative: negative prompt.
         sampler: its name.
-        seed: of the key that each picture's number is folded into.
+        seed: random seed. The number of each picture is folded into its key.
         dtype: what the network computes in.
-        encoder: the text encoder, as it was given; None is the model's own.
+        encoder: the text encoder, as the user gave it. None is the model's own.
         embeddings_sha256: of the file of prompt embeddings that was given.
         shard_size: pictures in a shard.
-        batch: pictures that a device draws in one call. Another number changes their rounding.
+        batch: pictures that a device draws in one call. Another batch changes the rounding of pictures.
         format: parquet or png.
     """
 
@@ -57,7 +57,7 @@ class Settings:
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-# Settings of how pictures lie in their folder.
+# Settings that change the files and not the pictures.
 LAYOUT = ("shard_size", "batch", "format")
 # What an error calls a setting, where it is not the flag of its name.
 CALLED = {
@@ -69,7 +69,7 @@ CALLED = {
 
 
 def check_folder(folder: str | Path) -> None:
-    """Checks that a folder holds pictures of this kind, or nothing yet. Hidden files do not count.
+    """Checks that a folder has a manifest or is empty. Hidden files do not count.
 
     Raises:
         ValueError: it holds something else.
@@ -82,14 +82,17 @@ def check_folder(folder: str | Path) -> None:
             raise ValueError(f"{folder} holds {others[0]} and no {NAME}; give a new or empty folder")
 
 
-def agree(folder: str | Path, settings: Settings, told: Mapping[str, Any]) -> None:
-    """Writes the settings into a new folder, or compares them with those of a folder that has been begun.
+def agree(folder: str | Path, settings: Settings, told: Mapping[str, Any]) -> bool:
+    """Writes the settings into a new folder, or compares them with the folder's.
 
     Args:
         folder: of the pictures.
         settings: of this run.
-        told: what else the manifest says, such as versions. Differences of "versions" and "device" are warnings, since
+        told: what else the manifest says, such as versions. Other "versions" or another "device" are warnings, since
             they may change the rounding of pictures.
+
+    Returns:
+        Whether the folder is new.
 
     Raises:
         ValueError: the folder has other settings; the first difference is named.
@@ -101,7 +104,7 @@ def agree(folder: str | Path, settings: Settings, told: Mapping[str, Any]) -> No
         manifest = {"kind": KIND, "version": VERSION, "settings": here, "hash": settings.hash, **told}
         with beside(path) as file:
             file.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n")
-        return
+        return True
     manifest = read(folder)
     there = manifest["settings"]
     for name in [*here, *(name for name in there if name not in here)]:
@@ -118,6 +121,12 @@ def agree(folder: str | Path, settings: Settings, told: Mapping[str, Any]) -> No
                 "pictures may differ in rounding",
                 stacklevel=2,
             )
+    return False
+
+
+def remove(folder: str | Path) -> None:
+    """Removes the manifest of a folder that holds nothing else."""
+    (Path(folder) / NAME).unlink(missing_ok=True)
 
 
 def read(folder: str | Path) -> Mapping[str, Any]:

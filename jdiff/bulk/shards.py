@@ -1,4 +1,4 @@
-"""How pictures are numbered, and which of them a shard and a batch hold. All of it is arithmetic."""
+"""The numbers of pictures, and which of them a shard and a batch hold."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,14 +14,14 @@ class Batch(NamedTuple):
     """Pictures that are drawn in one call."""
 
     shard: int
-    numbers: np.ndarray  # [size] uint32; the last one is repeated where the shard has no more
-    wanted: int  # how many of them are not repeated
+    numbers: np.ndarray  # [size] uint32, padded by copies of the last one
+    wanted: int  # numbers that are not padding
 
 
 class Layout(NamedTuple):
     """The numbers of a job.
 
-    Picture k belongs to prompt k // n and gets the key fold_in(key(seed), k), wherever and beside whatever it is drawn.
+    Picture k belongs to prompt k // n and has the key fold_in(key(seed), k) in every shard and batch.
 
     Attributes:
         prompts: how many there are.
@@ -82,7 +82,7 @@ class Layout(NamedTuple):
 
 
 def layout(prompts: int, n: int, shard_size: int) -> Layout:
-    """Returns the numbers of a job, checked.
+    """Checks the numbers of a job and returns them.
 
     Raises:
         ValueError: a number is out of range, or there are more than 2**32 pictures.

@@ -1,4 +1,4 @@
-"""Which shards a process makes, and that no other process on the same folder makes them, too."""
+"""Shares: which shards a process makes, and the lock by which no other process makes the same ones."""
 
 import contextlib
 import errno
@@ -35,9 +35,9 @@ def share(given: str | None, environment: Mapping[str, str]) -> Share:
     """Returns which share of the shards this process makes.
 
     Args:
-        given: "i/n": share i of n, counted from 0. "n": of n, and the environment says which. None: the environment
-            says both, or there is one share.
-        environment: the process's own. These are looked for, in this order: JOB_COMPLETION_INDEX (Kubernetes, with
+        given: "i/n" is share i of n, counted from 0. With "n" alone, the environment says which. With None, the
+            environment says both; if it says nothing there is one share.
+        environment: environment variables. These are read, in this order: JOB_COMPLETION_INDEX (Kubernetes, with
             JOB_COMPLETIONS), SLURM_ARRAY_TASK_ID (with SLURM_ARRAY_TASK_COUNT, _MIN and _STEP), SLURM_PROCID (with
             SLURM_NTASKS). The last two multiply: each task of a job array may have several processes.
 
@@ -104,9 +104,9 @@ def share(given: str | None, environment: Mapping[str, str]) -> Share:
 
 @contextlib.contextmanager
 def holding(folder: str | Path, share: Share) -> Iterator[Path]:
-    """Holds a share of a folder, and yields an empty folder in it for what is half written.
+    """Holds a share of a folder, and yields an empty folder in it for unfinished files.
 
-    The lock ends with its process, however that ends. What an earlier process left half written is taken away.
+    The lock ends when its process ends, also when it is killed. Unfinished files of an earlier process are removed.
 
     Raises:
         ValueError: another process holds the share.
@@ -129,9 +129,9 @@ def locked(path: Path, told: str = "", waiting: Callable[[str], None] | None = N
     """Holds a lock file.
 
     Args:
-        path: of the file, which is there only while it is held, or where its process was killed.
-        told: the beginning of the error where another process holds it.
-        waiting: called with the holder, once, before this waits for it. Without it, a lock that is held is an error.
+        path: of the lock file. It is removed at the end, unless its process is killed.
+        told: the beginning of the error if another process holds the lock.
+        waiting: called once with the holder, before this waits for it. If None, a held lock is an error.
 
     Raises:
         ValueError: another process holds the lock.

@@ -1,4 +1,4 @@
-"""Shards as files: Parquet, or a folder of PNGs. Each appears under its name only when it is complete."""
+"""Shards as Parquet files or folders of PNGs. A shard appears under its name only when it is complete."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from jdiff.images.write import as_pil
 from jdiff.parts import beside, new_folder
 
 GROUP = 100  # rows of a Parquet file's row group
-# Columns of a Parquet file beside the image, and their types; the keys of a folder's metadata.jsonl.
+# Types of a Parquet file's columns, except the image's. The names are also the keys in a folder's metadata.jsonl.
 COLUMNS = {"prompt": "string", "prompt_index": "int64", "index": "int64", "seed": "int64", "settings": "string"}
 METADATA = "metadata.jsonl"
 
@@ -31,13 +31,13 @@ class Row(NamedTuple):
 
 
 class About(NamedTuple):
-    """What all rows of a folder have in common."""
+    """The values that all rows of a folder share."""
 
     seed: int
     settings: str  # the hash of the settings
 
 
-# Writes rows into what is half written.
+# Adds rows to a shard that is being written.
 Add = Callable[[Sequence[Row]], None]
 
 
@@ -68,13 +68,13 @@ def encode(image: np.ndarray) -> bytes | None:
 
 @contextlib.contextmanager
 def shard(path: Path, half: Path, format: str, about: About) -> Iterator[Add]:
-    """Writes a shard, which appears when the block ends well.
+    """Writes a shard. It appears under its name if the block ends without an exception.
 
     Args:
         path: from `path_of`.
-        half: a folder on the same file system, for what is half written.
+        half: folder for unfinished files, on the same file system.
         format: a key of `WRITERS`.
-        about: what all rows have in common.
+        about: the values that all rows share.
 
     Yields:
         A function that adds rows, in order.
@@ -176,4 +176,4 @@ WRITERS: dict[str, Callable[[Path, About], contextlib.AbstractContextManager[Add
 
 def lacking(format: str) -> str:
     """Returns what has to be installed before this format can be written; empty if nothing."""
-    return "pip install 'jdiff[bulk]'" if format == "parquet" and find_spec("pyarrow") is None else ""
+    return "pip install pyarrow" if format == "parquet" and find_spec("pyarrow") is None else ""

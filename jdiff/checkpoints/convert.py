@@ -18,7 +18,7 @@ TOKENIZER = (
 
 
 def forms(path: str, shape: tuple[int, ...], dtype: str) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
-    """Returns what one parameter of a network is written as.
+    """Returns the dtype and shape in which one parameter is written, for each tensor that it becomes.
 
     With int8 a kernel [i o] becomes the kernel and its scale [o], the vocabulary float16, and the rest float32.
 
@@ -50,7 +50,7 @@ def convert(src: str | Path, dst: str | Path, dtype: str = "float32") -> Path:
 
     Args:
         src: a pipeline's folder, its `unet/` or `text_encoder/`, or the folder of a T5 encoder, with weights in
-            safetensors: one file, shards, or an fp16 variant, which is taken where there is no other.
+            safetensors: one file, shards, or an fp16 variant, which is used if there is nothing else.
         dst: the new folder.
         dtype: float32, bfloat16 or float16; int8 for a T5 encoder alone.
 

@@ -1,4 +1,4 @@
-"""What a set of parameters is called: one digest of their names, shapes, dtypes and values, whoever wrote the file.
+"""The digest that identifies a set of parameters: of their names, shapes, dtypes and values, in any file format.
 
 The digest is of the content alone. It does not trust what a file's metadata says, and it does not depend on how the
 file is laid out: a network in PyTorch's layout and the same network converted have one digest.
@@ -78,8 +78,8 @@ def of_params(params: Params) -> str:
 def of_files(paths: Iterable[Path], how: object, compute: Callable[[], str], cache: Path | None = None) -> str:
     """Returns what `compute` makes of files, without computing it again while the files stay as they are.
 
-    It is remembered by the files' paths, sizes, times and inodes: in this process, and in a folder between processes.
-    Files of up to `SMALL` bytes together are not remembered, but read again.
+    The digest is cached, in this process and in a folder, by the files' paths, sizes, times and inodes. Files of at
+    most `SMALL` bytes together are not cached but read again.
 
     Args:
         paths: the files.

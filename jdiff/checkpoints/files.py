@@ -111,7 +111,7 @@ def read_header(path: str | Path) -> tuple[dict[str, Entry], dict[str, str]]:
             text = _header(file)
         header = json.loads(text)
     except (OSError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is missing or damaged, not a whole safetensors file: {error}") from error
+        raise ValueError(f"{path} is missing or is not a complete safetensors file: {error}") from error
     metadata = header.pop("__metadata__", {})
     start = 8 + len(text)
     return {

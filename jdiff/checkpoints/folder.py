@@ -107,7 +107,7 @@ def copy_encoder(src: Path, dst: Path) -> None:
 
 def _check(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder must be a folder to write a model to, got {folder}, a file")
+        raise ValueError(f"folder must be a new folder or one of a model, got {folder}, which is a file")
     if any((folder / name).exists() for name in PARTS) and not sources.is_ours(folder / "unet"):
         raise ValueError(
             f"folder must be new, or one that a model was saved to, got {folder}, which holds other files; give another"

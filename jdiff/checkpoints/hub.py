@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub, by name: downloaded by huggingface_hub into its own cache, or found there."""
+"""Finds models of the Hugging Face hub by name. huggingface_hub downloads them into its own cache."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ WHERE = {kind.folder: kind.stem for kind in names.KINDS.values()}
 def is_name(name: str | Path) -> bool:
     """Whether `name` is a hub's OWNER/NAME or OWNER/NAME/text_encoder, and not a path.
 
-    It is taken for a path where its first part is a folder here.
+    A name whose first part is a folder here is a path.
 
     Example:
         >>> is_name("DeepFloyd/IF-I-L-v1.0"), is_name("DeepFloyd/IF-I-L-v1.0/text_encoder"), is_name("mini")
@@ -49,7 +49,7 @@ def find(name: str, half: bool = False) -> Path:
         import huggingface_hub
         from huggingface_hub import constants, errors
     except ImportError as error:
-        raise ValueError(f"{name} needs huggingface_hub to be downloaded: pip install 'jdiff[hub]'") from error
+        raise ValueError(f"{name} needs huggingface_hub to be downloaded: pip install huggingface_hub") from error
     repository, part = named[1], named[2] or "unet"
     page = f"{constants.ENDPOINT}/{repository}"
     for variant in (True, False) if half else (False, True):
@@ -75,12 +75,12 @@ def _why(name: str, page: str, status: int | None, cache: str) -> str:
     """Why a model cannot be had, and what to do."""
     if status is None:
         return (
-            f"{name} cannot be downloaded, as there is no connection, and it is not, or not all of it, in {cache}; "
+            f"{name} cannot be downloaded, because there is no connection, and {cache} does not have all of it; "
             "connect, or give a folder"
         )
     if status in (401, 403, 404):
         return (
-            f"{name} cannot be read (status {status}): if there is such a model, log in and accept its licence on "
-            f"{page}, then give that login to `hf auth login` or $HF_TOKEN"
+            f"{name} cannot be read (status {status}). If the name is right, accept its licence on {page}, and log in "
+            "by `hf auth login` or with $HF_TOKEN"
         )
     return f"{name} cannot be downloaded (status {status} of {page}); try again"

@@ -38,7 +38,7 @@ def find(name_or_folder: str | Path, half: bool = False) -> Path:
 
     Args:
         name_or_folder: a folder, the name of a shipped model, or OWNER/NAME on the hub, which is downloaded by
-            `hub.find`. It is taken for a folder where its first part is one here.
+            `hub.find`. A name whose first part is a folder here is a folder.
         half: whether the hub's fp16 variant is preferred.
 
     Raises:

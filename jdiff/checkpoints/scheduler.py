@@ -1,7 +1,7 @@
 """diffusers' scheduler_config.json: read into a noise schedule and its rules, and written from them.
 
-Every key is honoured or refused by name. Which timesteps are visited is the sampler's choice, not the model's, so
-keys that choose other timesteps than the samplers do are refused.
+Every key is used or refused by name. The sampler chooses the timesteps, not the model, so a key that asks for other
+timesteps is refused.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The parameters of a network where they lie: in a file of ours, or in files that diffusers or transformers wrote."""
+"""Finds the parameters of a network in the files of jdiff, diffusers or transformers."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ OURS = "model.safetensors"
 
 
 class Tensor(NamedTuple):
-    """One parameter where it lies."""
+    """One parameter in a file."""
 
     entry: files.Entry
     layout: str = names.SAME  # from the layout of the file to ours
@@ -103,7 +103,7 @@ def plan(kind: str, folder: Path, shapes: Params | None = None, half: bool = Fal
     """Finds the parameters that diffusers or transformers wrote.
 
     Returns:
-        (source, mistakes). The source is None where nothing can be said of its tensors.
+        (source, mistakes). The source is None if its tensors cannot be listed.
     """
     network = names.KINDS[kind]
     entries, paths, bad = _entries(folder, network.stem, half)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,16 +51,16 @@ class Bulk:
     output: Annotated[
         PathOrNone, tyro.conf.arg(aliases=["-o"], metavar="DIR", help_behavior_hint=REQUIRED)
     ] = None  # fmt: skip
-    """The folder of the shards. If it has been begun by the same settings, what is complete is not made again."""
+    """The folder of the shards. Run the same command again to make only the shards that are missing."""
     format: Annotated[str, one_of("parquet", "png")] = "parquet"
     """What a shard is: a Parquet file, which pandas and datasets read (extra `bulk`), or a folder of PNGs."""
     shard_size: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 1000
     """Pictures in a shard."""
     shards: Annotated[TextOrNone, tyro.conf.arg(metavar="i/n", help_behavior_hint=OPTIONAL)] = None
-    """Make share i of n of the shards, counted from 0. With n alone, SLURM or Kubernetes says which; without this flag
-    they say both."""
+    """Make share i of n of the shards, counted from 0. Given n alone, i comes from SLURM or Kubernetes. By default both
+    come from there."""
     ray: Annotated[TextOrNone, tyro.conf.arg(metavar="ADDRESS|local", help_behavior_hint=OPTIONAL)] = None
-    """Have a Ray cluster make them (extra `ray`): its address, auto, or local for one on this machine."""
+    """Make the shards on a Ray cluster (extra `ray`): its address, auto, or local for a new one on this machine."""
     workers: Annotated[
         WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: one a device)")
     ] = None  # fmt: skip
@@ -75,13 +76,13 @@ class Bulk:
     sampler: Annotated[TextOrNone, tyro.conf.arg(metavar="NAME", help_behavior_hint=MODEL_DEFAULT)] = None
     """Sampler, such as diffusers, deepfloyd or course. A wrong name lists them all."""
     seed: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 0
-    """Random seed. Picture k of the folder is the same wherever and beside whatever it is drawn."""
+    """Random seed. Picture k of the folder depends on the seed and k alone, not on where it is drawn."""
     dtype: Dtype = "float32"
-    """What the network computes in. Everything else is float32."""
+    """Number type of the network. Everything else is float32."""
     batch: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: by their size)")] = None
     """Pictures that a device draws in one call."""
     embeddings: Annotated[PathOrNone, tyro.conf.arg(name="prompts", metavar="FILE", help_behavior_hint=OPTIONAL)] = None
-    """A file of prompt embeddings, for prompts that then need no text encoder."""
+    """A file of prompt embeddings. Prompts that it holds need no text encoder."""
     encoder: Annotated[TextOrNone, tyro.conf.arg(metavar="FOLDER", help_behavior_hint=MODEL_DEFAULT)] = None
     """Folder of a text encoder that `jdiff convert` wrote, for all other prompts."""
     quiet: bool = False
@@ -103,8 +104,8 @@ class Bulk:
         prompts = accepted(lambda: scan(self._prompts))
         layout = accepted(lambda: shards.layout(prompts.count, self.n, self.shard_size))
         mine = layout.mine(share.index, share.count)
-        self._open()
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self._opened())
             half = accepted(lambda: stack.enter_context(workers.holding(self._folder, share)))
             made = self._make(prompts, layout, mine, half)
         if made.broken:
@@ -138,7 +139,10 @@ class Bulk:
         demand(self.model != "", "--model must be the name or folder of a model, got ''")
         demand(self.encoder != "", "--encoder must be a folder, got ''")
         demand(self.ray != "", "--ray must be the address of a cluster, or local, got ''")
-        demand(self.workers is None or self.ray is not None, "--workers is of a Ray cluster; give --ray, too")
+        demand(
+            self.workers is None or self.ray is not None,
+            f"--workers needs --ray, got --workers {self.workers} alone; add --ray local, or leave it out",
+        )
         for flag, value, least, most in (
             ("-n", self.n, 1, 10**6), ("--shard-size", self.shard_size, 1, LARGEST_SHARD),
             ("--steps", self.steps, 1, 1000), ("--seed", self.seed, 0, LARGEST_SEED),
@@ -149,18 +153,26 @@ class Bulk:
         good = self.guidance is None or math.isfinite(self.guidance)
         demand(good, f"--guidance must be a finite number, got {self.guidance}")
 
-    def _open(self) -> None:
-        """Makes the folder, or checks that it can be gone on with."""
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Makes the folder, or checks that the job can go on in it. A new folder that stays empty is removed."""
         from jdiff.bulk import manifest
 
         folder = self._folder
-        if not accepted(folder.exists, "-o: "):
+        new = not accepted(folder.exists, "-o: ")
+        if new:
             demand(folder.absolute().parent.is_dir(), f"-o must be in a folder that exists, got {folder}")
             accepted(lambda: folder.mkdir(exist_ok=True), "-o: ")
         demand(folder.is_dir(), f"-o must be a folder, got {folder}, which is a file")
         writable = os.access(folder, os.W_OK | os.X_OK)
         demand(writable, f"-o must be a folder that you can write to, got {folder}")
         accepted(lambda: manifest.check_folder(folder), "-o: ")
+        try:
+            yield
+        finally:
+            if new:
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
 
     def _make(self, prompts: "Prompts", layout: "Layout", mine: range, half: Path) -> "Made":
         from jdiff.bulk import cluster, job

@@ -104,7 +104,7 @@ class Inpaint(Prompted, Sourced):
     resamplings: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 1
     """How often each stretch of steps is walked (RePaint). 1 is once; more blends the new part in better."""
     jump_length: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 10
-    """Steps in a stretch."""
+    """Steps in a stretch, fewer than --steps. It has no effect at --resamplings 1."""
     clean: bool = False
     """Keep the known part free of noise at every step, as diffusers does."""
 

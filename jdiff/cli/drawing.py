@@ -1,4 +1,4 @@
-"""What all commands that draw have in common: their flags, and what they are unless they say otherwise.
+"""The base of all commands that draw: their common flags and default methods.
 
 A command draws in steps that `jdiff.cli.make` walks: `check` its flags, `read` its files, `fit` them to the model,
 `draw`, and lay out what is `shown`. JAX is imported late, so that `jdiff --help` does not wait for it.
@@ -237,13 +237,13 @@ def check(command: Drawing) -> None:
         for path in places:
             check_output("--separate", path, ".png")
         outputs += [("--separate", path) for path in places]
-    flags = [(flag_of(name), getattr(command, name)) for name in (*command.files, "embeddings")]
+    flags = [(flag_of(name), getattr(command, name)) for name in (*command.files, "embeddings", "like")]
     inputs = [(flag, path) for flag, path in flags if path is not None]
     for flag, path in inputs:
         demand(is_unicode(str(path)), f"{flag} must be a path in UTF-8, got {str(path)!a}")
     check_distinct(outputs, inputs)
     video = command.mp4 is None or images.has_video()
-    demand(video, f"--mp4 needs imageio, got {command.mp4}; install it by pip install 'jdiff[video]'")
+    demand(video, f"--mp4 needs imageio, got {command.mp4}; install it by pip install 'imageio[ffmpeg]'")
 
 
 def check_values(command: Drawing) -> None:

@@ -44,8 +44,10 @@ class Ambigram:
     """Style of the letters, in words: thin, light, regular, bold or heavy; italic; serif, sans or typewriter."""
     n: Annotated[WholeOrNone, _arg("n", "INT", aliases=["-n"])] = None
     """Candidates of each letter, of which the best is taken."""
-    output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.png")] = Path("ambigram.png")
-    """The word both ways, and how well each letter is read."""
+    output: Annotated[
+        PathOrNone, tyro.conf.arg(aliases=["-o"], metavar="FILE.png", help_behavior_hint="(default: ambigram.png)")
+    ] = None  # fmt: skip
+    """The word both ways, and how well each letter is read. With --like the default is NAME-again.png."""
     gif: Annotated[PathOrNone, tyro.conf.arg(metavar="FILE.gif", help_behavior_hint=OPTIONAL)] = None
     """Also write an animation in which the word turns."""
     svg: Annotated[PathOrNone, tyro.conf.arg(metavar="FILE.svg", help_behavior_hint=OPTIONAL)] = None
@@ -72,12 +74,12 @@ class Ambigram:
     def __call__(self) -> Done:
         """Draws and writes; returns what was written."""
         settings = self.settings()
-        outputs = [("-o", self.output, ".png"), ("--gif", self.gif, ".gif"), ("--svg", self.svg, ".svg")]
-        outputs.append(("--npz", self.npz, ".npz"))
-        named = [(flag, path, suffix) for flag, path, suffix in outputs if path is not None]
+        output = self.sheet()
+        flags = (("--gif", self.gif, ".gif"), ("--svg", self.svg, ".svg"), ("--npz", self.npz, ".npz"))
+        named = [("-o", output, ".png"), *((flag, path, suffix) for flag, path, suffix in flags if path is not None)]
         for flag, path, suffix in named:
             check_output(flag, path, suffix)
-        check_distinct([(flag, path) for flag, path, _ in named])
+        check_distinct([(flag, path) for flag, path, _ in named], [] if self.like is None else [("--like", self.like)])
         from jdiff.letters import ambigrams, captions, page
 
         words = settings["words"]
@@ -109,7 +111,13 @@ class Ambigram:
         worst = int(made.scores.min(axis=1).argmin())
         what = f"the worst letter is {' / '.join(made.pairs[worst])} with {made.scores[worst].min():.0%}"
         what = f"{made.word} / {made.turned} is {made.verdict}; {what}"
-        return write(self.outputs(made, settings | {"hash": model.hash}, colours), what)
+        return write(self.outputs(output, made, settings | {"hash": model.hash}, colours), what)
+
+    def sheet(self) -> Path:
+        """Returns the path of the sheet. By default it is not the picture of --like."""
+        if self.output is not None:
+            return self.output
+        return Path("ambigram.png") if self.like is None else self.like.with_name(f"{self.like.stem}-again.png")
 
     def settings(self) -> dict[str, Any]:
         """Returns all settings: those given, then those of --like, then the defaults."""
@@ -135,7 +143,9 @@ class Ambigram:
         demand(good, f"--guidance must be a finite number, got {guidance}")
         return found
 
-    def outputs(self, made: Any, settings: dict[str, Any], colours: list[tuple[int, int, int]]) -> list[Output]:
+    def outputs(
+        self, output: Path, made: Any, settings: dict[str, Any], colours: list[tuple[int, int, int]]
+    ) -> list[Output]:
         """Returns the files to write. `made` is an Ambigram of the library, whose type would import JAX."""
         from jdiff.letters import page
 
@@ -148,7 +158,7 @@ class Ambigram:
                 np.savez_compressed(file, images=made.glyphs, scores=made.scores, pairs=pairs)
 
         paper, ink = colours
-        outputs = [Output(self.output, lambda: images.save(self.output, page.page(made, paper, ink), settings))]
+        outputs = [Output(output, lambda: images.save(output, page.page(made, paper, ink), settings))]
         if (npz := self.npz) is not None:
             outputs.append(Output(npz, lambda: arrays(npz)))
         if (svg := self.svg) is not None:

@@ -1,6 +1,6 @@
-"""The `jdiff` command. Its exit statuses: 0 done, 1 failed, 2 bad input, 130 interrupted.
+"""The `jdiff` command. Its exit statuses: 0 done, 1 failed, 2 bad input, 128 + N ended by signal N.
 
-Nothing else is imported here, so that Ctrl-C is heeded from the first moment on.
+Nothing else is imported here, so that Ctrl-C works from the first moment.
 """
 
 import sys

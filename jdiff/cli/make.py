@@ -174,7 +174,7 @@ def _without_broken(made: np.ndarray, told: settings.Settings, dtype: str) -> in
     """Makes pictures that are not finite NaN throughout, notes them, and returns how many there are.
 
     Raises:
-        BadInput: no picture is finite, or not the only one that is wanted.
+        BadInput: no picture is finite, or the one picture that --like asks for is not.
     """
     broken = [(i, j) for i, j in np.ndindex(made.shape[:2]) if not np.isfinite(made[i, j]).all()]
     advice = f"try a wider dtype than {dtype}, or less guidance than {told['guidance']}"

@@ -62,7 +62,7 @@ class Train:
     rate: Annotated[NumberOrNone, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
     """Adam's highest learning rate."""
     dtype: Annotated[str, one_of("float32", "bfloat16")] = "float32"
-    """What the network computes in. The weights are float32."""
+    """Number type of the network's arithmetic. The weights are float32."""
     seed: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 0
     """Random seed."""
     data_dir: Annotated[PathOrNone, tyro.conf.arg(metavar="FOLDER", help_behavior_hint=OPTIONAL)] = None
@@ -167,11 +167,11 @@ class Sample:
     guidance: Annotated[NumberOrNone, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=OWN)] = None
     """Guidance scale: how strongly the picture follows the class. 1 is no guidance."""
     seed: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 0
-    """Random seed. Picture k is the same for every -n, up to rounding."""
+    """Random seed. A network with classes draws other pictures for another -n."""
     output: Annotated[
         PathOrNone, tyro.conf.arg(aliases=["-o"], metavar="FILE.png", help_behavior_hint=OPTIONAL)
     ] = None  # fmt: skip
-    """A sheet with a row for each digit."""
+    """A sheet with a row for each digit, of at most 20 pictures."""
     gif: Annotated[PathOrNone, tyro.conf.arg(metavar="FILE.gif", help_behavior_hint=OPTIONAL)] = None
     """An animation of the way from noise to that sheet."""
     npz: Annotated[PathOrNone, tyro.conf.arg(metavar="FILE.npz", help_behavior_hint=OPTIONAL)] = None

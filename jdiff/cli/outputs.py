@@ -1,4 +1,4 @@
-"""What a command writes: checked before anything is drawn, the sheet first, and no file costs another."""
+"""The files that a command writes. They are checked before anything is drawn. If one fails, the others are written."""
 
 import math
 from collections.abc import Callable, Sequence

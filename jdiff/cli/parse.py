@@ -33,7 +33,7 @@ WORDS = {
     r"Error parsing (\S+?)(?:/\S+)?: (must .*)": r"\1 \2",
     r"Missing value for argument '([^'/]+).*": r"\1 needs a value; see jdiff --help",
     r"Expected one of \{(.*)\}.*": r"a command is missing; give one of \1",
-    r"Unrecognized options: (.*)": r"no flag or command is called \1; see jdiff --help",
+    r"Unrecognized options: (.*)": r"unknown flag or command: \1; see jdiff COMMAND --help",
 }
 
 Command = Drawing | Ambigram | Bulk | Studio | Embed | Convert | Mnist

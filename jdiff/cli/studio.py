@@ -32,7 +32,7 @@ class Studio:
         """Serves until a signal ends the process."""
         demand(self.model != "" and is_unicode(self.model), f"--model must be a name or a folder, got {self.model!a}")
         installed = find_spec("gradio") is not None
-        demand(installed, "jdiff studio needs Gradio, which is not installed; pip install 'jdiff[studio]'")
+        demand(installed, "jdiff studio needs Gradio, which is not installed; pip install 'gradio>=6' 'pillow<13'")
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from jdiff.studio import app
 

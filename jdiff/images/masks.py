@@ -15,9 +15,9 @@ SOFT = 0.25
 DARK = 0.25
 # Largest difference, of 255, between two pixels of one colour.
 ONE_COLOUR = 32
-# Largest share of painted pixels whose colour may differ, on a transparent ground that hides a black one.
+# Largest share of painted pixels of another colour, where the transparent background is black under its alpha.
 STRAY = 0.05
-MEANING = "a mask is white where the picture is made new and black or transparent where it is kept"
+MEANING = "a mask is white where the picture is redrawn and black or transparent where it is kept"
 
 
 def as_mask(value: Any, name: str = "mask") -> np.ndarray:
@@ -68,8 +68,8 @@ def as_mask(value: Any, name: str = "mask") -> np.ndarray:
 def mask_of(colour: np.ndarray, alpha: np.ndarray | None = None, name: str = "mask") -> np.ndarray:
     """Returns the mask that a picture shows: 1 where something light is painted, 0 where it is black or transparent.
 
-    A pixel's value is its brightest channel times its alpha, so strokes of any light colour on a transparent or black
-    ground mean what they cover. The largest value counts as white, so a file of 0 and 1 is a mask too.
+    A pixel's value is its brightest channel times its alpha. So a stroke of any light colour, on a transparent or black
+    background, marks what it covers. The largest value counts as white, so a file of 0 and 1 is a mask too.
 
     Args:
         colour: [h w 3] in [0, 1].

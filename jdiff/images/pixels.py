@@ -56,7 +56,7 @@ def turned(picture: Picture, orientation: int) -> Picture:
 
 
 def of_pil(image: Image.Image, name: str) -> Picture:
-    """Converts a Pillow picture of any mode. A file that Pillow has opened is turned as its EXIF orientation says.
+    """Converts a Pillow picture of any mode. A picture that Pillow opened is turned by its EXIF orientation.
 
     Args:
         image: in any mode.
@@ -77,7 +77,7 @@ def of_pil(image: Image.Image, name: str) -> Picture:
         raise
     except Exception as error:  # decoders raise what they like
         raise ValueError(f"{name} cannot be read: {one_line(error)}") from error
-    # Pillow turns a TIFF itself, and takes the orientation away; a picture that was changed may be turned by hand
+    # Pillow turns a TIFF itself and removes the orientation. A picture that was changed may be turned already.
     is_opened = isinstance(image, ImageFile.ImageFile)
     return turned(found, exif_orientation(image.info)) if is_opened else found
 
@@ -110,13 +110,13 @@ def _deep_grey(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | 
         least, most = values.min(), values.max()
         if not 0 <= least <= most <= 1:  # NaN too
             raise RangeError(
-                f"{name}: the picture has floats from {least:.4g} to {most:.4g}, which have no defined black and "
-                "white: scale them to [0, 1], or save it in 8 or 16 bits"
+                f"{name}: the picture has floats from {least:.4g} to {most:.4g}, so its black and white are not "
+                "defined: scale them to [0, 1], or save it in 8 or 16 bits"
             )
         if image.info.get("scale", 1) != 1:
             raise RangeError(
-                f"{name}: the picture has floats in units of {image.info['scale']:.4g}, which have no defined black "
-                "and white: write the scale 1, or save it in 8 or 16 bits"
+                f"{name}: the picture has floats in units of {image.info['scale']:.4g}, so its black and white are "
+                "not defined: write the scale 1, or save it in 8 or 16 bits"
             )
         grey = values.astype(np.float32)
     elif image.mode.startswith("I;16") and kind in FULL_16_BITS:
@@ -128,8 +128,8 @@ def _deep_grey(image: Image.Image, name: str) -> tuple[np.ndarray, np.ndarray | 
     else:
         what = "signed integers" if signed else f"integers {where}"
         raise RangeError(
-            f"{name}: the picture has {what}, {values.min()} to {values.max()}, which have no defined black and "
-            "white: save it in 8 or 16 bits without sign"
+            f"{name}: the picture has {what}, {values.min()} to {values.max()}, so its black and white "
+            "are not defined: save it in 8 or 16 bits without sign"
         )
     clear = image.info.get("transparency")
     alpha = (values != clear).astype(np.float32) if isinstance(clear, int) else None
@@ -253,7 +253,7 @@ def exif_orientation(info: dict) -> int:
 def split_tiff(data: bytes) -> tuple[bytes, int | None]:
     """Splits TIFF or EXIF data into what its pixels need and its orientation.
 
-    Pillow stops at the first odd tag of a TIFF, or fails at it while it turns the picture. So it gets the file without.
+    Pillow stops or fails at the first odd tag of a TIFF. So such tags are removed before Pillow reads the file.
 
     Returns:
         (the data whose first folder has none but PIXEL_TAGS, the orientation if there is a valid one). What is not

@@ -30,7 +30,7 @@ from jdiff.images.pixels import (
 KEY = "jdiff"
 # Megapixels, and gigabytes of a file, that are read.
 LARGEST, LARGEST_FILE = 100, 4
-# Brands of ISO media files that are AVIF, and those that are HEIC if they are not AVIF.
+# Brands of ISO media files: AVIF, and HEIC for files with no brand of AVIF.
 AVIF = {b"avif", b"avis"}
 HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 # First bytes of TIFF files.

@@ -80,8 +80,8 @@ def grid(
 ) -> np.ndarray:
     """Draws a contact sheet on white, with labels.
 
-    Small pictures are enlarged, each pixel to the same whole number of pixels. Labels are wrapped, and made smaller
-    where they still do not fit. A label whose letters no font has gets its number.
+    Small pictures are enlarged by a whole factor. Labels are wrapped, and set smaller if they still do not fit. A label
+    with letters that no font has is replaced by its number.
 
     Args:
         images: [r c h w 3 or 1] floats in [-1, 1], uint8, or rows of PIL pictures. A picture that is all NaN leaves

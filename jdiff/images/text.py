@@ -22,7 +22,7 @@ INK = (40, 40, 40)
 SMALLEST = 11
 # Height of a line, in font sizes.
 LEADING = 1.3
-# Letters of a word that are measured at most, for each pixel of the width: no letter is narrower than a third.
+# Letters of a word that are measured, for each pixel of the width. No letter is narrower than a third of a pixel.
 LETTERS = 3
 # The part of DejaVu Sans that ships; see scripts/prepare_label_font.py.
 CARRIED = Path(__file__).with_name("fonts") / "labels.ttf"

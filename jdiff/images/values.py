@@ -10,7 +10,7 @@ from jdiff.images.pixels import of_pil, on_white
 
 # Largest absolute value of a picture in [-1, 1]: samples that are not clipped yet exceed 1 a little.
 RANGE = 2.0
-# Values that a noisy picture never has: so large, and so little below black. They are 0 to 255.
+# Larger values than this, none of them far below 0, are of a picture in 0 to 255, not of a noisy one.
 FAR = 8.0
 KINDS = "floats in [-1, 1], uint8 or PIL pictures"
 

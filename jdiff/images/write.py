@@ -105,7 +105,7 @@ def save_mp4(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 
         OSError: the file cannot be written, or ffmpeg failed.
     """
     if not has_video():
-        raise ValueError("an MP4 needs imageio and its ffmpeg: pip install 'jdiff[video]'")
+        raise ValueError("an MP4 needs imageio and its ffmpeg: pip install 'imageio[ffmpeg]'")
     import imageio_ffmpeg
 
     given, seconds = _frames(frames, seconds, hold, ".mp4")

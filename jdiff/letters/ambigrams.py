@@ -22,7 +22,7 @@ from jdiff.types import Array
 # The ways of turning a word, and whether its letters then come in the opposite order.
 TURNS = {"rotate_180": True, "flip": False, "mirror": True}
 LONGEST = 20
-# A letter that can stand for two, where one word is shorter than the other.
+# Two letters that one letter can replace, where one word is shorter than the other.
 FOR_TWO = {"rn": "m", "vv": "w", "cl": "d", "nn": "m", "ii": "u", "lo": "b", "ol": "d"}
 AT_ONCE = 16  # candidates in one call of the sampler, so that every word runs the same program
 READABLE, HARD = 0.5, 0.15  # of the worst letter's score
@@ -56,7 +56,7 @@ class Ambigram(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """What can honestly be said of the whole: readable, hard or not readable. The worst letter decides."""
+        """The verdict on the whole word: readable, hard or not readable. The worst letter decides."""
         worst = float(self.scores.min())
         return "readable" if worst >= READABLE else "hard" if worst >= HARD else "not readable"
 
@@ -162,7 +162,7 @@ def draw(
         style: of both readings.
         steps: steps of the sampler; the model's own if None.
         guidance: guidance scale of each reading; the model's own if None.
-        progress: called with (rows done, rows in all) every few rows.
+        progress: called with (steps done, steps in all) every few steps.
 
     Returns:
         Glyphs [n 32 32 1] in [-1, 1].
@@ -223,7 +223,7 @@ def ambigram(
         steps: steps of the sampler; the model's own if None.
         guidance: guidance scale of each reading; the model's own if None.
         judged: reads glyphs, as `judge.load_judge` returns; the shipped judge if None.
-        progress: called with (rows done, rows in all) every few rows.
+        progress: called with (steps done, steps in all) every few steps.
 
     Raises:
         ValueError: a word cannot be drawn, the words do not fit, or the style has an unknown word.

@@ -23,7 +23,7 @@ from jdiff.types import Array, Params
 SIZE = 32
 # The classes. O, o and 0 are one class, and so are I, i, l and 1. A capital L is the class "l".
 CLASSES = "abcdefghijklmnopqrstuvwxyz23456789"
-# Glyphs that look like another character. Of the l, only the small one does.
+# Characters that look like another one. The small l does, the capital L does not.
 ALIKE = {"0": "o", "1": "i", "l": "i"}
 # Classes that count as right for a character of a word.
 READ_AS = {"0": "o", "1": "i", "l": "il"}

@@ -170,7 +170,7 @@ def tracer() -> Callable[..., str]:
     try:
         import vtracer  # pyright: ignore[reportMissingImports]  # of the extra `svg`
     except ImportError:
-        raise ValueError("--svg needs vtracer, which is not installed: pip install 'jdiff[svg]'") from None
+        raise ValueError("--svg needs vtracer, which is not installed: pip install vtracer") from None
     return vtracer.convert_pixels_to_svg
 
 

@@ -48,8 +48,8 @@ def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, n
     where = "the default folder of TensorFlow Datasets" if data_dir is None else str(data_dir)
     folder = "" if data_dir is None else f"data_dir='{data_dir}', "
     how = (
-        "prepare it once, with an internet connection and TensorFlow: pip install 'jdiff[train,prepare]' && python -c "
-        f"\"import tensorflow_datasets as t; t.builder('mnist', {folder}file_format='array_record')"
+        "prepare it once, with an internet connection and TensorFlow: pip install tensorflow-datasets tensorflow && "
+        f"python -c \"import tensorflow_datasets as t; t.builder('mnist', {folder}file_format='array_record')"
         '.download_and_prepare()"'
     )
     if data_dir is not None and not Path(data_dir).is_dir():

@@ -59,8 +59,8 @@ def read(folder: Path, vocabulary: Mapping[str, int]) -> list[Mark]:
     new = [content for content in dict.fromkeys(special) if content not in marks]
     if new and extra and not any(content in marks for content in special):
         raise ValueError(
-            f"{folder / CONFIG} has special tokens ({new[0]!r}) but not the {extra} <extra_id_...>, which transformers "
-            "then reads as words; add them to the list"
+            f"{folder / CONFIG} has special tokens ({new[0]!r}) without the {extra} <extra_id_...>. transformers then "
+            "reads those as words; add them to the list"
         )
     first = len(vocabulary) + extra
     for content in new:
@@ -77,7 +77,7 @@ def read(folder: Path, vocabulary: Mapping[str, int]) -> list[Mark]:
     if added != list(range(first, first + len(added))):
         raise ValueError(
             f"{folder} must number its added tokens from {first} without gaps, got {added[:5]}; transformers "
-            "5 would number them anew"
+            "5 would number them in another way"
         )
     return list(marks.values())
 

@@ -29,7 +29,7 @@ def lower(prompt: str) -> str:
 
 
 def _address(scheme: str) -> Rule:
-    """Removes the beginning of addresses, and names in eight domains with their paths."""
+    """Returns a rule that removes the scheme of web addresses, and host names of eight domains with their paths."""
     name = r"[a-z0-9.\-]+[.](?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"
     return rf"\b(?:{scheme}:(?:/{{1,3}}|[a-z0-9%])|{name})", ""
 
@@ -92,7 +92,7 @@ def _once(prompt: str) -> str:
         import ftfy
     except ImportError as error:
         raise ValueError(
-            f"the cleaning 'caption' needs {error.name}: pip install 'jdiff[text]', or use 'lower' or 'none'"
+            f"the cleaning 'caption' needs {error.name}: pip install beautifulsoup4 ftfy, or use 'lower' or 'none'"
         ) from error
     prompt = _apply(ADDRESSES, urllib.parse.unquote_plus(prompt).strip().lower())
     with warnings.catch_warnings():  # it warns where a prompt looks like the name of a file

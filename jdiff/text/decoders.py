@@ -28,7 +28,8 @@ def torch_dict(path: Path) -> Table:
         import torch
     except ImportError as error:
         raise Refused(
-            f"{path} needs torch to be read: pip install torch, or where there is torch, `jdiff embed --prompts {path}`"
+            f"{path} needs torch to be read: pip install torch, or convert it on a machine with torch "
+            f"by `jdiff embed --prompts {path}`"
         ) from error
     if zipfile.is_zipfile(path):
         _members(path)  # compares checksums, which torch does not

@@ -90,8 +90,8 @@ def embedder(
 ) -> Callable[[Sequence[str]], np.ndarray]:
     """Returns a function from prompts to embeddings, float32 [n l d].
 
-    A prompt is known as it is, or but for case and the space around it. The encoder's weights are read only for prompts
-    that are not known, for all of them at once, and freed again. What it made is remembered, up to 128 MiB, and kept in
+    A prompt is looked up as it is, then without regard to case and surrounding space. The encoder embeds all unknown
+    prompts in one call; its weights are read for that and then freed. Its results stay in memory, up to 128 MiB, and in
     the cache.
 
     Args:
@@ -153,7 +153,7 @@ def _lower(prompt: Any) -> Any:  # Any: known is the user's, and what is no text
 
 def _unknown(missing: Sequence[str], known: Mapping[str, Any], why: str) -> str:
     if not known:
-        return f"{why}, got {missing!r}; give an encoder, or embeddings [l d] of them, in a file or as `known`"
+        return f"{why}, got {missing!r}; give an encoder, or their embeddings [l d] in a file or as `known`"
     near = lambda prompt: ", ".join(map(repr, difflib.get_close_matches(str(prompt), known, NEAREST, cutoff=0)))
     each = ", ".join(f"{prompt!r} (nearest: {near(prompt)})" for prompt in missing)
     return f"{why}, and no embedding of {each}; give prompts that have an embedding, or an encoder"

@@ -52,9 +52,9 @@ def piece_tokens(folder: str | Path) -> Tokenizer:
     `</s>`, `<extra_id_0>` and their like, and the tokens that the folder adds, are read as those tokens. A prompt of
     more than `length` - 1 tokens is cut, with a warning that shows what is lost.
 
-    Two rare kinds of prompts have other tokens in transformers 5, which normalises by its own code and not by
-    SentencePiece's: U+0085, which is no space there, and a combining mark on a character that is itself normalised
-    away. transformers 4 agrees. Where a prompt ends in `</s>`, this and transformers 5 add another; 4 did not.
+    The tokens are those of transformers 4 and 5, except in three rare cases. transformers 5 normalises by its own code
+    in the place of SentencePiece's: there U+0085 is no space, and a combining mark stays on a character that is
+    normalised away. transformers 4 adds no second `</s>` to a prompt that ends in one; this and transformers 5 do.
 
     Args:
         folder: folder with the tokenizer's files; spiece.model is needed, and the extra `text` to read it.
@@ -74,7 +74,7 @@ def piece_tokens(folder: str | Path) -> Tokenizer:
     try:
         import sentencepiece
     except ImportError as error:
-        raise ValueError(f"{path} needs sentencepiece to be read: pip install 'jdiff[text]'") from error
+        raise ValueError(f"{path} needs sentencepiece to be read: pip install sentencepiece") from error
     try:
         model = sentencepiece.SentencePieceProcessor(model_file=str(path))
         characters = sentencepiece.SentencePieceNormalizer(
