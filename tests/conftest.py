@@ -15,6 +15,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    """Frees the compiled programs of a file when its tests end.
+
+    Each takes three memory maps. A process may have 65,530 (Linux's vm.max_map_count), and crashes beyond.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """float64 within one test."""
