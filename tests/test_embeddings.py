@@ -173,9 +173,7 @@ def test_a_torch_file_of_something_else(what, tmp_path):
 def test_without_torch_the_others_are_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "a.pth").touch()
-    with pytest.raises(
-        ValueError, match="a.pth needs torch to be read: pip install torch, or convert it on a"
-    ):
+    with pytest.raises(ValueError, match="a.pth needs torch to be read: pip install torch, or convert it on a"):
         embeddings.read(tmp_path / "a.pth")
     write_npz(tmp_path / "a.npz", COURSE)
     assert len(embeddings.read(tmp_path / "a.npz")) == 4

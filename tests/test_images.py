@@ -53,9 +53,7 @@ def test_grey_of_16_bits_keeps_its_steps(tmp_path):
         expected = (grey / 32767.5 - 1)[..., None].repeat(3, axis=2)
         np.testing.assert_allclose(images.load(tmp_path / name), expected, atol=1e-6)
     Image.fromarray(grey.astype(np.int32)).save(tmp_path / "b.tif")
-    with pytest.raises(
-        ValueError, match="b.tif: the picture has signed integers, 0 to .* white are not defined"
-    ):
+    with pytest.raises(ValueError, match="b.tif: the picture has signed integers, 0 to .* white are not defined"):
         images.load(tmp_path / "b.tif")
 
 
