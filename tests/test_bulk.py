@@ -362,7 +362,7 @@ def test_each_prompt_is_embedded_once_and_what_is_there_is_not_embedded_again(he
     embedded.make(here, found, "no", embed, lambda: "e" * 64)
     assert asked == ["no", "a bold B", "a thin C"] and contents(here / "embeddings") == before
     (here / "embeddings" / "00001.safetensors").write_bytes(before["00001.safetensors"][:-1])
-    with pytest.raises(ValueError, match="00001.safetensors is missing or damaged"):
+    with pytest.raises(ValueError, match="00001.safetensors is missing or is not"):
         embedded.Embedded(here).of_prompts(np.arange(5))
 
 
