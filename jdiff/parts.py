@@ -5,6 +5,7 @@ that an interrupted process can remove them.
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -227,3 +228,21 @@ def _mode(path: str | Path, target: Path) -> int | None:
     if not mode & 0o222 or not os.access(target, os.W_OK):
         raise PermissionError(f"{path}: the file is read-only; give another name, or allow writing")
     return stat.S_IMODE(mode)
+
+
+def is_folder(path: str | Path) -> bool:
+    """Returns whether a path is a folder. A name that is too long for the file system is none.
+
+    Raises:
+        OSError: the path cannot be looked at.
+
+    Example:
+        >>> is_folder("."), is_folder("a" * 1000)
+        (True, False)
+    """
+    try:
+        return Path(path).is_dir()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False

@@ -33,13 +33,13 @@ from jdiff import images
 from jdiff.checkpoints import files
 from jdiff.model import shipped
 
-# What the console script does. It creates a file once it has imported jdiff: before that, Python itself handles an
-# interrupt.
+# What the console script does. It creates a file once jdiff handles signals; before that, Python does.
 ENTRY = """
 import sys
-from jdiff.cli.main import main
-open(sys.argv.pop(1), "w").close()
-sys.exit(main())
+from jdiff.cli import main, process
+mark, after = sys.argv.pop(1), process.open_streams
+process.open_streams = lambda: (open(mark, "w").close(), after())  # which is called when signals are handled
+sys.exit(main.main())
 """
 # Seconds after which a run counts as hanging.
 LONGEST = 300
@@ -109,7 +109,7 @@ def inherited(number: int, handler: signal.Handlers) -> Iterator[None]:
 
 
 def start(job: Job, folder: Path) -> subprocess.Popen:
-    """Starts a command and returns once it has begun. All that takes long is imported later."""
+    """Starts a command and returns once it handles signals. All that takes long is imported later."""
     mark = folder / "mark"
     mark.unlink(missing_ok=True)
     environment = os.environ | {"JDIFF_CACHE": str(folder / "cache")}

@@ -630,6 +630,7 @@ BAD = [
     ([Text, "-o", Path_, "--ray", ""], "--ray must be the address of a cluster, or local, got ''"),
     ([Text, "-o", Path_, "--model", ""], "--model must be the name or folder of a model, got ''"),
     ([Text, "-o", Path_, "--model", "no-model"], "got 'no-model', which does not exist"),
+    ([Text, "-o", Path_, "--model", "a" * 300], "aaa', which does not exist"),
     ([Text, "-o", Path_, "--model", "mini-upscaler"], "model must be one of stage 1, got 'mini-upscaler'"),
     ([Text, "-o", Path_, "--sampler", "no"], "sampler must be one of diffusers, deepfloyd"),
     ([Text, "-o", Path_, "--negative", "\udc80"], "--negative must be text in UTF-8"),

@@ -1,5 +1,6 @@
 """Finds models of the Hugging Face hub by name. huggingface_hub downloads them into its own cache."""
 
+import os
 import re
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def is_name(name: str | Path) -> bool:
         >>> is_name("DeepFloyd/IF-I-L-v1.0"), is_name("DeepFloyd/IF-I-L-v1.0/text_encoder"), is_name("mini")
         (True, True, False)
     """
-    return NAME.fullmatch(str(name)) is not None and not Path(Path(name).parts[0]).exists()
+    return NAME.fullmatch(str(name)) is not None and not os.path.exists(Path(name).parts[0])
 
 
 def find(name: str, half: bool = False) -> Path:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from jdiff.checkpoints import hub
+from jdiff.parts import is_folder
 
 ACCEPTED = "a folder that `jdiff convert` or diffusers wrote, or OWNER/NAME on the hub"  # besides shipped names
 WEIGHTS = ("model*.safetensors", "diffusion_pytorch_model*.safetensors")
@@ -20,7 +21,7 @@ def shipped(name: str) -> Path:
         >>> (shipped("mini") / "unet" / "config.json").is_file()
         True
     """
-    return next((folder for root in _roots() if (folder := root / name).is_dir()), Path(name))
+    return next((folder for root in _roots() if is_folder(folder := root / name)), Path(name))
 
 
 def shipped_names() -> list[str]:
@@ -49,9 +50,9 @@ def find(name_or_folder: str | Path, half: bool = False) -> Path:
         True
     """
     name, folder = str(name_or_folder), Path(name_or_folder)
-    if not folder.is_dir():
+    if not is_folder(folder):
         folder = shipped(name)
-    if not folder.is_dir() and hub.is_name(name):
+    if not is_folder(folder) and hub.is_name(name):
         try:
             folder = hub.find(name, half)
         except ValueError as error:
@@ -59,7 +60,7 @@ def find(name_or_folder: str | Path, half: bool = False) -> Path:
             raise ValueError(
                 f"{error}{f'; there is no folder of that name either, did you mean {near!r}?' if near else ''}"
             ) from error
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise ValueError(missing("model", name_or_folder, ACCEPTED))
     if not any(path for pattern in WEIGHTS for path in (folder / "unet").glob(pattern)):
         raise ValueError(f"model must be {ACCEPTED}, got {name!r}, which holds no unet/model.safetensors")
@@ -89,7 +90,7 @@ def nearest(name: str | Path) -> str | None:
     path = Path(name).expanduser()
     at = Path(path.anchor) if path.anchor else Path()
     for part in path.parts[1 if path.anchor else 0 :]:
-        if (at / part).is_dir():
+        if is_folder(at / part):
             at = at / part
             continue
         close = difflib.get_close_matches(part, _folders(at), 1)

@@ -16,6 +16,7 @@ from jdiff.mnist.objectives import one_hot
 from jdiff.mnist.recipes import Recipe, recipes
 from jdiff.mnist.unet import SIDE
 from jdiff.model import shipped
+from jdiff.parts import is_folder
 from jdiff.types import Array, Combiner, Network
 
 TOGETHER = 250  # images in one call; with guidance, the course's network then needs about 2 GB for activations
@@ -61,7 +62,7 @@ def load(folder: str | Path = "class-best", weights: str | Path | None = None) -
         True
     """
     given, folder = folder, Path(folder)
-    folder = folder if folder.is_dir() else shipped(f"mnist/{folder}")
+    folder = folder if is_folder(folder) else shipped(f"mnist/{folder}")
     try:
         facts = json.loads((folder / "training.json").read_text())
         recipe, width = recipes()[facts["kind"], facts["recipe"]], facts["width"]

@@ -17,6 +17,7 @@ from jdiff.checkpoints import convert, digests, files, hub, int8, places, source
 from jdiff.checkpoints.sources import Source, Tensor
 from jdiff.networks import config as config_json
 from jdiff.networks import t5
+from jdiff.parts import is_folder
 from jdiff.text import cleaning, tokens
 from jdiff.types import Array, Params
 
@@ -139,12 +140,12 @@ def _path(folder: str | Path | None) -> Path | None:
 def _folder(given: str | Path, half: bool) -> Path:
     """The encoder's own folder."""
     folder = Path(given)
-    folder = folder if folder.is_dir() else places.shipped(str(given))
-    if not folder.is_dir() and hub.is_name(given):
+    folder = folder if is_folder(folder) else places.shipped(str(given))
+    if not is_folder(folder) and hub.is_name(given):
         if not str(given).endswith("/text_encoder"):
             raise ValueError(f"the encoder must be {ACCEPTED}, got {str(given)!r}; add /text_encoder")
         return hub.find(str(given), half)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise ValueError(places.missing("the encoder", given, ACCEPTED))
     own = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
     lacking = [] if (own / "config.json").is_file() else ["config.json"]
