@@ -1,4 +1,4 @@
-"""Checks of numbers that users give. Each raises one ValueError that says what is wrong, the value, and what to do."""
+"""Checks of numbers that users give. Each raises a ValueError that says what is wrong, the value, and what to do."""
 
 import math
 from typing import Any
@@ -10,13 +10,13 @@ def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
     """Returns a whole number as an int.
 
     Args:
-        name: what the error calls it.
-        value: any value, since refusing the wrong ones is the purpose.
-        least: the smallest one accepted.
-        most: the largest one accepted.
+        name: the number's name in the error.
+        value: any value; wrong ones are refused.
+        least: smallest accepted number.
+        most: largest accepted number.
 
     Raises:
-        ValueError: the value is no whole number, or out of range.
+        ValueError: the value is not a whole number, or is out of range.
 
     Example:
         >>> whole("steps", np.int64(20), 1, 1000)
@@ -34,16 +34,16 @@ def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
 
 
 def number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """Returns a finite number as a float; 0-d arrays are numbers too.
+    """Returns a finite number as a float. 0-d arrays are accepted too.
 
     Args:
-        name: what the error calls it.
-        value: any value, since refusing the wrong ones is the purpose.
-        least: the smallest one accepted.
-        most: the largest one accepted.
+        name: the number's name in the error.
+        value: any value; wrong ones are refused.
+        least: smallest accepted number.
+        most: largest accepted number.
 
     Raises:
-        ValueError: the value is no finite number, or out of range.
+        ValueError: the value is not a finite number, or is out of range.
 
     Example:
         >>> number("strength", 0.7, 0, 1)
@@ -59,6 +59,8 @@ def number(name: str, value: Any, least: float = -math.inf, most: float = math.i
     except (TypeError, ValueError):
         found = math.nan
     if not (math.isfinite(found) and least <= found <= most):
-        limits = "" if math.isinf(least) and math.isinf(most) else f" between {least} and {most}"
+        limits = f" between {least} and {most}"
+        if math.isinf(most):
+            limits = "" if math.isinf(least) else f" of at least {least}"
         raise ValueError(f"{name} must be a finite number{limits}, got {value!r}")
     return found

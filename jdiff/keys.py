@@ -1,4 +1,4 @@
-"""Random keys and noise: one key an image, and the same bits for an image alone, in any batch and on any mesh."""
+"""Random keys and noise: one key per image, and the same bits for an image alone, in any batch, and on any mesh."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,20 +9,20 @@ import jax.numpy as jnp
 
 from jdiff.types import Array
 
-# Keys whose bits `vmap` leaves alone. Of other implementations (rbg, unsafe_rbg), bits are drawn image by image.
+# Key implementations whose bits are the same under `vmap`. For others (rbg, unsafe_rbg), bits are drawn image by image.
 BATCHED = ("threefry2x32",)
 RAW = {2: "threefry2x32", 4: "rbg"}  # length of raw key data -> implementation
 
 
 def as_key(key: Any, name: str = "key") -> Array:
-    """Returns typed keys; raw key data, as `jax.random.PRNGKey` makes it, is wrapped.
+    """Returns typed keys. Raw key data, such as `jax.random.PRNGKey` returns, is wrapped.
 
     Args:
-        key: one key or an array of keys. Any value is taken, since refusing the wrong ones is the purpose.
-        name: what the error calls it.
+        key: one key, or an array of keys; any other value is refused.
+        name: the argument's name in the error.
 
     Raises:
-        ValueError: `key` is neither.
+        ValueError: `key` is neither a typed key nor raw key data.
 
     Example:
         >>> as_key(jax.random.PRNGKey(0)) == jax.random.key(0)
@@ -41,14 +41,17 @@ def as_key(key: Any, name: str = "key") -> Array:
 
 
 def image_keys(key: Array, n: int) -> Array:
-    """Returns n keys, one an image. Key i does not depend on n, so image i can be made again alone.
+    """Returns n keys, one per image. Key i does not depend on n, so image i can be drawn again alone.
 
     Args:
         key: one key.
-        n: how many.
+        n: number of keys.
 
     Returns:
         Keys [n].
+
+    Raises:
+        ValueError: `key` is no random key.
 
     Example:
         >>> bool((image_keys(jax.random.key(0), 8)[:2] == image_keys(jax.random.key(0), 2)).all())
@@ -58,12 +61,17 @@ def image_keys(key: Array, n: int) -> Array:
 
 
 def fold_in_each(key: Array, numbers: Array) -> Array:
-    """Returns the keys [n] that fold each of `numbers` [n] into one key."""
+    """Folds each of `numbers` [n] into one key, and returns the keys [n]."""
     return jax.vmap(partial(fold_in, key))(numbers)
 
 
 def fold_in(key: Array, number: Any) -> Array:
-    """`jax.random.fold_in`, with the same result alone and under `vmap`, whatever the key's implementation."""
+    """Computes `jax.random.fold_in`, with the same result alone and under `vmap` for every key implementation.
+
+    Args:
+        key: one key.
+        number: whole number of 32 bits, which may be traced.
+    """
     if _batched(key):
         return jax.random.fold_in(key, number)
     data, number = jax.random.key_data(key), jnp.asarray(number, jnp.uint32)
@@ -75,12 +83,12 @@ def fold_in(key: Array, number: Any) -> Array:
 
 
 def normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """`jax.random.normal`, with the same numbers alone and under `vmap`, whatever the key's implementation.
+    """Draws `jax.random.normal`, with the same numbers alone and under `vmap` for every key implementation.
 
     Args:
         key: one key.
-        shape: of the result.
-        dtype: of the result, as JAX takes it.
+        shape: shape of the result.
+        dtype: dtype of the result.
 
     Example:
         >>> keys = jax.random.split(jax.random.key(0, impl="rbg"), 3)
@@ -100,7 +108,7 @@ def _batched(key: Array) -> bool:
 
 
 def _one_by_one(function: Callable[..., Array]) -> Callable[..., Array]:
-    """`function`, which `vmap` calls once for each element of the batch, in turn."""
+    """Returns `function` so that `vmap` calls it once for each element of the batch."""
     call = jax.custom_batching.custom_vmap(function)
 
     @call.def_vmap

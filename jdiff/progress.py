@@ -1,4 +1,4 @@
-"""A progress bar that never stops the work: what cannot be drawn is left out."""
+"""A progress bar that never stops the work: output that cannot be written is dropped."""
 
 import os
 import select
@@ -11,15 +11,15 @@ from tqdm import tqdm
 
 
 class Bar:
-    """A progress bar on stderr, and a context that clears it away.
+    """A progress bar on stderr. It is a context manager, which closes the bar.
 
     Args:
-        total: how much there is to do.
-        unit: what is counted.
-        label: what is being done, before the numbers.
+        total: amount of work.
+        unit: name of what is counted.
+        label: text before the numbers.
         quiet: whether to show nothing.
-        delay: seconds until it is shown for the first time.
-        leave: whether it stays on the screen at the end.
+        delay: seconds until the bar is first shown.
+        leave: whether the bar stays on the screen at the end; otherwise it is cleared.
 
     Example:
         >>> with Bar(8, unit="step", quiet=True) as bar:
@@ -44,10 +44,10 @@ class Bar:
         """Shows that `done` of `total` is done.
 
         Args:
-            done: how much, in all.
-            total: how much there is to do, if that has changed.
-            label: what is being done, if that has changed.
-            numbers: shown behind the bar.
+            done: amount of finished work, counted from the start.
+            total: the new total, if it has changed.
+            label: the new label, if it has changed.
+            numbers: names and values that are shown behind the bar.
         """
         if total is not None:
             self._bar.total = total
@@ -86,8 +86,9 @@ class _Lossy:
                 stream.write(text)
                 stream.flush()
             elif not _would_block(descriptor):
-                os.write(descriptor, text.encode(self.encoding, "replace"))  # a stream would keep it, and raise at exit
-        except Exception:  # a bar is never worth an error
+                # not by stream.write, which would buffer the text and raise when Python exits
+                os.write(descriptor, text.encode(self.encoding, "replace"))
+        except Exception:  # no error of the bar may stop the work
             self._stream = None
         return len(text)
 
@@ -116,5 +117,5 @@ def _would_block(descriptor: int) -> bool:
     """Whether a write would wait for the reader of a pipe."""
     try:
         return not select.select([], [descriptor], [], 0)[1]
-    except (OSError, ValueError):  # one that cannot be asked, as on Windows
+    except (OSError, ValueError):  # `select` cannot check this descriptor, as on Windows
         return False

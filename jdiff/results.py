@@ -1,4 +1,4 @@
-"""What cards and result pages are made of: shares with intervals, Markdown tables, the name of the machine."""
+"""Parts of model cards and result pages: shares with intervals, Markdown tables, the description of the machine."""
 
 import os
 import platform
@@ -10,13 +10,13 @@ from scipy.stats import binomtest
 
 
 def share(right: np.ndarray) -> dict[str, float]:
-    """Measures how often something was right.
+    """Computes the share of True with its 95 % confidence interval, by Wilson's method.
 
     Args:
         right: [n] bool.
 
     Returns:
-        The share in per cent, the ends (low, high) of its 95 % interval by Wilson's method, and n.
+        A dict of percent (the share), low and high (ends of the interval, in per cent), and n.
 
     Example:
         >>> share(np.array([True, True, True, False]))
@@ -52,8 +52,8 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """Returns a Markdown table.
 
     Args:
-        head: titles of the columns.
-        rows: the cells of each row.
+        head: column titles.
+        rows: cells of each row.
 
     Example:
         >>> print(table(["digit", "right"], [[3, "99 %"]]))
@@ -66,5 +66,5 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 def machine() -> str:
-    """Returns what a page says it was measured on: the architecture, the CPU cores and JAX's device."""
+    """Describes this machine for a result page: the architecture, the CPU cores and JAX's device."""
     return f"{platform.machine()}, {os.cpu_count()} CPU cores, JAX on {jax.devices()[0].device_kind}"

@@ -68,7 +68,7 @@ def linear(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> np.nda
 
 
 def leading(steps: int, total: int = 1000) -> np.ndarray:
-    """Returns timesteps that fall to 0 in strides of total // steps; the highest ones are left out.
+    """Returns the timesteps (steps - 1) * stride, ..., stride, 0, where stride = total // steps.
 
     Args:
         steps: number of timesteps returned.
@@ -92,7 +92,7 @@ def leading(steps: int, total: int = 1000) -> np.ndarray:
 
 
 def course(steps: int = 33) -> np.ndarray:
-    """Returns timesteps from 990 down in even strides. 0 is left out, because the last step arrives there.
+    """Returns evenly spaced timesteps from 990 down. They do not include 0, because the last step ends there.
 
     Args:
         steps: number of timesteps returned.
@@ -126,7 +126,7 @@ def respaced(counts: Sequence[int], total: int = 1000) -> np.ndarray:
         Timesteps [sum of counts].
 
     Raises:
-        ValueError: a count is below 1 or larger than its section.
+        ValueError: a count is below 1, or larger than its section.
 
     Example:
         >>> respaced([3, 2]).tolist()
@@ -141,7 +141,8 @@ def respaced(counts: Sequence[int], total: int = 1000) -> np.ndarray:
         length = size + (i < rest)
         checks.whole("counts", count, 1, length)
         strides = [0.0] + [(length - 1) / max(count - 1, 1)] * (count - 1)
-        points += [start + round(p) for p in np.cumsum(strides)]  # summed: super40 has 49.4999 where j * stride is 49.5
+        # deep-floyd sums the strides, too. In super40, the sum is 49.4999, and j * stride would be 49.5.
+        points += [start + round(p) for p in np.cumsum(strides)]
         start += length
     return np.array(points[::-1])
 
@@ -152,13 +153,14 @@ def levels(abar: np.ndarray, timesteps: Sequence[int] | np.ndarray, end: float =
     Args:
         abar: noise schedule [steps].
         timesteps: falling timesteps [n].
-        end: abar where the last step arrives: 1 is a clean image, abar[0] is how the course ends.
+        end: abar after the last step: 1 is a clean image; the course ends at abar[0].
 
     Returns:
         Levels [n], in float64.
 
     Raises:
-        ValueError: the timesteps do not fall, or lie outside the schedule; or `end` is noisier than the last timestep.
+        ValueError: the timesteps are not falling whole numbers within the schedule, or `end` is noisier than the last
+            timestep.
 
     Example:
         >>> table = levels(cosine(), leading(4))
@@ -240,13 +242,13 @@ def karras(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: f
         steps: number of rows.
         sigma_min: the last noise level before the clean image.
         sigma_max: the first noise level.
-        rho: how strongly the levels crowd towards `sigma_min`.
+        rho: a larger value puts more of the levels near `sigma_min`.
 
     Returns:
         Levels [steps], in float64.
 
     Raises:
-        ValueError: `steps` is below 1, or the noise levels do not fall.
+        ValueError: `steps` is below 1, or the noise levels do not fall, such as for a `sigma_min` of 0.
 
     Example:
         >>> karras(3).noise.round(3).tolist()
@@ -264,17 +266,17 @@ def transition(signal: Column, noise: Column, signal_to: Column, noise_to: Colum
     """Returns the Gaussian that leads from a less noisy level back to a noisier one: x = a x_to + sqrt(v) n.
 
     Args:
-        signal: of the noisier level [n], as the next three.
+        signal: of the noisier level. All four are numbers, or arrays [n].
         noise: of the noisier level.
         signal_to: of the less noisy level.
         noise_to: of the less noisy level.
 
     Returns:
-        (a, v), both [n]: a = signal / signal_to and v = noise^2 - a^2 noise_to^2. The Gaussian exists for every pair
-        (signal, noise). Solvers invert it by Bayes' rule, and RePaint's jumps apply it as it is.
+        (a, v): a = signal / signal_to and v = noise^2 - a^2 noise_to^2. Solvers invert this Gaussian by Bayes' rule.
+        RePaint's jumps apply it directly.
 
     Raises:
-        ValueError: the first level is not the noisier one.
+        ValueError: the second level has a lower signal-to-noise ratio than the first.
 
     Example:
         >>> a, v = transition(0.0, 1.0, 0.5, 0.5)  # the first step of a flow
@@ -295,12 +297,12 @@ def transition(signal: Column, noise: Column, signal_to: Column, noise_to: Colum
 
 
 def resample(levels: Level, jump_length: int, resamplings: int) -> Level:
-    """Returns the table with RePaint's jumps. After every `jump_length` rows it goes back by as many rows.
+    """Returns the table with RePaint's jumps. A jump adds noise to go back `jump_length` rows, which are then repeated.
 
     Args:
         levels: a table [n] of any kind.
-        jump_length: rows that a jump goes back.
-        resamplings: how often each stretch of rows is walked; 1 means no jumps.
+        jump_length: rows that a jump goes back. Jumps are counted from the last row, which is not repeated.
+        resamplings: how often each stretch of `jump_length` rows is walked; 1 means no jumps.
 
     Returns:
         Levels with the jumps in the columns `jump_scale` and `jump_noise`. A jump over j rows is one Gaussian.

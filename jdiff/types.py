@@ -1,4 +1,4 @@
-"""The small types that the rest of the library is written against. Each describes one image; `vmap` makes the batch."""
+"""The library's basic types. Each describes one image; `jax.vmap` makes the batch."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,9 +16,9 @@ Array = jax.Array
 Text = Float[Array | np.ndarray, "length width"]  # prompt embedding
 Image = Float[Array, "height width channels"]
 Images = Float[Array, "n height width channels"]
-Estimate = Float[Array, "*image"]  # arguments of one call have one shape
+Estimate = Float[Array, "*image"]  # all of one call have the same shape
 Batch = Float[Array, "n *image"]
-# A column of a table: a NumPy float64 array outside jit, one traced number inside the scan. No one type says both.
+# A column of a table: a NumPy array outside jit, one traced number inside the scan. No single type covers both.
 Column = Any
 # A nested dict of arrays, or of their shapes. JAX has no type for it.
 Params = Any
@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
 
 
 class Conditioning(NamedTuple):
-    """What a network is told besides the image and the timestep."""
+    """The inputs of a network besides the image and the timestep."""
 
     text: Any  # [l d] prompt embedding, or whatever the network's `prepare` makes of it
     low_res: Array | None = None  # [h w c] stage 2: the resized and noised image to enlarge
@@ -44,22 +44,22 @@ class Level(NamedTuple):
     """One row of a table of levels, which is one network call. At a level, x = signal x0 + noise eps."""
 
     i: Column  # row number
-    t: Column  # what the network is told
+    t: Column  # timestep (or time, or sigma) that the network gets
     signal: Column
     noise: Column
     signal_to: Column  # signal and noise after the step; (1, 0) is a clean image
     noise_to: Column
-    jump_scale: Column  # then x <- jump_scale x + jump_noise n; (1, 0) changes nothing
+    jump_scale: Column  # after the step, x <- jump_scale x + jump_noise n; (1, 0) changes nothing
     jump_noise: Column
     live: Column  # False in rows that only pad the table
 
 
-# What the branches of a rule see: images, and low-res images or None, both [k h w c].
+# What the branches of a rule see: images [k h w c], and low-res images [k h w c] or None.
 Shown = tuple[Array, Array | None]
 
 
 def same_image(rule: "Rule", x: Array, low_res: Array | None, level: Level) -> Shown:
-    """Shows every branch the image as it is: the usual `show` of a rule."""
+    """Shows the unchanged image to every branch: the default `show` of a Rule."""
     del level
     return jax.tree.map(lambda a: jnp.broadcast_to(a, (rule.k, *a.shape)), (x, low_res))
 
@@ -76,12 +76,12 @@ class Rule:
     A pytree: the numbers and arrays in `parts` are leaves, the rest is static.
 
     Attributes:
-        k: network evaluations of one image in one step.
-        parts: what the two functions below use, such as a scale, a view, or inner rules.
+        k: number of branches, which are the network evaluations for one image in one step.
+        parts: what `join` and `show` use, such as a scale, a view, or inner rules.
         join: `(rule, Prediction [k ...], x, level) -> Prediction`.
         show: `(rule, x, low_res, level) -> (x, low_res)` of every branch [k ...].
-        idle: `(level) -> bool`: whether some branches are not needed at a level; None if all always are.
-        stand_ins: for each branch, the branch whose prediction takes its place at a level where the rule is idle.
+        idle: `(level) -> bool`: whether some branches can be skipped at a level; None if all are always needed.
+        stand_ins: for each branch, the branch whose prediction replaces its own where the rule is idle.
 
     Example:
         >>> first = Rule(2, None, lambda rule, prediction, x, level: jax.tree.map(lambda a: a[0], prediction))
@@ -101,7 +101,7 @@ class Rule:
         return self.show(self, x, low_res, level)
 
     def gather(self, prediction: Prediction, x: Array, level: Level) -> Prediction:
-        """Returns one prediction of the k predictions [k ...] for an image x [h w c]."""
+        """Combines the k predictions [k ...] for an image x [h w c] into one."""
         return self.join(self, prediction, x, level)
 
 
@@ -113,7 +113,7 @@ class Combiner(NamedTuple):
 
 
 class View(NamedTuple):
-    """A way of looking at an image, and the way back for predictions. A pytree."""
+    """A transform of an image, and its inverse for predictions. A pytree."""
 
     apply: Partial  # [h w c] -> [h w c]
     invert: Partial  # Prediction -> Prediction
@@ -123,7 +123,7 @@ class State(NamedTuple):
     """What a solver carries from row to row."""
 
     x: Array  # [h w c]
-    memory: Any = ()  # a pytree of the solver's own: what a multistep method keeps of earlier rows
+    memory: Any = ()  # what a multistep solver keeps of earlier rows: a pytree of its own
 
 
 class Row(NamedTuple):
@@ -134,14 +134,14 @@ class Row(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a step computed besides the next state."""
+    """What a step returns besides the next state."""
 
     x0: Array  # [h w c] estimate of the clean image
     prediction: Prediction
 
 
 class Solver(NamedTuple):
-    """A way of going from one level to the next. A pytree, like `Combiner`."""
+    """The sampling method: how a step leads from one level to the next. A pytree, like `Combiner`."""
 
     table: Partial  # (levels) -> rows, in float64 NumPy
     init: Partial  # (x) -> State
@@ -149,7 +149,7 @@ class Solver(NamedTuple):
 
 
 def unchanged(params: Params, conditioning: Conditioning) -> Conditioning:
-    """Returns the conditioning as it is: the `prepare` of a network that has nothing to compute once."""
+    """Returns the conditioning unchanged: the `prepare` of a network that precomputes nothing."""
     del params
     return conditioning
 
@@ -157,13 +157,13 @@ def unchanged(params: Params, conditioning: Conditioning) -> Conditioning:
 @partial(jax.tree_util.register_dataclass, data_fields=("params",), meta_fields=("apply", "prepare"))
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network with its parameters: a pytree whose leaves are the parameters and whose functions are static.
+    """A network with its parameters. A pytree: the parameters are leaves, the functions are static.
 
     Attributes:
-        params: nested dict of arrays, or of `jax.ShapeDtypeStruct` where there are no weights yet.
+        params: nested dict of arrays, or of `jax.ShapeDtypeStruct` as long as there are no weights.
         apply: `(params, x [n h w c], t [n], Conditioning [n ...]) -> Prediction [n ...]`.
-        prepare: `(params, Conditioning [n ...]) -> Conditioning [n ...]`: what depends on neither x nor t, computed
-            once before sampling. `apply` accepts prepared and unprepared conditionings.
+        prepare: `(params, Conditioning [n ...]) -> Conditioning [n ...]`: computes once, before sampling, what depends
+            on neither x nor t. `apply` accepts prepared and unprepared conditionings.
 
     Example:
         >>> import jax.numpy as jnp
@@ -186,12 +186,12 @@ class Network:
 
 
 def as_partial(function: Callable) -> Partial:
-    """Returns `function` as a pytree; a Partial is returned as it is."""
+    """Wraps a function as a pytree; a Partial is returned unchanged."""
     return function if isinstance(function, Partial) else Partial(function)
 
 
 def as_network(denoise: "Network | Callable") -> Network:
-    """Returns a Network; a plain function `(x, t, conditioning) -> Prediction`, or a Partial of one, is wrapped."""
+    """Wraps a function `(x, t, conditioning) -> Prediction` as a Network; a Network is returned unchanged."""
     return denoise if isinstance(denoise, Network) else Network(as_partial(denoise), _call)
 
 
