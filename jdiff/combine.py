@@ -1,8 +1,8 @@
 """Combiners: how several predictions for one image become one.
 
-A `Rule` says how: what each of its k branches sees of the image, and how the k predictions become one. A `Combiner` is
-a rule with the prompts of its branches. `compose` nests rules, so an anagram of hybrids, each with its own guidance,
-is one value, and the network is still called once a step.
+A `Rule` defines what each of its k branches sees of the image, and how the k predictions become one. A `Combiner` is a
+rule with the prompts of its branches. `compose` nests rules, so an anagram of hybrids, each with its own guidance, is
+one Combiner, and the network is still called once per step.
 """
 
 import functools
@@ -33,23 +33,23 @@ from jdiff.types import (
     same_image,
 )  # fmt: skip
 
-# A number, or a 0-d array of it, which may be traced.
+# A number, or a 0-d array, which may be traced.
 Number = float | int | Array
 # A guidance scale: a number, or a function of the level.
 Scale = Number | Callable[[Level], Number]
 
 
 def size(combiner: Combiner) -> int:
-    """Returns k, the number of network evaluations of one image in one step."""
+    """Returns k, the number of network evaluations for one image in one step."""
     return combiner.rule.k
 
 
 def conditional(text: Text, *, pooled: Text | None = None) -> Combiner:
-    """Returns the combiner that uses the prediction for one prompt as it is.
+    """Returns the combiner of one prompt, whose prediction is used unchanged.
 
     Args:
         text: prompt embedding [l d].
-        pooled: another embedding [l d] for the network's pooled text, if that differs.
+        pooled: embedding [l d] for the network's pooled text; `text` if None.
 
     Example:
         >>> size(conditional(jnp.zeros((77, 8))))
@@ -62,16 +62,16 @@ def conditional(text: Text, *, pooled: Text | None = None) -> Combiner:
 def cfg(text: Text, scale: Scale, negative: Text, *, rescale: Number | None = None) -> Combiner:
     """Returns classifier-free guidance: negative + scale (text - negative), k = 2.
 
-    The learned variance is the text's. Scale 1 is `conditional(text)`, and 0 is the negative prompt alone.
+    The learned variance is the text's. Scale 1 gives the prediction for the text, and 0 that for the negative prompt.
 
     Args:
         text: prompt embedding [l d].
         scale: guidance scale, or a function of the level such as `between`.
         negative: embedding [l d] of the prompt to lead away from, usually the empty one.
-        rescale: in [0, 1]: how far the standard deviation is brought back to that of the text's prediction.
+        rescale: in [0, 1]: share of the result that is rescaled to the standard deviation of the text's prediction.
 
     Raises:
-        ValueError: `scale` or `rescale` is no number.
+        ValueError: `scale` or `rescale` is not a finite number.
 
     Example:
         >>> guided = cfg(jnp.ones((77, 8)), 7.0, jnp.zeros((77, 8)))
@@ -92,8 +92,11 @@ def between(scale: Number, low: Number, high: Number) -> Partial:
 
     Args:
         scale: guidance scale inside the interval.
-        low: first timestep of the interval.
-        high: last timestep of the interval.
+        low: smallest timestep of the interval, in the unit of `Level.t`.
+        high: largest timestep of the interval.
+
+    Raises:
+        ValueError: an argument is not a finite number.
 
     Example:
         >>> level = Level(0, 500.0, 1, 1, 1, 1, 1, 0, True)
@@ -108,9 +111,9 @@ def between(scale: Number, low: Number, high: Number) -> Partial:
 
 
 def conjunction(texts: Sequence[Text], scales: Sequence[Number] | Float[Array, " k"], negative: Text) -> Combiner:
-    """Returns guidance towards several prompts at once: negative + sum of scales[i] (texts[i] - negative).
+    """Returns guidance towards several prompts at once: negative + sum over i of scales[i] (texts[i] - negative).
 
-    The learned variance is the first text's; k = len(texts) + 1. A negative scale leads away from its prompt.
+    The learned variance is the first text's; k = len(texts) + 1. A scale below 0 leads away from its prompt.
     deep-floyd's style mixing is `conjunction([prompt, style], [g (1 - m), g m], negative)` with m from 0.25 to 0.5.
 
     Args:
@@ -119,7 +122,7 @@ def conjunction(texts: Sequence[Text], scales: Sequence[Number] | Float[Array, "
         negative: embedding [l d] of the prompt to lead away from.
 
     Raises:
-        ValueError: there is not one scale for each text.
+        ValueError: the number of scales is not the number of texts.
 
     Example:
         >>> both = conjunction([jnp.ones((77, 8)), jnp.ones((77, 8))], [3.0, 2.0], jnp.zeros((77, 8)))
@@ -134,14 +137,14 @@ def conjunction(texts: Sequence[Text], scales: Sequence[Number] | Float[Array, "
 
 
 def mixture(combiners: Sequence[Combiner], weights: Sequence[Number] | Float[Array, " k"] | None = None) -> Combiner:
-    """Returns the weighted mean of what several combiners predict. Variances are averaged likewise.
+    """Returns the weighted mean of the predictions of several combiners, learned variances included.
 
     Args:
         combiners: one or more.
-        weights: one for each; they are divided by their sum. Without them all count alike.
+        weights: one for each combiner; they are divided by their sum. If None, all are equal.
 
     Raises:
-        ValueError: there are no combiners, or not one weight for each.
+        ValueError: there are no combiners, or their number is not that of the weights.
 
     Example:
         >>> half = mixture([conditional(jnp.zeros((77, 8))), conditional(jnp.ones((77, 8)))], [3.0, 1.0])
@@ -155,10 +158,13 @@ def mixture(combiners: Sequence[Combiner], weights: Sequence[Number] | Float[Arr
 
 
 def mean(combiners: Sequence[Combiner]) -> Combiner:
-    """Returns the mean of what several combiners predict. With a `view` in each, it is an anagram.
+    """Returns the mean of the predictions of several combiners. With a `view` in each, it is an anagram.
 
     Args:
         combiners: one or more.
+
+    Raises:
+        ValueError: there are no combiners.
 
     Example:
         >>> from jdiff import views
@@ -173,10 +179,15 @@ def mean(combiners: Sequence[Combiner]) -> Combiner:
 
 
 def alternate(combiners: Sequence[Combiner]) -> Combiner:
-    """Returns the combiner that uses one of several at each step, in turn by the row number.
+    """Returns the combiner that uses one of n combiners at each step, in turn: combiner i mod n in row i.
+
+    The network evaluates all of them at every step.
 
     Args:
         combiners: one or more.
+
+    Raises:
+        ValueError: there are no combiners.
 
     Reference:
         Tancik 2023 (Illusion Diffusion), which Visual Anagrams compares with the mean.
@@ -185,11 +196,11 @@ def alternate(combiners: Sequence[Combiner]) -> Combiner:
 
 
 def view(view: View, combiner: Combiner) -> Combiner:
-    """Returns what a combiner predicts for the image under a view, turned back.
+    """Returns the combiner that predicts for the image under a view, and undoes the view on the prediction.
 
     Args:
         view: from `jdiff.views`.
-        combiner: what predicts; k and the rule for variances are its own.
+        combiner: makes the prediction. It also decides k and the variance.
 
     Example:
         >>> from jdiff import views
@@ -204,13 +215,13 @@ def view(view: View, combiner: Combiner) -> Combiner:
 
 
 def components(parts: Mapping[Callable, Combiner] | Sequence[tuple[Callable, Combiner]]) -> Combiner:
-    """Returns a hybrid: the sum of each component of what its own combiner predicts.
+    """Returns a hybrid: each component is applied to the prediction of its own combiner, and the results are added.
 
-    The learned variance is the mean of the combiners', not filtered.
+    The learned variance is the mean of the combiners' variances, not filtered.
 
     Args:
-        parts: pairs of a component, a linear map [h w c] -> [h w c], and a combiner. The components add up to the
-            identity, as those of `views.FACTORISATIONS` do.
+        parts: pairs of a component, which is a linear map [h w c] -> [h w c], and a combiner. The components add up to
+            the identity, like those of `views.FACTORISATIONS`.
 
     Raises:
         ValueError: there are no parts.
@@ -230,23 +241,39 @@ def components(parts: Mapping[Callable, Combiner] | Sequence[tuple[Callable, Com
 
 
 def identity_rule() -> Rule:
-    """Returns the rule of one branch whose prediction is used as it is; the identity of `compose`."""
+    """Returns the rule of one branch whose prediction is used unchanged: the identity of `compose`."""
     return Rule(1, None, _only)
 
 
 def guidance_rule(scale: Scale, *, rescale: Number | None = None) -> Rule:
-    """Returns the rule of `cfg`: branch 0 is the negative prompt, branch 1 the text."""
+    """Returns the rule of `cfg`: branch 0 is the negative prompt, branch 1 the text.
+
+    Args:
+        scale: as in `cfg`.
+        rescale: as in `cfg`.
+
+    Raises:
+        ValueError: as `cfg`.
+    """
     parts = as_partial(scale) if callable(scale) else _number("scale", scale)
-    resting: dict[str, Any] = {}
+    idle, stand_ins = None, None
     if isinstance(parts, Partial) and parts.func is _between:  # at scale 1 the text's prediction is the result
-        resting = {"idle": Partial(_outside, *parts.args[1:]), "stand_ins": (1, 1)}
+        idle, stand_ins = Partial(_outside, *parts.args[1:]), (1, 1)
     if rescale is None:
-        return Rule(2, parts, _guide, **resting)
-    return Rule(2, (parts, _number("rescale", rescale)), _guide_and_rescale, **resting)
+        return Rule(2, parts, _guide, idle=idle, stand_ins=stand_ins)
+    return Rule(2, (parts, _number("rescale", rescale)), _guide_and_rescale, idle=idle, stand_ins=stand_ins)
 
 
 def mean_rule(k: int, weights: Sequence[Number] | Float[Array, " k"] | None = None) -> Rule:
-    """Returns the rule of `mixture`: the weighted mean of k branches that see the same image."""
+    """Returns the rule of `mixture`: the weighted mean of k branches that see the same image.
+
+    Args:
+        k: number of branches.
+        weights: as in `mixture`.
+
+    Raises:
+        ValueError: `k` is below 1, or not the number of weights.
+    """
     k = _at_least_one(k)
     numbers = jnp.ones(k) if weights is None else _numbers("weights", weights, k)
     return Rule(k, numbers, _mean)
@@ -255,7 +282,7 @@ def mean_rule(k: int, weights: Sequence[Number] | Float[Array, " k"] | None = No
 def compose(rule: Rule, combiners: Sequence[Combiner]) -> Combiner:
     """Returns the combiner in which `combiners[i]` predicts for branch i of a rule.
 
-    Its k is the sum of theirs, and its conditioning is theirs, one after the other. Composition is associative, and
+    Its k is the sum of their k, and its conditioning is the concatenation of theirs. Composition is associative, and
     `conditional` is its identity.
 
     Args:
@@ -263,7 +290,7 @@ def compose(rule: Rule, combiners: Sequence[Combiner]) -> Combiner:
         combiners: one for each branch of the rule.
 
     Raises:
-        ValueError: there is not one combiner for each branch.
+        ValueError: the number of combiners is not that of the branches, or an argument has another type.
 
     Example:
         >>> a, b = jnp.zeros((77, 8)), jnp.ones((77, 8))
@@ -272,7 +299,7 @@ def compose(rule: Rule, combiners: Sequence[Combiner]) -> Combiner:
         (3, (3, 77, 8))
     """
     if not isinstance(rule, Rule):
-        raise ValueError(f"rule must be a Rule, got a {type(rule).__name__}; of a combiner, pass combiner.rule")
+        raise ValueError(f"rule must be a Rule, got a {type(rule).__name__}; for a combiner, pass combiner.rule")
     for combiner in combiners:
         if not isinstance(combiner, Combiner):
             raise ValueError(f"combiners must hold Combiners, got a {type(combiner).__name__}")
@@ -297,30 +324,30 @@ def denoiser(
     branch_batch: int | None = None,
     idle: bool = False,
 ) -> Callable[[Array, Level], Prediction]:
-    """Returns the function that predicts for one image, with all k branches in one call of the network.
+    """Returns the function that predicts for one image. It evaluates all k branches in one call of the network.
 
     Args:
         network: a Network, or a function `(x [n h w c], t [n], Conditioning [n ...]) -> Prediction [n ...]`.
-        combiner: a Combiner; or a function `(denoise, x, level) -> Prediction` of one image, whose
-            `denoise(x [h w c], t, Conditioning)` is the network on one image.
-        low_res: stage 2: the resized and noised image [h w c] to enlarge. Every branch gets it, as its view shows it.
+        combiner: a Combiner, or a function `(denoise, x, level) -> Prediction` for one image. It can call
+            `denoise(x [h w c], t, Conditioning)`, which is the network for one image.
+        low_res: stage 2: the resized and noised image [h w c] to enlarge. Every branch sees it under its own view.
         noise_level: stage 2: the timestep to which `low_res` is noised.
-        branch_batch: how many branches the network sees at a time, to bound memory; all of them if None.
-        idle: whether the rule is idle at all levels that the function will be given; then the network sees only the
-            branches that are needed.
+        branch_batch: how many branches the network evaluates at a time, to bound memory; all of them if None.
+        idle: whether the rule is idle at every level that the function is called with. The network then evaluates only
+            the branches that are needed.
 
     Returns:
         `(x [h w c], level) -> Prediction`.
 
     Raises:
-        ValueError: `branch_batch` is given with a function, which evaluates its branches itself.
+        ValueError: `branch_batch` is given with a function as combiner, which evaluates its branches itself.
     """
     network = as_network(network)
     if not isinstance(combiner, Combiner):
         if branch_batch is not None:
             raise ValueError(
-                f"branch_batch must be None with a function as combiner, got {branch_batch}: the function decides how "
-                "many branches it evaluates at a time"
+                f"branch_batch must be None with a function as combiner, got {branch_batch}; the function itself "
+                "decides how many branches it evaluates at a time"
             )
         return lambda x, level: combiner(_for_one_image(network, low_res, noise_level), x, level)
 
@@ -346,10 +373,10 @@ def denoiser(
 
 
 def is_idle(combiner: Combiner | Callable, level: Level, in_axes: Any = None) -> Array | None:
-    """Returns whether a combiner's rule is idle at a level, for all images; None where no rule ever is.
+    """Returns whether a combiner's rule is idle at a level, for all images; None if it is never idle.
 
     Args:
-        combiner: a Combiner, or a function, which never is idle.
+        combiner: a Combiner, or a function, which is never idle.
         level: one level.
         in_axes: which leaves of the combiner are per image, as for `jax.vmap`.
     """
@@ -360,7 +387,7 @@ def is_idle(combiner: Combiner | Callable, level: Level, in_axes: Any = None) ->
 
 
 def _for_one_image(network: Network, low_res: Array | None, noise_level: Number | None) -> Callable:
-    """The network on one image. A conditioning that has no low-res image gets the one that is given."""
+    """Returns the network as a function of one image. If a conditioning has no low-res image, it gets `low_res`."""
 
     def denoise(x: Array, t: Number, conditioning: Conditioning) -> Prediction:
         if conditioning.low_res is None:
@@ -381,7 +408,7 @@ def _with_low_res(
 
 
 def _number(name: str, value: Number) -> Array:
-    """A number as a strongly typed array, so that 3, 3.0 and float32(3) are one compiled program."""
+    """Returns a number as a strongly typed array, so that 3, 3.0 and float32(3) are one compiled program."""
     if not isinstance(value, Array):
         value = checks.number(name, value)
     return jnp.asarray(value, float)
@@ -390,18 +417,18 @@ def _number(name: str, value: Number) -> Array:
 def _numbers(name: str, values: Sequence[Number] | Array, k: int) -> Array:
     numbers = jnp.asarray(values, float)
     if numbers.shape != (k,):
-        raise ValueError(f"{name} must have one number for each of {k}, got shape {numbers.shape}")
+        raise ValueError(f"{name} must have {k} numbers, one for each prediction, got shape {numbers.shape}")
     return numbers
 
 
 def _at_least_one(k: int) -> int:
     if k < 1:
-        raise ValueError("combiners must have at least one, got none")
+        raise ValueError("there must be at least one combiner, got none")
     return k
 
 
 def _concatenate(conditionings: Sequence[Conditioning]) -> Conditioning:
-    if any(c.pooled is not None for c in conditionings):  # a branch without pooled text pools its text
+    if any(c.pooled is not None for c in conditionings):  # a branch without `pooled` uses its `text`
         conditionings = [c if c.pooled is not None else c._replace(pooled=c.text) for c in conditionings]
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *conditionings)
 
@@ -444,7 +471,7 @@ def _outside(low: Array, high: Array, level: Level) -> Array:
 
 
 def _resting(rules: Sequence[Rule]) -> tuple[Partial | None, tuple[int, ...] | None]:
-    """`idle` and `stand_ins` of rules beside one another: idle where all are that ever are."""
+    """Returns `idle` and `stand_ins` of nested rules. They are idle where every rule with an `idle` is idle."""
     idle = tuple(rule.idle for rule in rules if rule.idle is not None)
     if not idle:
         return None, None

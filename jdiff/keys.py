@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from jdiff.types import Array
 
@@ -65,7 +66,7 @@ def fold_in_each(key: Array, numbers: Array) -> Array:
     return jax.vmap(partial(fold_in, key))(numbers)
 
 
-def fold_in(key: Array, number: Any) -> Array:
+def fold_in(key: Array, number: ArrayLike) -> Array:
     """Computes `jax.random.fold_in`, with the same result alone and under `vmap` for every key implementation.
 
     Args:
@@ -82,7 +83,7 @@ def fold_in(key: Array, number: Any) -> Array:
     return jax.random.wrap_key_data(_one_by_one(make)(data, number), impl=impl)
 
 
-def normal(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+def normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
     """Draws `jax.random.normal`, with the same numbers alone and under `vmap` for every key implementation.
 
     Args:

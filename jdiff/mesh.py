@@ -1,6 +1,6 @@
-"""Devices: making them of a CPU's cores, meshes of them, and how arrays are laid out over a mesh.
+"""Devices: CPU cores as devices, meshes of devices, and the layout of arrays over a mesh.
 
-This module, the commands and the scripts are the only ones that touch devices. Everything else computes where its
+Only this module, the commands, bulk drawing and the scripts choose devices. All other modules compute where their
 arrays are.
 """
 
@@ -24,13 +24,13 @@ Tree = TypeVar("Tree")
 
 
 def use_cores(batch: int | None = None) -> None:
-    """Makes one JAX device of each of up to four CPU cores.
+    """Makes the CPU 1, 2 or 4 JAX devices: as many as it has cores for.
 
-    On one device, XLA computes many operations on one core. This has an effect only before JAX has started, and
-    where the number of devices is not set already, as by JAX_NUM_CPU_DEVICES.
+    On one device, XLA computes many operations on one core. This has no effect once JAX has started, or if the number
+    of devices is already set, such as by JAX_NUM_CPU_DEVICES.
 
     Args:
-        batch: a number that the devices must divide, such as the batch size of a training.
+        batch: a number that the number of devices must divide, such as the batch size of a training.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     is_set = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
@@ -44,7 +44,7 @@ def make(model: int = 1) -> Mesh:
     """Returns the mesh of all devices of all processes, with the axes "data" and "model".
 
     Args:
-        model: devices over which large parameters are split; it must divide the number of devices.
+        model: number of devices that large parameters are split over; it must divide the number of all devices.
 
     Raises:
         ValueError: `model` does not divide the number of devices.
@@ -60,12 +60,12 @@ def make(model: int = 1) -> Mesh:
 
 
 def over_devices() -> Mesh | None:
-    """Returns `make()`, or None where there is one device."""
+    """Returns `make()`, or None if there is one device."""
     return make() if jax.device_count() > 1 else None
 
 
 def over_local_devices() -> Mesh | None:
-    """Returns a mesh of this process's own devices, over which images are split, or None where there is one device."""
+    """Returns a mesh of this process's devices, to split images over, or None if there is one device."""
     devices = jax.local_devices()
     if len(devices) == 1:
         return None
@@ -73,21 +73,23 @@ def over_local_devices() -> Mesh | None:
 
 
 def split_rows(mesh: Mesh, tree: Tree) -> Tree:
-    """Returns arrays [n ...] whose rows are split over the mesh's data axis."""
+    """Splits the rows of arrays [n ...] over the mesh's axis "data"; their number divides n."""
     return place(tree, NamedSharding(mesh, PartitionSpec(DATA)))
 
 
 def replicate(mesh: Mesh, tree: Tree) -> Tree:
-    """Returns arrays that every device has whole. Arrays that are laid out over this mesh already stay as they are."""
+    """Copies arrays whole to every device of a mesh. Arrays that are already laid out over this mesh do not change."""
     whole = NamedSharding(mesh, PartitionSpec())
     on_mesh = lambda a: getattr(getattr(a, "sharding", None), "mesh", None) == mesh
     return jax.tree.map(lambda a: a if on_mesh(a) else place(a, whole), tree)
 
 
 def place(tree: Tree, sharding: NamedSharding) -> Tree:
-    """Returns arrays in a layout over devices of one or several processes.
+    """Lays arrays out over the devices of one or several processes.
 
-    With several processes, each has to pass the same arrays.
+    Args:
+        tree: arrays. Several processes must all pass the same ones.
+        sharding: layout of each array.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
@@ -102,12 +104,14 @@ def place(tree: Tree, sharding: NamedSharding) -> Tree:
 
 
 def parameter_shardings(mesh: Mesh, params: Params, least: int = 2**16) -> Any:
-    """Returns a sharding for each parameter: split along its longest side over the mesh's model axis, if it is large.
+    """Returns a sharding for each parameter. Large ones are split over the mesh's axis "model" along one array axis.
+
+    It is the longest axis whose length is a multiple of the number of devices. Without one, the array stays whole.
 
     Args:
-        mesh: with a "model" axis.
+        mesh: mesh with an axis "model".
         params: arrays, or their shapes.
-        least: arrays with fewer numbers stay whole on every device.
+        least: arrays with fewer numbers than this stay whole on every device.
 
     Returns:
         A tree of `NamedSharding` like `params`, for `jax.device_put` or `jax.jit`.
@@ -128,15 +132,18 @@ def parameter_shardings(mesh: Mesh, params: Params, least: int = 2**16) -> Any:
 
 
 def groups(n: int, at_once: int | None = None, devices: int = 1) -> Iterator[tuple[np.ndarray, int]]:
-    """Yields the rows of n images in groups of one size, so that one compiled program serves all of them.
+    """Yields the rows of n images in groups of one size, so that one compiled program serves all groups.
 
     Args:
         n: number of images.
-        at_once: most images in a group; all of them if None.
-        devices: the size of a group is a multiple of it.
+        at_once: largest number of images in a group, but at least one per device; all of them if None.
+        devices: number of devices. The size of a group is a multiple of it.
 
     Yields:
-        (rows [size], how many of them are wanted). The last group is padded with its last row.
+        (rows [size], number of rows that count). The last group is padded with its last row.
+
+    Raises:
+        ValueError: `at_once` is below 1.
 
     Example:
         >>> [(rows.tolist(), wanted) for rows, wanted in groups(5, 3, devices=2)]

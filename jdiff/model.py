@@ -1,4 +1,4 @@
-"""A model that is ready to sample: loading it from a folder or by name, saving it, and guided prompts."""
+"""A model that is ready to sample: `load` by name or from a folder, `save`, and guidance of prompts."""
 
 import dataclasses
 import hashlib
@@ -27,13 +27,13 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")  # of a network; float64 
 
 
 class Defaults(NamedTuple):
-    """How a model is sampled unless told otherwise. The values are those of diffusers for IF's stage 1."""
+    """Default settings of a model's sampling. The values here are those of diffusers for IF's stage 1."""
 
     sampler: str = "diffusers"
     steps: int = 100
     guidance: float = 7.0
     noise_level: int = 250  # stage 2: timestep to which the low-res picture is noised
-    factor: int = 4  # stage 2: how many times larger the result is than the low-res picture
+    factor: int = 4  # stage 2: size of the result divided by that of the low-res picture
     low_res: int = 64  # stage 2: longer side of the low-res picture
 
 
@@ -41,36 +41,36 @@ STAGE2 = Defaults(steps=50, guidance=4.0)
 
 
 class Loaded(NamedTuple):
-    """Parameters as they were loaded, and what their digest is remembered by."""
+    """Parameters as they were loaded, and the files by which their digest is cached."""
 
     params: Params
     files: list[Path]
     dtype: str
-    cache: Path | None  # folder that remembers digests between processes
+    cache: Path | None  # folder that keeps digests between processes
 
 
 class Model(NamedTuple):
-    """A network that is ready to sample, with all that the tasks need to know of it."""
+    """A network that is ready to sample, with everything that the tasks need to know about it."""
 
     network: Network  # predicts for x [n h w c], t [n] and Conditioning [n ...]
     embed: Callable[[Sequence[str]], Array]  # prompts -> embeddings [n l d]
     schedule: np.ndarray  # noise schedule abar [steps], float64
     config: unet.Config
-    x0_rule: Callable[[Array], Array]  # what the model's own samplers do with the clean estimate
+    x0_rule: Callable[[Array], Array]  # applied to the clean estimate: a rule of `jdiff.step`
     defaults: Defaults
     name: str
     predicts: Callable[..., Array] = step.noise  # what the network estimates: a parametrisation of `jdiff.step`
     variance: Callable[..., Array] = step.learned  # of ancestral sampling: `step.learned`, `small` or `large`
-    encoder: encoders.Encoder | None = None  # reads the prompts that no embedding is given for
-    loaded: Loaded | None = None  # parameters as they were loaded, so that their digest can be remembered
+    encoder: encoders.Encoder | None = None  # embeds the prompts that have no known embedding
+    loaded: Loaded | None = None  # where the parameters came from, so that their digest can be cached
 
     @property
     def hash(self) -> str:
-        """sha256 in hex of what decides the model's predictions, whoever wrote its files.
+        """The sha256 of everything that decides the model's predictions, in hex. It does not depend on the file format.
 
-        That is: the parameters in the dtype that they are loaded in (names, shapes and values), the config, the noise
-        schedule, the rules for estimates, and the text encoder. A network in diffusers' files and the same network
-        converted have one hash. Of files above 64 MiB the digest is remembered by path, size and time: between
+        Everything is: the parameters in the dtype of the network (names, shapes and values), the config, the noise
+        schedule, the rules for estimates, and the text encoder. So a network in diffusers' files and the same network
+        converted have the same hash. The digest of files above 64 MiB is cached by path, size and time: between
         processes if the model was loaded with a `cache`, otherwise within this process.
 
         Example:
@@ -93,14 +93,15 @@ class Model(NamedTuple):
         """Writes the model to a folder, which `load` reads.
 
         The folder holds `unet/`, `text_encoder/` if the model has an encoder, `scheduler/` and `defaults.json`. The
-        safetensors files carry a digest of their content, which loading and `jdiff.checkpoints.files.check` compare.
+        safetensors files contain a digest of their content, which `load` and `jdiff.checkpoints.files.check` verify.
 
         Args:
-            folder: a new folder, or one that a model was saved to before: its model is replaced, other files stay.
+            folder: a new folder, or one with a saved model. That model is replaced, and other files stay.
 
         Raises:
-            ValueError: a part has no form in files, such as a custom `x0_rule`; or the folder holds something else.
-            OSError: a file cannot be written. What was in the folder is still there.
+            ValueError: a part cannot be written to files, such as a custom `x0_rule`; or the folder holds something
+                else.
+            OSError: a file cannot be written. The folder is then unchanged.
 
         Example:
             >>> import tempfile
@@ -124,18 +125,18 @@ class Model(NamedTuple):
     def guided(
         self, prompts: Sequence[str], guidance: combine.Scale | None = None, negative: str = ""
     ) -> list[combine.Combiner]:
-        """Returns the classifier-free guidance of each prompt, to be combined further.
+        """Returns the classifier-free guidance of each prompt, which other combiners can use.
 
         Args:
             prompts: a list of prompts.
-            guidance: guidance scale, or a function of the level such as `combine.between`; the model's own if None.
+            guidance: guidance scale, or a function of the level such as `combine.between`; the model's default if None.
             negative: prompt that guidance leads away from.
 
         Returns:
             One Combiner for each prompt.
 
         Raises:
-            ValueError: `prompts` is a single string, or `guidance` is no number.
+            ValueError: `prompts` is a single string, a prompt cannot be embedded, or `guidance` is not a finite number.
 
         Example:
             >>> model = load("mini")
@@ -163,19 +164,22 @@ def load(
     """Loads a model.
 
     Args:
-        name_or_folder: a shipped model ("mini", "mini-upscaler"), a folder that `Model.save`, `jdiff convert` or
-            diffusers wrote, or OWNER/NAME on the hub, such as "DeepFloyd/IF-I-L-v1.0", whose licence must be accepted
-            there first.
-        dtype: of the network: float32, bfloat16 or float16. The text encoder computes in float32.
-        known: {prompt: embedding [l d]}, as `embeddings.read` returns it: prompts that need no encoder.
+        name_or_folder: a shipped model ("mini", "mini-upscaler", "letters"), a folder that `Model.save`, `jdiff
+            convert` or diffusers wrote, or OWNER/NAME on the hub, such as "DeepFloyd/IF-I-L-v1.0". The licence of
+            DeepFloyd's models must first be accepted on the hub.
+        dtype: dtype of the network: float32, bfloat16 or float16. The text encoder computes in float32.
+        known: {prompt: embedding [l d]}, as `embeddings.read` returns it. These prompts need no encoder.
         encoder: the text encoder for all other prompts: a folder that `jdiff convert` or transformers wrote, or
             OWNER/NAME/text_encoder on the hub. The model's own if None.
-        texts: prompts to embed before the network's weights are read, so that the encoder's weights and the network's
-            are never in memory together. They are known from then on.
+        texts: prompts to embed before the network's weights are read, so that the weights of the encoder and of the
+            network are never in memory together. The model keeps these embeddings.
         cache: folder that keeps embeddings, and digests of large files, between processes.
 
+    Returns:
+        The model.
+
     Raises:
-        ValueError: there is no such model, or what is wrong with its files, in one message.
+        ValueError: there is no such model, its files are wrong, or an argument is.
 
     Example:
         >>> model = load("mini", texts=["a red three"])
@@ -214,7 +218,7 @@ def load(
 
 
 def _encoder(own: Path, given: str | Path | None, cache: Path | None) -> tuple[encoders.Encoder | None, str]:
-    """(the text encoder that is given, or else the model's own, or None; why there is none)."""
+    """Returns the given text encoder, or the model's own, or None; and the reason if there is none."""
     if given is not None:
         return encoders.find(given, cache=cache), ""
     if not any(own.glob("model*.safetensors")):
@@ -235,12 +239,12 @@ def _embedded(embed: Callable[[Sequence[str]], np.ndarray], width: int, prompts:
 
 
 def _json(path: Path) -> Mapping[str, Any]:
-    """The contents of a JSON file; empty if there is none."""
+    """Returns the contents of a JSON file, or an empty dict if there is no file."""
     return config_json.read(path) if path.is_file() else {}
 
 
 def _defaults(path: Path, defaults: Defaults) -> Defaults:
-    """The defaults with those of a file in their place."""
+    """Returns the defaults, with the values of a file in the place of their own."""
     given = dict(_json(path))
     if unknown := [key for key in given if key not in Defaults._fields]:
         raise ValueError(f"{path} must hold only {', '.join(Defaults._fields)}, got {unknown[0]!r}")
@@ -259,7 +263,7 @@ def _defaults(path: Path, defaults: Defaults) -> Defaults:
 
 
 def _name(rule: Callable) -> list[Any]:
-    """A function as JSON: its name and what it was made with."""
+    """Returns a function as JSON: its module, its name, and the arguments of a partial."""
     function, args = getattr(rule, "func", rule), getattr(rule, "args", ())
     told = [_name(x) if callable(x) else np.asarray(x).tolist() for x in args]
     return [getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function)), told]

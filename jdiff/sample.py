@@ -1,4 +1,4 @@
-"""The named samplers, and the tasks: what a user asks of a model. Each is a value of the one scan."""
+"""The named samplers, and the tasks, such as generation, edits and inpainting. All run the scan of `jdiff.scan`."""
 
 import dataclasses
 import warnings
@@ -24,24 +24,31 @@ if TYPE_CHECKING:
 
 # Folded into an image's key for the noise on the low-res image, and into the key of a cascade for its second stage.
 LOW, STAGE2 = 2**31 - 3, 2
-# Signal of the first level above which starting from pure noise is worth a warning (t = 795 of IF's schedule).
+# A first level with more signal than this gets a warning, because sampling starts from pure noise. t = 803 in IF.
 LARGEST_FIRST_SIGNAL = 0.3
 
 
 class Sampler(NamedTuple):
-    """A way of sampling, as data."""
+    """A table of levels, a solver, and a default number of steps."""
 
     table: Callable[[np.ndarray, int], Level]  # (abar, steps) -> levels
-    solver: Callable[["Model"], Solver]  # model -> solver, with the model's rules
-    steps: int  # the default
+    solver: Callable[["Model"], Solver]  # model -> solver with the model's rules
+    steps: int  # default number of steps
 
 
 def discrete(timesteps: Callable[[int], np.ndarray], course: bool = False) -> Callable[[np.ndarray, int], Level]:
-    """Returns a sampler's table over a model's own noise schedule.
+    """Returns the `table` of a Sampler that uses a model's own noise schedule.
 
     Args:
-        timesteps: number of steps -> falling timesteps.
-        course: whether the last step arrives at t = 0 with its noise, as in the course; otherwise at a clean image.
+        timesteps: function from the number of steps to falling timesteps.
+        course: whether the last step ends at t = 0 with its noise, as in the course; otherwise at a clean image.
+
+    Returns:
+        `(abar, steps) -> levels`.
+
+    Example:
+        >>> discrete(schedule.leading)(schedule.cosine(), 4).t.tolist()
+        [750.0, 500.0, 250.0, 0.0]
     """
     return partial(_discrete, timesteps, course)
 
@@ -94,11 +101,12 @@ SAMPLERS: dict[str, Sampler] = {
     },
 }
 
-# What the tasks take in the place of prompts: for what no prompt can say, such as an anagram.
+# What the tasks take besides lists of prompts, such as an anagram.
 Combining = Combiner | Callable
 Prompts = Sequence[str] | Combining | Sequence[Combiner]
 Progress = Callable[[int, int], None]
-# Pictures as the tasks take them: arrays in [-1, 1], uint8 arrays, or PIL pictures; one, one a prompt, or one a sample.
+# Pictures that the tasks take: float arrays in [-1, 1], uint8 arrays, or PIL pictures. There is one picture for all
+# prompts, one for each prompt, or one for each sample.
 Pictures = Any
 
 
@@ -122,33 +130,34 @@ def generate(
 ) -> Samples:
     """Draws images from prompts.
 
-    Image j of prompt i gets the key fold_in(fold_in(key, i), j), so it is the same whatever is drawn beside it.
+    Image j of prompt i gets the key fold_in(fold_in(key, i), j), so it does not depend on the other images.
 
     Args:
         model: from `jdiff.load`.
-        prompts: a list of one prompt or more. A Combiner, a list of Combiners of one structure, or a function
-            `(denoise, x, level) -> Prediction` can stand in their place.
+        prompts: a list of one prompt or more. It can also be a Combiner, a list of Combiners of one structure, or a
+            function `(denoise, x, level) -> Prediction`.
         key: random key.
-        n: images of each prompt.
-        steps: steps of the sampler; with guidance each evaluates the network twice. The model's own if None.
+        n: images for each prompt.
+        steps: steps of the sampler; with guidance, each step evaluates the network twice. If None, the named sampler's
+            default, or the model's if `sampler` is None too.
         guidance: guidance scale of prompts, or a function of the level such as `combine.between`; 1 is no guidance.
-            The model's own if None.
+            The model's default if None.
         negative: prompt that guidance leads away from.
-        sampler: a name in `SAMPLERS`, or a Sampler. The model's own if None.
-        size: height and width, multiples of what the network's levels divide by. The model's own if None.
-        keep: about how many images to keep on the way.
-        branch_batch: how many branches of an image the network sees at a time; all of them if None.
+        sampler: a name in `SAMPLERS`, or a Sampler. The model's default if None.
+        size: height and width, multiples of `model.config.divisor`. The model's default if None.
+        keep: about how many intermediate images to keep.
+        branch_batch: how many branches of an image the network evaluates at a time; all of them if None.
         images_at_once: how many images are drawn in one call, to bound memory; all of them if None.
-        mesh: devices from `jdiff.mesh.make` to split the images over; where the model is if None.
+        mesh: devices from `jdiff.mesh.make` to split the images over. If None, the device that holds the model.
         progress: called with (rows done, rows in all) every few rows.
-        watch: called with (rows done, rows in all, images [m h w 3] as they are) after every row. The images are those
-            of one call, prompt by prompt. An exception that it raises ends the drawing.
+        watch: called with (rows done, rows in all, current images [m h w 3]) after every row. The images are those of
+            one call, in the order of the prompts. An exception that it raises ends the drawing.
 
     Returns:
-        Samples: images [p n h w 3] in [-1, 1], and the way [p n m h w 3] if any are kept.
+        Samples: images [p n h w 3] in [-1, 1], and the intermediate images [p n m h w 3] if any are kept.
 
     Raises:
-        ValueError: a value is of the wrong kind or out of range.
+        ValueError: an argument has the wrong type or is out of range.
 
     Example:
         >>> import jdiff
@@ -163,8 +172,8 @@ def generate(
     first = one(plan.levels, 0)
     if first.signal > LARGEST_FIRST_SIGNAL:
         warnings.warn(
-            f"the first timestep, {first.t:g}, is not pure noise, though pictures start from it: choose another number "
-            f"of steps than {len(plan.levels.t)}, or the sampler 'deepfloyd'",
+            f"the first timestep, {first.t:g}, is not pure noise, but pictures start from pure noise; use another "
+            f"number of steps than {len(plan.levels.t)}, or the sampler 'deepfloyd'",
             stacklevel=2,
         )
     x = start(plan.keys, (*_size(model, size), plan.channels), level=first)
@@ -193,14 +202,14 @@ def edit(
     """Noises images and denoises them again under each prompt (SDEdit).
 
     Args:
-        model: as in `generate`, as all arguments that are not listed here.
-        image: [h w 3], one for each prompt [p h w 3], or one for each sample [p n h w 3]: floats in [-1, 1], uint8,
-            or PIL pictures.
+        model: as in `generate`.
+        image: one image [h w 3], one for each prompt [p h w 3], or one for each sample [p n h w 3]: floats in [-1, 1],
+            uint8, or PIL pictures.
         prompts: as in `generate`.
         key: random key.
-        strength: share of the table's rows that is walked, in (0, 1]; 0.7 if neither it nor `i_start` is given.
+        strength: share of the table's rows that is used, in (0, 1]; 0.7 if neither `strength` nor `i_start` is given.
         i_start: row of the table to start from, instead of `strength`.
-        low_res: what a stage-2 model enlarges, as in `upscale`.
+        low_res: picture that a stage-2 model enlarges, as in `upscale`.
         noise_level: as in `upscale`.
         n: samples of each prompt.
         steps: as in `generate`.
@@ -210,10 +219,17 @@ def edit(
         how: `keep`, `branch_batch`, `images_at_once`, `mesh`, `progress` and `watch` of `generate`.
 
     Returns:
-        Samples: images [p n h w 3] in [-1, 1].
+        As `generate`.
 
     Raises:
-        ValueError: as `generate`, and for images that do not fit.
+        ValueError: as `generate`, and if an image has the wrong shape or range.
+
+    Example:
+        >>> import jdiff
+        >>> model = jdiff.load("mini")
+        >>> three = generate(model, ["a red three"], jax.random.key(0), steps=2).images[0, 0]
+        >>> edit(model, three, ["a red eight"], jax.random.key(0), n=2, steps=2, strength=0.5).images.shape
+        (1, 2, 32, 32, 3)
 
     Reference:
         Meng et al. 2022 (SDEdit), algorithm 1; the course's 1.7; diffusers' IFImg2ImgPipeline.
@@ -246,23 +262,23 @@ def inpaint(
     sampler: str | Sampler | None = None,
     **how: Any,
 ) -> Samples:
-    """Makes images new where a mask is white (1), as each prompt says.
+    """Draws images anew where a mask is white (1), from each prompt.
 
-    Samplers whose last step is clean keep the rest of the image exactly. The course's sampler leaves the noise of
-    t = 0 on it.
+    The rest of the image is kept exactly by samplers whose last step ends at a clean image. The course's sampler leaves
+    the noise of t = 0 on it.
 
     Args:
-        model: as in `generate`, as all arguments that are not listed here.
+        model: as in `generate`.
         image: as in `edit`.
-        mask: [h w], or one for each prompt [p h w], in [0, 1]: 0 is kept, 1 is made new.
+        mask: one mask [h w], or one for each prompt [p h w], in [0, 1]: 0 is kept, 1 is drawn anew.
         prompts: as in `generate`.
         key: random key.
-        noised: whether the kept part is noised to each level as it is put in (RePaint, the course). Otherwise it
-            stays clean throughout (diffusers, deep-floyd).
-        jump_length: rows that a jump of RePaint goes back; fewer than the table has. It has no effect without jumps.
-        resamplings: how often each stretch of rows is walked; 1 is without jumps.
-        strength: share of the table's rows that is walked, in (0, 1].
-        low_res: what a stage-2 model enlarges, as in `upscale`.
+        noised: whether the kept part is noised to the level of each step (RePaint, the course). Otherwise it stays
+            clean in all steps (diffusers, deep-floyd).
+        jump_length: rows of the table that RePaint jumps back, fewer than the rows used.
+        resamplings: how often each stretch of `jump_length` rows is walked; 1 means no jumps.
+        strength: share of the table's rows that is used, in (0, 1].
+        low_res: picture that a stage-2 model enlarges, as in `upscale`.
         noise_level: as in `upscale`.
         n: samples of each prompt.
         steps: as in `generate`.
@@ -272,10 +288,17 @@ def inpaint(
         how: `keep`, `branch_batch`, `images_at_once`, `mesh`, `progress` and `watch` of `generate`.
 
     Returns:
-        Samples: images [p n h w 3] in [-1, 1].
+        As `generate`.
 
     Raises:
-        ValueError: as `generate`, and for images and masks that do not fit.
+        ValueError: as `generate`, and if an image or a mask has the wrong shape or range.
+
+    Example:
+        >>> import jdiff
+        >>> model, mask = jdiff.load("mini"), np.zeros((32, 32))
+        >>> mask[:, 16:] = 1  # the right half is drawn anew
+        >>> inpaint(model, jnp.zeros((32, 32, 3)), mask, ["a red three"], jax.random.key(0), steps=2).images.shape
+        (1, 1, 32, 32, 3)
 
     Reference:
         Lugmayr et al. 2022 (RePaint), algorithm 1; the course's 1.7.2; diffusers' IFInpaintingPipeline.
@@ -313,17 +336,18 @@ def upscale(
     sampler: str | Sampler | None = None,
     **how: Any,
 ) -> Samples:
-    """Draws images anew, larger, by a stage-2 model.
+    """Enlarges images by a stage-2 model, which draws them anew with more detail.
 
     Args:
-        model: a stage-2 model. Arguments that are not listed here are as in `generate`.
-        low_res: what is enlarged, as `image` in `edit`. The network sees it resized bilinearly (corners aligned) and
-            noised. Give another key than stage 1 had, or use `cascade`.
+        model: a stage-2 model.
+        low_res: images to enlarge, as `image` in `edit`. The network gets them resized bilinearly (corners aligned)
+            and noised.
         prompts: as in `generate`.
-        key: random key.
-        noise_level: timestep to which `low_res` is noised, which the network is told. A higher one lets it invent
-            more. The model's own if None.
-        side: pixels of the shorter side of the result, whose shape is that of `low_res`. The model's own if None.
+        key: random key, which must not be the one of stage 1. `cascade` takes care of that.
+        noise_level: timestep to which `low_res` is noised, an input of the network. With a higher one, the network
+            invents more. The model's default if None.
+        side: pixels of the shorter side of the result, which has the aspect ratio of `low_res`. The model's default if
+            None.
         n: samples of each prompt.
         steps: as in `generate`.
         guidance: as in `generate`.
@@ -332,10 +356,16 @@ def upscale(
         how: `keep`, `branch_batch`, `images_at_once`, `mesh`, `progress` and `watch` of `generate`.
 
     Returns:
-        Samples: images [p n h' w' 3] in [-1, 1].
+        Samples: images [p n h' w' 3] in [-1, 1], and the intermediate images [p n m h' w' 3] if any are kept.
 
     Raises:
-        ValueError: as `generate`, and for images that do not fit.
+        ValueError: as `generate`, and if an image has the wrong shape or range.
+
+    Example:
+        >>> import jdiff
+        >>> model = jdiff.load("mini-upscaler")
+        >>> upscale(model, jnp.zeros((16, 16, 3)), ["a red three"], jax.random.key(0), steps=2).images.shape
+        (1, 1, 32, 32, 3)
 
     Reference:
         Ho et al. 2022 (Cascaded Diffusion), section 4.2; the course's 0; diffusers' IFSuperResolutionPipeline.
@@ -368,32 +398,39 @@ def cascade(
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> tuple[Samples, Samples]:
-    """Draws images from prompts by both stages.
+    """Draws images from prompts with both stages.
 
-    Both stages read the prompt embeddings of stage 1.
+    Both stages use the prompt embeddings of stage 1.
 
     Args:
-        stage1: model of stage 1. Arguments that are not listed here are as in `generate`.
+        stage1: model of stage 1.
         stage2: model of stage 2.
         prompts: a list of one prompt or more.
         key: random key.
-        n: images of each prompt.
-        steps: of stage 1, as the next three.
-        guidance: as in `generate`.
-        negative: as in `generate`.
-        sampler: as in `generate`.
+        n: images for each prompt.
+        steps: as in `generate`, for stage 1.
+        guidance: as in `generate`, for stage 1.
+        negative: as in `generate`, for both stages.
+        sampler: as in `generate`, for stage 1.
         stage2_settings: `steps`, `guidance`, `sampler`, `noise_level` and `branch_batch` of `upscale`.
         images_at_once: as in `generate`.
         mesh: as in `generate`.
-        keep: as in `generate`, of stage 1.
-        progress: called with (rows done, rows in all) of both stages.
-        watch: as in `generate`, of both stages.
+        keep: as in `generate`, for stage 1.
+        progress: called with (rows done, rows in all) of both stages together.
+        watch: as in `generate`, for both stages together.
 
     Returns:
         The samples of stage 1, and those of stage 2.
 
     Raises:
         ValueError: as `generate` and `upscale`.
+
+    Example:
+        >>> import jdiff
+        >>> stages, how = map(jdiff.load, ("mini", "mini-upscaler")), {"steps": 2, "stage2_settings": {"steps": 2}}
+        >>> small, large = cascade(*stages, ["a red three"], jax.random.key(0), **how)
+        >>> small.images.shape, large.images.shape
+        ((1, 1, 32, 32, 3), (1, 1, 64, 64, 3))
 
     Reference:
         Saharia et al. 2022 (Imagen), section 2; the course's 0.
@@ -427,13 +464,13 @@ def cascade(
         shape = tuple(stage2.defaults.low_res * length // min(h, w) for length in (h, w))
         small = jax.image.resize(small, (*small.shape[:2], *shape, small.shape[-1]), "linear")
     side = max(stage2.config.sample_size, stage2.defaults.factor * min(small.shape[2:4]))
-    key = jax.random.fold_in(as_key(key), STAGE2)  # or both stages would start from the same noise
+    key = jax.random.fold_in(as_key(key), STAGE2)  # otherwise both stages would start from the same noise
     how |= {"progress": told(calls * rows[0]), "watch": seen(calls * rows[0])}
     return first, upscale(stage2, small, guided, key, side=side, **how, **given)
 
 
 class _How(NamedTuple):
-    """Settings that change no image."""
+    """Settings that do not change the images."""
 
     keep: int = 0
     branch_batch: int | None = None
@@ -444,7 +481,7 @@ class _How(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """What all tasks work out first."""
+    """What all tasks compute first."""
 
     combiner: Combining  # leaves [p ...] where it is a Combiner
     p: int
@@ -461,7 +498,7 @@ def _plan(
 ) -> _Plan:  # fmt: skip
     n, key = checks.whole("n", n), as_key(key)
     if not isinstance(negative, str):
-        raise ValueError(f"negative must be a prompt, got {negative!r}")
+        raise ValueError(f"negative must be a string, got {negative!r}")
     sampler_found = find_sampler(model.defaults.sampler if sampler is None else sampler)
     steps = _steps(model, sampler) if steps is None else checks.whole("steps", steps)
     levels = sampler_found.table(model.schedule, steps)
@@ -474,7 +511,7 @@ def _plan(
 def _combining(
     model: "Model", prompts: Prompts, guidance: combine.Scale | None, negative: str
 ) -> tuple[Combining, int]:
-    """The combiner of prompts, or what stands in their place; and how many there are."""
+    """Returns the combiner of the prompts, and the number of prompts."""
     many = prompts if isinstance(prompts, Sequence) and not isinstance(prompts, str | Combiner) else []
     if isinstance(prompts, np.ndarray) and prompts.ndim == 1:
         many = prompts.tolist()
@@ -483,7 +520,7 @@ def _combining(
         return _stacked(model.guided(texts, guidance, negative)), len(texts)
     if guidance is not None or negative:
         name, value = ("guidance", guidance) if guidance is not None else ("negative", negative)
-        raise ValueError(f"{name} must not be given with a combiner, which has its own, got {value!r}")
+        raise ValueError(f"{name} must be left out with a combiner, which has its own, got {value!r}")
     given = [prompts] if isinstance(prompts, Combiner) else [one for one in many if isinstance(one, Combiner)]
     if given and len(given) == max(len(many), 1):
         return _stacked(given), len(given)
@@ -502,7 +539,9 @@ def _steps(model: "Model", sampler: str | Sampler | None) -> int:
 def _stacked(combiners: list[Combiner]) -> Combiner:
     structures = {jax.tree.structure(combiner) for combiner in combiners}
     if len(structures) > 1:
-        raise ValueError(f"combiners must have one structure, got {len(structures)}; draw each kind in its own call")
+        raise ValueError(
+            f"combiners must all have the same structure, got {len(structures)} structures; use one call for each"
+        )
     return jax.tree.map(lambda *a: jnp.stack(a), *combiners)
 
 
@@ -510,13 +549,13 @@ def _draw(
     model: "Model", plan: _Plan, x: Array, levels: Level, solver: Solver, how: _How, *,
     low: tuple[Array, int] | None = None, solver_axes: int | None = None,
 ) -> Samples:  # fmt: skip
-    """Samples [p n ...] of x [p n h w c], flat, in groups of one size over the devices of the mesh."""
+    """Draws samples [p n ...] from x [p*n h w c], in groups of one size over the devices of the mesh."""
     keep, mesh = checks.whole("keep", how.keep, 0), how.mesh
     whole = (lambda tree: tree) if mesh is None else partial(meshes.replicate, mesh)
     split = (lambda tree: tree) if mesh is None else partial(meshes.split_rows, mesh)
     network: Network = whole(as_network(model.network))
     shared = not isinstance(plan.combiner, Combiner)
-    # what the network makes of a prompt is computed once, and not once an image
+    # what depends on the prompt alone is computed once per prompt, not once per image
     combiner = whole(plan.combiner) if shared else prepare(network, whole(plan.combiner), 0)
     network = network if shared else dataclasses.replace(network, prepare=unchanged)
     pictures, level = (None, None) if low is None else low
@@ -558,7 +597,7 @@ def _draw(
 
 
 def _images(name: str, given: Pictures, plan: _Plan) -> Array:
-    """[p n h w c], flat, of one image, one for each prompt, or one for each sample; grey for a model of one channel."""
+    """Returns images [p*n h w c] of one image, one per prompt, or one per sample; grey for a model of one channel."""
     found = images.as_picture(given, name)
     if plan.channels == 1 and found.ndim >= 3 and found.shape[-1] == 3:
         found = found.mean(axis=-1, keepdims=True)
@@ -575,11 +614,12 @@ def _images(name: str, given: Pictures, plan: _Plan) -> Array:
 
 
 def _masks(given: Pictures, plan: _Plan, size: tuple[int, ...]) -> Array:
-    """[p n h w 1], flat, of one mask, or one for each prompt."""
+    """Returns masks [p*n h w 1] of one mask, or one for each prompt."""
     mask = jnp.asarray(images.as_mask(given, "mask"))
     if mask.shape not in (size, (plan.p, *size)):
         raise ValueError(
-            f"mask must have the image's shape {list(size)}, or one for each prompt, got {list(mask.shape)}"
+            f"mask must have the image's shape {list(size)}, or {[plan.p, *size]} (one for each prompt), got "
+            f"{list(mask.shape)}"
         )
     return jnp.repeat(jnp.broadcast_to(mask, (plan.p, *size)), plan.n, axis=0)[..., None]
 
@@ -587,7 +627,7 @@ def _masks(given: Pictures, plan: _Plan, size: tuple[int, ...]) -> Array:
 def _low_res(
     model: "Model", low_res: Pictures | None, plan: _Plan, noise_level: int | None, size: tuple[int, ...]
 ) -> tuple[Array, int] | None:
-    """(images [p n h w 3], flat, resized to `size` and noised; their timestep), or None for stage 1."""
+    """Returns the images [p*n h w c] resized to `size` and noised, and their timestep; None for stage 1."""
     if model.config.upscales != (low_res is not None):
         needs = "needs a low_res picture; use sample.upscale" if model.config.upscales else "takes no low_res picture"
         raise ValueError(f"{model.name!r} is a model of stage {1 + model.config.upscales}, which {needs}")
@@ -601,11 +641,11 @@ def _low_res(
 
 
 def resized(pictures: Images, size: tuple[int, ...]) -> Float[Array, "n new_height new_width channels"]:
-    """Resizes images bilinearly with corners aligned, as IF's stage 2 was trained.
+    """Resizes images bilinearly with aligned corners, as IF's stage 2 gets them.
 
     Args:
         pictures: [n h w c].
-        size: the new height and width.
+        size: new height and width (h', w').
 
     Returns:
         Images [n h' w' c].
@@ -629,11 +669,11 @@ def _interpolation(old: int, new: int) -> np.ndarray:
 
 
 def _row(levels: Level, strength: float | None, i_start: int | None, default: float) -> int:
-    """The row where an image enters the table."""
+    """Returns the row of the table where an image starts."""
     n = len(levels.t)
     if i_start is not None:
         if strength is not None:
-            raise ValueError(f"give strength or i_start, not both; got {strength} and {i_start}")
+            raise ValueError(f"give strength or i_start, not both, got {strength} and {i_start}")
         return checks.whole("i_start", i_start, 0, n - 1)
     strength = checks.number("strength", default if strength is None else strength)
     if not 0 < strength <= 1 or int(n * strength) < 1:
@@ -642,7 +682,7 @@ def _row(levels: Level, strength: float | None, i_start: int | None, default: fl
 
 
 def _size(model: "Model", size: tuple[int, ...] | None) -> tuple[int, int]:
-    """A size that the network can draw, or the model's own."""
+    """Returns a size that the network can draw; the model's default if None."""
     side, divisor = model.config.sample_size, model.config.divisor
     size = (side, side) if size is None else size
     whole = isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(a, int | np.integer) for a in size)
@@ -652,14 +692,14 @@ def _size(model: "Model", size: tuple[int, ...] | None) -> tuple[int, int]:
 
 
 def rank(pictures: Float[Array, "n ..."], scorer: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Sorts images by a score, the highest first.
+    """Sorts images by a score, from high to low.
 
     Args:
         pictures: [n ...].
-        scorer: images [n ...] -> scores [n].
+        scorer: function from images [n ...] to scores [n].
 
     Returns:
-        The sorted images, and where each was [n].
+        The sorted images, and the index [n] of each in `pictures`.
 
     Example:
         >>> rank(jnp.array([[0.1], [0.9]]), lambda images: images[:, 0])[1].tolist()
@@ -670,7 +710,10 @@ def rank(pictures: Float[Array, "n ..."], scorer: Callable[[Array], Array]) -> t
 
 
 def find_sampler(sampler: str | Sampler) -> Sampler:
-    """Returns the Sampler of a name; a Sampler is returned as it is.
+    """Returns the Sampler of a name.
+
+    Args:
+        sampler: a name in `SAMPLERS`; a Sampler is returned unchanged.
 
     Raises:
         ValueError: there is no such sampler.

@@ -1,4 +1,4 @@
-"""The scan down a table of levels: one compiled program that every task is a value of."""
+"""The scan down a table of levels: the compiled loop that runs every sampler and every task."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jdiff import checks, combine, step
 from jdiff.keys import as_key, fold_in, normal
@@ -28,22 +29,22 @@ from jdiff.types import (
 
 # A table is padded to the next of these lengths, so that one program serves many numbers of steps.
 LENGTHS = (64, 256, 1024)
-# Rows in one call of the program where progress is shown or images are kept on the way.
+# Rows per call of the program when progress is reported or intermediate images are kept.
 CHUNK = 4
-# Folded into an image's key for the noise that it starts from, and into a row's key for the noise of a jump.
+# Folded into an image's key for its starting noise, and into a row's key for the noise of a jump.
 START = 2**31 - 1
 
-# What is called while images are drawn: with rows done, rows in all, and the images as they are.
+# A function that is called while images are drawn, with rows done, rows in all, and the current images.
 Watch = Callable[[int, int, np.ndarray], None]
 # An `in_axes` of `jax.vmap`: an int, None, or a tree of them.
 Axes = Any
 
 
 class Samples(NamedTuple):
-    """Finished images, and the images kept on the way to them."""
+    """Finished images, and the intermediate images that were kept."""
 
     images: Array  # [n h w c]
-    way: Array | None = None  # [n m h w c]; the last one is finished
+    way: Array | None = None  # [n m h w c], from noise to image; the last one is finished
 
 
 def forward(keys: Array, images: Batch, level: Level, draw: Callable[..., Array] = normal) -> Batch:
@@ -53,10 +54,13 @@ def forward(keys: Array, images: Batch, level: Level, draw: Callable[..., Array]
         keys: one key for each image [n].
         images: clean images [n h w c].
         level: one row of a table, such as `one(levels, 0)`.
-        draw: makes the noise: `(key, shape, dtype) -> array`.
+        draw: draws the noise: `(key, shape, dtype) -> array`.
 
     Returns:
         Noisy images [n h w c].
+
+    Raises:
+        ValueError: `keys` are no random keys.
 
     Example:
         >>> from jdiff import schedule
@@ -74,25 +78,40 @@ def forward(keys: Array, images: Batch, level: Level, draw: Callable[..., Array]
     return signal * images + noise * eps
 
 
-def start(keys: Array, shape: tuple[int, ...], dtype: Any = jnp.float32, level: Level | None = None) -> Array:
+def start(keys: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, level: Level | None = None) -> Array:
     """Returns pure noise to start from.
 
     Args:
         keys: one key for each image [n].
-        shape: of one image (h, w, c).
-        dtype: of the noise, as JAX takes it.
-        level: the first row of the table. The noise then has the variance of images of unit variance at that level,
-            signal^2 + noise^2; without it, and on variance-preserving tables, the variance is 1.
+        shape: shape (h, w, c) of one image.
+        dtype: dtype of the noise.
+        level: first row of the table. The variance of the noise is then signal^2 + noise^2, as for images of unit
+            variance at that level. If None, the variance is 1, which fits variance-preserving tables.
 
     Returns:
         Noise [n h w c].
+
+    Raises:
+        ValueError: `keys` are no random keys.
+
+    Example:
+        >>> from jdiff.keys import image_keys
+        >>> start(image_keys(jax.random.key(0), 2), (4, 4, 3)).shape
+        (2, 4, 4, 3)
     """
     noise = jax.vmap(lambda key: normal(fold_in(key, START), shape, dtype))(as_key(keys, "keys"))
     return noise if level is None else jnp.asarray(np.hypot(level.signal, level.noise), dtype) * noise
 
 
 def one(levels: Level, i: int) -> Level:
-    """Returns row `i` of a table as one level.
+    """Returns one row of a table.
+
+    Args:
+        levels: table [n].
+        i: row number.
+
+    Returns:
+        The level, without the axis [n].
 
     Example:
         >>> from jdiff import schedule
@@ -103,7 +122,11 @@ def one(levels: Level, i: int) -> Level:
 
 
 def from_row(levels: Level, row: int) -> Level:
-    """Returns the rest of a table from a row on.
+    """Returns the rows of a table from one row on.
+
+    Args:
+        levels: table [n].
+        row: first row to keep, from 0 to n - 1.
 
     Raises:
         ValueError: there is no such row.
@@ -118,11 +141,11 @@ def from_row(levels: Level, row: int) -> Level:
 
 
 def prepare(network: Network, combiner: Combiner | Callable, in_axes: Axes = None) -> Combiner | Callable:
-    """Returns a combiner whose conditioning holds what the network makes of the prompts alone, computed once.
+    """Returns the combiner with its conditioning prepared: what depends on the prompts alone is computed once.
 
     Args:
-        network: whose `prepare` is called.
-        combiner: a Combiner; a function is returned as it is.
+        network: its `prepare` is called.
+        combiner: a Combiner; a function is returned unchanged.
         in_axes: which leaves of the combiner are per image, as in `sample`.
     """
     if not isinstance(combiner, Combiner) or network.prepare is unchanged:
@@ -154,35 +177,36 @@ def sample(
     progress: Callable[[int, int], None] | None = None,
     watch: Watch | None = None,
 ) -> Samples:
-    """Walks down a table of levels: the loop of every sampler and every task.
+    """Samples images down a table of levels. Every sampler and every task runs this loop.
 
-    A new prompt, scale, key, image, parameter or number of steps compiles nothing new.
+    Another prompt, scale, key, image, parameter or number of steps compiles nothing new. One program serves up to 64
+    steps, one up to 256, one up to 1024, and one each larger number.
 
     Args:
-        network: a Network, or a function `(x [n h w c], t [n], Conditioning [n ...]) -> Prediction`.
-        keys: one key for each image [n]. Image i gets the same noise in any batch.
-        x: where to start [n h w c], float32 or float64: `start(keys, shape)` for pure noise, `forward(...)` for an
-            edit.
+        network: a Network, or a function `(x [n h w c], t [n], Conditioning [n ...]) -> Prediction [n ...]`.
+        keys: one key for each image [n]. An image gets the same noise in any batch.
+        x: images to start from [n h w c]: `start(keys, shape)` for pure noise, `forward(...)` for an edit. The
+            arithmetic is in float32, or in float64 for float64 images.
         levels: rows of a table. A slice of a table starts late or stops early.
-        combiner: a Combiner; or a function `(denoise, x, level) -> Prediction` of one image. Functions are static, so
-            each compiles once; `Partial(function, arrays)` does not compile again for other arrays.
+        combiner: a Combiner, or a function `(denoise, x, level) -> Prediction` for one image. Each function compiles
+            once; `Partial(function, arrays)` does not compile again for other arrays.
         solver: `step.ddpm()` if None.
-        in_axes: which leaves of `combiner` are per image, as for `jax.vmap`; None means that all images share it.
-        solver_axes: 0 where the leaves of `solver.init` and `solver.step` are per image, as those of a vmapped
-            `step.condition` are; None where all images share them.
+        in_axes: which leaves of `combiner` are per image, as for `jax.vmap`; None if all images share them.
+        solver_axes: 0 if the leaves of `solver.init` and `solver.step` are per image, like those of a vmapped
+            `step.condition`; None if all images share them.
         low_res: stage 2: the resized and noised images [n h w c] to enlarge.
         noise_level: stage 2: the timestep to which `low_res` is noised.
-        keep_every: keeps every m-th image on the way, counted from the last; 0 keeps none.
-        branch_batch: how many branches of an image the network sees at a time; all of them if None.
+        keep_every: keeps the image after every `keep_every`-th row, counted back from the last; 0 keeps none.
+        branch_batch: how many branches of an image the network evaluates at a time; all of them if None.
         progress: called with (rows done, rows in all) every few rows.
-        watch: called with (rows done, rows in all, images [n h w c] as they are) after every row. An exception that it
+        watch: called with (rows done, rows in all, current images [n h w c]) after every row. An exception that it
             raises ends the sampling.
 
     Returns:
-        Samples: images [n h w c], and the way [n m h w c] if any are kept.
+        Samples: images [n h w c], and the intermediate images [n m h w c] if any are kept.
 
     Raises:
-        ValueError: shapes or numbers do not fit, or the solver is not valid for the table.
+        ValueError: an argument has the wrong type, shape or range, or the solver is not valid for the table.
 
     Example:
         >>> from jdiff import schedule
@@ -219,7 +243,7 @@ def sample(
     for part, done in _chunks(rows, n, 1 if watch else keep_every, progress is not None):
         state = run(network, keys, state, part, combiner, solver.step, low_res, told)
         if keep_every and (n - done) % keep_every == 0:
-            kept.append(jnp.array(state.x))  # a copy, since the next call takes over the state's memory
+            kept.append(jnp.array(state.x))  # a copy, because the next call reuses the state's memory
         if progress is not None:
             jax.block_until_ready(state)
             progress(done, n)
@@ -228,8 +252,8 @@ def sample(
     return Samples(state.x, jnp.stack(kept, axis=1) if keep_every else None)
 
 
-def _rows(solver: Solver, levels: Level, dtype: Any) -> Row:
-    """The solver's rows, checked and cast. Without jumps their columns are None, and no noise is drawn for them."""
+def _rows(solver: Solver, levels: Level, dtype: np.dtype) -> Row:
+    """Returns the solver's rows, checked and cast. Without jumps, the jump columns are None, and no noise is drawn."""
     if len(levels.t) == 0:
         raise ValueError("levels must have at least one row, got none")
     rows: Row = solver.table(levels)
@@ -249,7 +273,7 @@ def _rows(solver: Solver, levels: Level, dtype: Any) -> Row:
 
 
 def _chunks(rows: Row, n: int, keep_every: int, told: bool) -> Iterator[tuple[Row, int]]:
-    """Parts of the table, padded to a few lengths with rows that are not live, and the rows done after each."""
+    """Yields parts of the table, padded to a few lengths with rows that are not live, and the rows done after each."""
     if not keep_every and not told:
         yield _padded(rows, 0, n, next((m for m in LENGTHS if m >= n), n)), n
         return
@@ -300,7 +324,13 @@ def _run(
 
 
 def jump(key: Array, state: State, level: Level) -> State:
-    """Returns the state after the level's jump: jump_scale x + jump_noise n. A level without jumps draws nothing."""
+    """Returns the state after the level's jump: jump_scale x + jump_noise n. Without jumps, no noise is drawn.
+
+    Args:
+        key: the row's key.
+        state: after the step.
+        level: row of the table. Its `jump_scale` is None if the table has no jumps.
+    """
     if level.jump_scale is None:
         return state
     n = normal(fold_in(key, START), state.x.shape, state.x.dtype)
@@ -316,12 +346,12 @@ def denoise_once(
     x0_rule: Callable[[Array], Array] = step.untouched,
     predicts: Callable[[Array, Array, Level], Array] = step.noise,
 ) -> Batch:
-    """Returns the clean images that the network sees in noisy ones, from a single call.
+    """Estimates the clean images of noisy ones with one call of the network.
 
     Args:
         network: as in `sample`.
         x: noisy images [n h w c].
-        level: the level that all of them are at.
+        level: level of all images.
         combiner: as in `sample`, shared by all images.
         x0_rule: as in `step.ddpm`.
         predicts: as in `step.ddpm`.
@@ -363,7 +393,7 @@ def iterative_denoise(
     i_start: int = 0,
     **settings: Any,
 ) -> Samples:
-    """Returns `sample` from a row of the table on.
+    """Samples from row `i_start` of a table on.
 
     Args:
         network: as in `sample`.
@@ -373,8 +403,11 @@ def iterative_denoise(
         i_start: the row to start from.
         settings: the other arguments of `sample`.
 
+    Returns:
+        As `sample`.
+
     Raises:
-        ValueError: there is no such row.
+        ValueError: there is no such row, or as `sample`.
 
     Example:
         >>> from jdiff import schedule

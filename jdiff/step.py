@@ -1,6 +1,6 @@
 """Solvers: how an image goes from one level of the table to the next.
 
-A solver turns a table of levels into constants, outside jit. Its step then is a few products of these constants with
+Outside jit, a solver computes constants from a table of levels. Its step is then a few products of these constants with
 the image, the estimate of the clean image, and noise.
 """
 
@@ -16,11 +16,11 @@ from jdiff import checks, keys, schedule
 from jdiff import unipc as multistep
 from jdiff.types import Array, Column, Estimate, Image, Info, Level, Prediction, Row, Solver, State, as_partial
 
-# How a step gets the prediction for an image: (x [h w c], level) -> Prediction.
+# Predicts for an image, as a step calls it: (x [h w c], level) -> Prediction.
 Denoise = Callable[[Array, Level], Prediction]
 
-KNOWN = 2**31 - 2  # folded into a row's key for the noise on what `condition` puts in
-LEAST_VARIANCE = 1e-20  # before a logarithm, as DDPM and diffusers have it
+KNOWN = 2**31 - 2  # folded into a row's key for the noise on the reference of `condition`
+LEAST_VARIANCE = 1e-20  # lower bound before a logarithm, as in DDPM and diffusers
 
 
 class Constants(NamedTuple):
@@ -28,29 +28,29 @@ class Constants(NamedTuple):
 
     x0: Column
     x: Column
-    lower: Column  # log variance of the forward process's posterior: the smallest that makes sense
-    upper: Column  # log variance for data of unit variance: the largest
+    lower: Column  # log variance of the forward process's posterior: the lower bound
+    upper: Column  # log variance for data of unit variance: the upper bound
     noisy: Column  # whether the step adds noise; None if no step of the table does
 
 
 class Multistep(NamedTuple):
-    """Constants of a two-step method: x' = x0 * (clean estimate, extrapolated from the last one) + x * (image)."""
+    """Constants of a two-step method: x' = x0 * (clean estimate, extrapolated from the last two) + x * (image)."""
 
     x0: Column
     x: Column
     log_snr: Column  # log(signal / noise)
-    half_step: Column  # half of its growth; 0 makes the step first order
+    half_step: Column  # half of the growth of log_snr; 0 makes the step first order
 
 
 class Known(NamedTuple):
-    """What `condition` adds to a row: the solver's own constants, and the level after the step."""
+    """Constants of `condition`: those of its inner solver, and the level after the step."""
 
     inner: Any  # the constants of another solver
     signal_to: Column
     noise_to: Column
 
 
-# --- parametrisations: the clean image that a network's estimate means
+# --- parametrisations: from the network's estimate to the clean image
 
 
 def noise(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
@@ -59,7 +59,7 @@ def noise(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
 
 
 def clean(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
-    """Returns the clean image, from an estimate of the clean image: itself."""
+    """Returns the estimate unchanged, for networks that estimate the clean image."""
     del x, level
     return estimate
 
@@ -74,27 +74,27 @@ def v_prediction(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
     return (level.signal * x - level.noise * estimate) / (level.signal**2 + level.noise**2)
 
 
-# --- what is done to the estimate of the clean image
+# --- rules for the estimate of the clean image
 
 
 def untouched(x0: Estimate) -> Estimate:
-    """Returns the clean estimate as it is, as the course does."""
+    """Returns the clean estimate unchanged, as in the course."""
     return x0
 
 
 def clip(least: float, most: float, x0: Estimate) -> Estimate:
-    """Returns the clean estimate clipped to [least, most]; `Partial(clip, -1.0, 1.0)` can be given as `x0_rule`."""
+    """Clips the clean estimate to [least, most]. As an `x0_rule`, write `Partial(clip, -1.0, 1.0)`."""
     return jnp.clip(x0, least, most)
 
 
 def threshold(ratio: float = 0.95, maximum: float = 1.5) -> Partial:
     """Returns dynamic thresholding, which brings the clean estimate [h w c] into [-1, 1].
 
-    With s the `ratio` quantile of |x0| over the image, clipped to [1, `maximum`], it is clip(x0, -s, s) / s.
+    It computes clip(x0, -s, s) / s, where s is the `ratio` quantile of |x0| over the image, clipped to [1, `maximum`].
 
     Args:
         ratio: quantile, in [0, 1].
-        maximum: largest s. IF has 1.5 in stage 1 and 1 in stage 2.
+        maximum: largest s. IF uses 1.5 in stage 1 and 1 in stage 2.
 
     Raises:
         ValueError: `ratio` is outside [0, 1], or `maximum` is below 1.
@@ -118,7 +118,7 @@ def _threshold(ratio: float, maximum: float, x0: Array) -> Array:
 
 
 def learned(variance: Array | None, constants: Constants) -> Array:
-    """Returns the log variance that the network learned, between the table's bounds; not clipped.
+    """Interpolates the log variance between the table's bounds by the network's learned variance, without clipping.
 
     Raises:
         ValueError: the network predicts no variance.
@@ -161,9 +161,9 @@ def ddpm(
 
     Args:
         variance: `learned`, `large`, `small`, or a function like them.
-        x0_rule: applied to the clean estimate: `untouched`, `threshold()`, or a function like them.
+        x0_rule: function that is applied to the clean estimate: `untouched`, `threshold()`, or a function like them.
         predicts: what the network estimates: `noise`, `clean`, `velocity`, `v_prediction`, or a function like them.
-        draw: makes the noise: `(key, shape, dtype) -> array`.
+        draw: draws the noise: `(key, shape, dtype) -> array`.
 
     Example:
         >>> rows = ddpm().table(schedule.levels(schedule.cosine(), range(990, -1, -30)))
@@ -186,13 +186,13 @@ def ddim(
     predicts: Callable[[Array, Array, Level], Array] = noise,
     draw: Callable[..., Array] = keys.normal,
 ) -> Solver:
-    """Returns DDIM: the clean estimate and the noise that it implies, mixed anew for the next level.
+    """Returns DDIM. A step mixes the clean estimate and the noise implied by it in the proportions of the next level.
 
-    The implied noise is computed after `x0_rule`, so the image stays a mixture of the two. On a flow table with eta 0
-    it is Euler's method; on an exploding table too.
+    The implied noise is computed after `x0_rule`, so x stays signal x0 + noise eps. With eta 0, it is Euler's method on
+    flow tables and on exploding ones.
 
     Args:
-        eta: share of fresh noise, in [0, 1]: 0 draws none, 1 has the small variance of `ddpm`.
+        eta: share of fresh noise, in [0, 1]: with 0 no noise is drawn, and 1 is `ddpm` with the `small` variance.
         x0_rule: as in `ddpm`.
         predicts: as in `ddpm`.
         draw: as in `ddpm`.
@@ -244,17 +244,17 @@ def unipc(
     x0_rule: Callable[[Array], Array] = untouched,
     predicts: Callable[[Array, Array, Level], Array] = noise,
 ) -> Solver:
-    """Returns UniPC: a multistep predictor, with a corrector that uses each estimate once more; it draws no noise.
+    """Returns UniPC: a multistep predictor and a corrector, with one network call per step. It draws no noise.
 
     The first rows, the first ones after a jump, and the last ones are of lower order.
 
     Args:
-        order: 1, 2 or 3. The corrector makes the method one order better than that.
+        order: order of the predictor: 1, 2 or 3. With the corrector, the method has one order more.
         x0_rule: as in `ddpm`.
         predicts: as in `ddpm`.
 
     Raises:
-        ValueError: `order` is outside 1 to 3.
+        ValueError: `order` is not 1, 2 or 3.
 
     Example:
         >>> rows = unipc(3).table(schedule.levels(schedule.cosine(), schedule.leading(10)))
@@ -278,17 +278,17 @@ def condition(
     noised: bool = True,
     draw: Callable[..., Array] = keys.normal,
 ) -> Solver:
-    """Returns a solver after each step of which one component of the image is that of a reference.
+    """Returns a solver that replaces one component of the image by that of a reference after each step.
 
-    `views.unmasked(mask)` as component is inpainting, `views.low_pass()` the inverse hybrid, and `views.grayscale()`
-    colourisation.
+    The component `views.unmasked(mask)` makes it inpainting, `views.low_pass()` an inverse hybrid, and
+    `views.grayscale()` colourisation.
 
     Args:
         solver: any solver.
         reference: image [h w c] in [-1, 1].
         component: linear map of an image.
-        noised: whether the reference is noised to the level after the step, anew each time. Otherwise it is put in as
-            it is, at the start too. The two agree on a step to a clean image.
+        noised: whether the reference is noised to the level after the step, with fresh noise each time. Otherwise the
+            clean reference is used, at the start too. Both are the same where a step ends at a clean image.
         draw: as in `ddpm`.
 
     Example:
@@ -337,7 +337,7 @@ def _ddim_table(eta: float, predicts: Partial, levels: Level) -> Row:
     _check_parametrisation(predicts, levels)
     _, v = schedule.transition(levels.signal, levels.noise, levels.signal_to, levels.noise_to)
     fresh = eta**2 * levels.noise_to**2 * v / levels.noise**2
-    kept = np.sqrt(np.maximum(levels.noise_to**2 - fresh, 0)) / levels.noise  # below 0 by rounding alone
+    kept = np.sqrt(np.maximum(levels.noise_to**2 - fresh, 0)) / levels.noise  # only rounding makes it negative
     log = np.log(np.maximum(fresh, LEAST_VARIANCE))
     return Row(levels, Constants(levels.signal_to - kept * levels.signal, kept, log, log, _where_noisy(fresh)))
 
@@ -366,7 +366,7 @@ def _known_table(table: Partial, levels: Level) -> Row:
 
 
 def _where_noisy(variance: np.ndarray) -> np.ndarray | None:
-    """Which steps add noise; None if none does, so that no noise is drawn."""
+    """Returns which steps add noise; None if none does, so that no noise is drawn."""
     noisy = variance > 0
     return noisy if noisy.any() else None
 
@@ -374,8 +374,8 @@ def _where_noisy(variance: np.ndarray) -> np.ndarray | None:
 def _check_parametrisation(predicts: Partial, levels: Level) -> None:
     if predicts.func is noise and (levels.signal == 0).any():
         raise ValueError(
-            "predicts=noise needs a table with signal above 0, since no noise estimate says what a picture of pure "
-            f"noise shows; got signal 0 in row {int(np.argmin(levels.signal))}"
+            "predicts=noise needs a table with signal above 0, because it divides by the signal, "
+            f"got 0 in row {int(np.argmin(levels.signal))}; use another table or parametrisation"
         )
 
 
@@ -391,7 +391,7 @@ def _step(
     x0 = x0_rule(predicts(prediction.estimate, state.x, level))
     x = c.x0 * x0 + c.x * state.x
     if c.noisy is not None:
-        # a learned variance may overflow where no noise is added, and 0 * inf is no 0
+        # a learned variance may overflow where no noise is added, and 0 * inf is NaN
         deviation = jnp.where(c.noisy, jnp.exp(variance(prediction.variance, c) / 2), 0)
         x = x + deviation * draw(key, state.x.shape, state.x.dtype)
     return State(x, state.memory), Info(x0, prediction)
@@ -409,13 +409,13 @@ def _multistep(
     prediction = denoise(state.x, level)
     x0 = x0_rule(predicts(prediction.estimate, state.x, level))
     x0_before, log_snr_before = state.memory
-    gap = c.log_snr - log_snr_before  # infinite at first, and not positive after a jump
+    gap = c.log_snr - log_snr_before  # infinite in the first row, and not positive after a jump
     x0_ahead = x0 + jnp.where(gap > 0, c.half_step / gap, 0) * (x0 - x0_before)
     return State(c.x0 * x0_ahead + c.x * state.x, (x0, c.log_snr)), Info(x0, prediction)
 
 
 def _put_in(component: Partial, reference: Array, x: Array, signal: Array | int, fresh: Array | int) -> Array:
-    """`x` with its component replaced by that of signal reference + fresh."""
+    """Returns `x` with its component replaced by that of signal * reference + fresh."""
     return x - component(x) + component(signal * reference.astype(x.dtype) + fresh)
 
 

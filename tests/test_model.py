@@ -290,7 +290,7 @@ def test_without_an_encoder_prompts_are_refused_and_embeddings_work(folder):
         ({"steps": 2000}, "steps must be a whole number between 1 and 1000, got 2000"),
         ({"guidance": float("nan")}, "guidance must be a finite number, got nan"),
         ({"guidance": "7"}, "guidance must be a finite number, got '7'"),
-        ({"negative": 3}, "negative must be a prompt, got 3"),
+        ({"negative": 3}, "negative must be a string, got 3"),
         ({"sampler": "euler"}, "sampler must be one of diffusers, .* got 'euler'"),
         ({"size": 32}, r"size must be \(height, width\), multiples of 4, got 32"),
         ({"size": (30, 32)}, r"size must be .* got \(30, 32\)"),

@@ -307,7 +307,7 @@ def test_ranking_puts_the_best_first():
         ),
         (
             lambda: sample.edit(make(), IMAGE, PROMPTS, KEY, i_start=1, strength=0.5),
-            "give strength or i_start, not both; got 0.5 and 1",
+            "give strength or i_start, not both, got 0.5 and 1",
         ),
         (
             lambda: sample.edit(make(), IMAGE[None, :1], PROMPTS, KEY),

@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from jdiff import checks
 from jdiff.networks import config as config_json
 from jdiff.networks.pure import Apply, pure
 from jdiff.types import Array, Params
-
-DTypeLike = Any  # JAX has no public type for what it accepts as a dtype
 
 # Keys of config.json that must be given. The others have a default.
 SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
