@@ -104,7 +104,8 @@ def test_a_view_that_turns_needs_a_square(name):
 
 def test_patches_must_divide():
     with pytest.raises(
-        ValueError, match="the image's height and width must be multiples of 64, the patches a side, got 32 x 32"
+        ValueError,
+        match="the image's height and width must be multiples of 64, the number of patches per side, got 32 x 32",
     ):
         views.pixel_permute().apply(image(32, 32, 3))
 

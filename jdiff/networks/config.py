@@ -10,7 +10,7 @@ def read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     """Reads a JSON object.
 
     Args:
-        source: path of the file, the folder of a config.json, or the contents themselves.
+        source: path of the file, folder of a config.json, or the contents themselves.
 
     Returns:
         The contents.

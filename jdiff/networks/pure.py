@@ -14,10 +14,10 @@ class Apply:
     """A method of a Flax module as a pure function `(params, *inputs)`.
 
     Attributes:
-        made_of: what the module was made of, such as its class and config. `jax.jit` compiles once for equal values.
+        made_of: what defines the module, such as its class and config. `jax.jit` compiles once for equal values.
         graphdef: the module without its parameters, from `nnx.split`.
         method: name of the method.
-        states: keys of `params`, whose values are the module's states; empty if `params` is the only state.
+        states: keys of `params` whose values are the module's states; empty if `params` is the only state.
     """
 
     made_of: Hashable
@@ -26,12 +26,16 @@ class Apply:
     states: tuple[str, ...] = ()
 
     def __call__(self, params: Params, *inputs: Any) -> Any:
-        """Calls the method. Inputs and result have any type, because each module has its own."""
+        """Calls the method. The types of inputs and result are the module's."""
         states = [params[name] for name in self.states] if self.states else [params]
         return getattr(nnx.merge(self.graphdef, *states), self.method)(*inputs)
 
     def at(self, method: str) -> "Apply":
-        """Returns another method of the same module."""
+        """Returns another method of the same module as a pure function.
+
+        Args:
+            method: name of the method.
+        """
         return dataclasses.replace(self, method=method)
 
 
@@ -41,10 +45,10 @@ def pure(
     """Splits a Flax module into a pure function and the shapes of its parameters.
 
     Args:
-        make: makes the module. It is only traced, so it uses no memory.
+        make: creates the module. It is only traced, so it uses no memory.
         made_of: as in `Apply`.
-        kinds: (name, type of variable) for each part of the parameters, such as weights and statistics. If it is
-            empty, the parameters are not divided.
+        kinds: (name, type of variable) for each part of the parameters, such as weights and statistics. If empty, the
+            parameters are not divided.
 
     Returns:
         The module's `__call__` as a function, and the shapes as a nested dict of `jax.ShapeDtypeStruct`.

@@ -1,7 +1,7 @@
 """The encoder of T5 v1.1 (with a gated GELU) as a pure function of a nested dict of parameters.
 
-With float16, the last kernel of the feed-forward (`wo`) and the residual stream stay in float32, as in transformers,
-because T5's activations there are too large for float16.
+With float16, the last kernel of each feed-forward layer (`wo`) and the residual stream stay in float32, as in
+transformers, because these activations are too large for float16.
 """
 
 import dataclasses
@@ -51,7 +51,8 @@ def read_config(source: str | Path | Mapping[str, Any]) -> Config:
         source: path of the file, its folder, or its contents.
 
     Raises:
-        ValueError: the feed-forward is not that of T5 v1.1, or a size is missing or out of range.
+        ValueError: the file cannot be read, its feed-forward layer is not T5 v1.1's, or a size is missing or out of
+            range.
 
     Example:
         >>> read_config({"feed_forward_proj": "relu"})
@@ -74,7 +75,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> Config:
 
 
 class RMSNorm(nnx.Module):
-    """Normalisation by the root mean square, without mean and bias. The variance is in float32 or better."""
+    """Normalisation by the root mean square, without mean and bias. The variance is computed in float32 or better."""
 
     def __init__(self, width: int, eps: float):
         self.eps = eps
@@ -84,11 +85,11 @@ class RMSNorm(nnx.Module):
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         wide = wide * jax.lax.rsqrt(jnp.square(wide).mean(axis=-1, keepdims=True) + self.eps)
         scale = self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))
-        return scale * wide.astype(scale.dtype)  # the kernels' dtype, which may be narrower than the residual stream's
+        return scale * wide.astype(scale.dtype)  # the dtype of the kernels, not of the residual stream
 
 
 def linear(inputs: int, outputs: int, std: float, rngs: nnx.Rngs) -> nnx.Linear:
-    """Returns a dense layer without bias, with normal weights."""
+    """Returns a dense layer without bias, with normally distributed weights."""
     return nnx.Linear(inputs, outputs, use_bias=False, kernel_init=nnx.initializers.normal(std), rngs=rngs)
 
 
@@ -109,7 +110,7 @@ class Block(nnx.Module):
         self.wo = linear(ff, d, ff**-0.5, rngs)
 
     def __call__(self, x: Array, bias: Array) -> Array:
-        x = x.astype(self.wo.kernel.dtype)  # the residual stream
+        x = x.astype(self.wo.kernel.dtype)  # dtype of the residual stream
         h = self.attention_norm(x)
         q, k, v = (a.reshape(*a.shape[:2], self.heads, -1) for a in (self.q(h), self.k(h), self.v(h)))
         logits = jnp.einsum("nqhd,nkhd->nhqk", q, k) + bias.astype(
@@ -124,7 +125,11 @@ class Block(nnx.Module):
 def buckets(length: int, config: Config) -> np.ndarray:
     """Returns the bucket [l l] of the distance from query i (row) to key j (column).
 
-    Each small distance has its own bucket. The buckets of large distances grow logarithmically.
+    Each small distance has its own bucket. Larger distances share buckets of logarithmically growing width.
+
+    Args:
+        length: number of tokens l.
+        config: sizes of the encoder.
     """
     relative = np.arange(length)[None] - np.arange(length)[:, None]
     n = config.relative_attention_num_buckets // 2
@@ -136,7 +141,7 @@ def buckets(length: int, config: Config) -> np.ndarray:
 
 
 def position_bias(table: Array, mask: Array, config: Config) -> Array:
-    """Returns the bias [n h l l] of the attention's logits, in float32 or better.
+    """Returns the bias [n h l l] of the attention logits, in float32 or better.
 
     Args:
         table: bias of each bucket and each head [b h].
@@ -165,7 +170,7 @@ class Encoder(nnx.Module):
         self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
     def __call__(self, tokens: Array, mask: Array) -> Array:
-        x = self.shared.embedding[...][tokens]  # a call of nnx.Embed would return float32 for any dtype
+        x = self.shared.embedding[...][tokens]  # calling nnx.Embed would return float32 for any dtype
         bias = position_bias(self.relative_attention_bias.embedding[...], mask, self.config)
         for block in self.block:
             x = block(x, bias)
@@ -195,7 +200,7 @@ def in_dtype(shapes: Params, dtype: DTypeLike) -> Params:
 
     Args:
         shapes: nested dict of parameter shapes, of the whole encoder or of one block.
-        dtype: of all parameters. If it is float16, `wo` is float32.
+        dtype: dtype of all parameters, except that `wo` is float32 for float16.
 
     Example:
         >>> _, shapes = t5(Config(num_layers=1))
@@ -210,20 +215,20 @@ def in_dtype(shapes: Params, dtype: DTypeLike) -> Params:
 
 
 def residual_dtype(dtype: DTypeLike) -> np.dtype:
-    """Returns the dtype of the residual stream and of `wo`, for an encoder in `dtype`."""
+    """Returns the dtype of the residual stream and of `wo`: float32 for an encoder in float16, otherwise `dtype`."""
     return jnp.dtype(jnp.float32 if jnp.dtype(dtype) == jnp.float16 else dtype)
 
 
 def layers(config: Config) -> tuple[Callable, Callable]:
-    """Returns the parts of the encoder, for parameters that are read one layer at a time.
+    """Returns the parts of the encoder as functions, for parameters that are read one layer at a time.
 
     Args:
         config: sizes of the encoder.
 
     Returns:
-        (layer, norm). `layer(params, table, x [n l d], mask [n l]) -> x` is block i, with the parameters
+        (layer, norm). `layer(params, table, x [n l d], mask [n l]) -> x` is one block, with the parameters
         `params["block"][i]` and the table [b h] of relative positions, which all blocks share.
-        `norm(params, x) -> states` follows the last block, with the parameters `params["final_layer_norm"]`.
+        `norm(params, x) -> states` comes after the last block, with the parameters `params["final_layer_norm"]`.
 
     Example:
         >>> config = Config(vocab_size=50, d_model=24, d_kv=8, d_ff=40, num_layers=1, num_heads=4)
@@ -241,5 +246,10 @@ def layers(config: Config) -> tuple[Callable, Callable]:
 
 
 def init(config: Config, key: Array) -> Params:
-    """Returns fresh parameters in float32, as T5 initialises them: the weights of q contain the attention's scale."""
+    """Returns new parameters in float32, initialised as in T5: the weights of q contain the attention's scale.
+
+    Args:
+        config: sizes of the encoder.
+        key: random key.
+    """
     return nnx.to_pure_dict(nnx.state(Encoder(config, rngs=nnx.Rngs(key))))

@@ -1,7 +1,7 @@
 """The UNets of DeepFloyd IF's stages 1 and 2, as pure functions of a nested dict of parameters."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def gelu(x: Array) -> Array:
 
 
 def group_norm(groups: int, channels: int, eps: float, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """Returns GroupNorm with a two-pass variance. Flax's fast variance had errors up to 8.3 for a mean far from 0."""
+    """Returns GroupNorm with a two-pass variance. Flax's fast variance has errors up to 8.3 for means far from 0."""
     return nnx.GroupNorm(channels, num_groups=groups, epsilon=eps, use_fast_variance=False, rngs=rngs)
 
 
@@ -54,7 +54,7 @@ class TimestepEmbedding(nnx.Module):
 
 
 class AttentionPooling(nnx.Module):
-    """Pools text states [n l d] to [n d]: their mean attends to itself and to all of them."""
+    """Pools text states [n l d] to [n d] by attention. The query is their mean; the keys are the mean and the states."""
 
     def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
         self.heads = heads
@@ -69,7 +69,7 @@ class AttentionPooling(nnx.Module):
         q, k, v = (
             a.reshape(*a.shape[:2], self.heads, -1) for a in (self.q_proj(token), self.k_proj(x), self.v_proj(x))
         )
-        scale = q.shape[-1] ** -0.25  # of both q and k, so that the product cannot overflow in half precision
+        scale = q.shape[-1] ** -0.25  # scales both q and k, so that their product does not overflow in half precision
         weights = jnp.einsum("nqhd,nkhd->nhqk", q * scale, k * scale)
         weights = jax.nn.softmax(weights.astype(jnp.promote_types(x.dtype, jnp.float32))).astype(x.dtype)
         return jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(x.shape[0], -1)
@@ -117,7 +117,7 @@ class Resnet(nnx.Module):
 
 
 def fold(x: Array, patch: int) -> Array:
-    """Makes each square of patch x patch pixels one pixel with more channels.
+    """Turns each square of patch x patch pixels into one pixel with more channels.
 
     Independent Gaussian noise stays independent, because numbers are only moved.
 
@@ -170,7 +170,7 @@ def double(x: Array) -> Array:
 
 
 class Attention(nnx.Module):
-    """Attention of the pixels to the text and, unless `only_cross_attention`, to each other, in one softmax."""
+    """Attention of the pixels to the text and, unless `only_cross_attention`, to each other. Both share one softmax."""
 
     def __init__(self, width: int, config: Config, rngs: nnx.Rngs):
         self.head_dim = config.attention_head_dim
@@ -202,7 +202,7 @@ class Attention(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Residual blocks, each followed by attention if `cross`, and one that resamples if `down` or `up`."""
+    """Residual blocks, each followed by attention if `cross`. If `down` or `up`, a last residual block resamples."""
 
     def __init__(
         self,
@@ -239,10 +239,10 @@ class MidBlock(nnx.Module):
 
 
 class Prepared(NamedTuple):
-    """What depends on the prompt alone. It is computed once and used in every step."""
+    """What depends only on the prompt. It is computed once and used in every step."""
 
     pooled: Array  # the pooled text, [n time_width]
-    layers: Any  # keys and values [n l width] of every attention layer, nested as the blocks are
+    layers: dict[str, list[list[tuple[Array, Array]]]]  # keys and values [n l width] of each attention of each block
 
 
 class UNet(nnx.Module):
@@ -278,11 +278,11 @@ class UNet(nnx.Module):
         self.conv_out = convolution(c[0], config.patch**2 * config.out_channels, 3, conv, rngs)
 
     def prepare(self, conditioning: Conditioning) -> Conditioning:
-        """Returns a conditioning whose text is `Prepared`."""
+        """Returns the conditioning with a `Prepared` as its text."""
         return conditioning._replace(text=self.prepared(conditioning), pooled=None)
 
     def prepared(self, conditioning: Conditioning) -> Prepared:
-        """Computes what depends on the prompt alone."""
+        """Computes what depends only on the prompt."""
         text, pooled = conditioning.text, conditioning.pooled
         dtype = self.conv_in.kernel.dtype
         text = text.astype(dtype)
@@ -329,14 +329,14 @@ class UNet(nnx.Module):
 
 
 def unet(config: Config, conv: Callable = jax.lax.conv_general_dilated) -> Network:
-    """Returns the network of a config, with the shapes of its parameters in the place of weights.
+    """Returns the network of a config. Its parameters are shapes without values.
 
     The network predicts for images x [n h w c], timesteps t [n] in 0 to 999 and a conditioning [n ...]. The result has
-    the dtype of x. `prepare` computes what depends on the prompt alone.
+    the dtype of x. `prepare` computes what depends only on the prompt.
 
     Args:
         config: sizes of the network.
-        conv: the convolution; `jdiff.training.conv.conv_by_patches` is fast for training on CPUs.
+        conv: convolution function; `jdiff.training.conv.conv_by_patches` is fast for training on CPUs.
 
     Example:
         >>> network = unet(Config())
@@ -348,7 +348,12 @@ def unet(config: Config, conv: Callable = jax.lax.conv_general_dilated) -> Netwo
 
 
 def init(config: Config, key: Array) -> dict:
-    """Returns fresh parameters in float32. The last convolution is zero, as in DDPM (Ho et al. 2020)."""
+    """Returns new parameters in float32. The last convolution is zero, as in DDPM (Ho et al. 2020).
+
+    Args:
+        config: sizes of the network.
+        key: random key.
+    """
     params = nnx.to_pure_dict(nnx.state(UNet(config, jax.lax.conv_general_dilated, rngs=nnx.Rngs(key))))
     params["conv_out"] = jax.tree.map(jnp.zeros_like, params["conv_out"])
     return params

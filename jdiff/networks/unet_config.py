@@ -51,12 +51,12 @@ class Config:
 
     @property
     def upscales(self) -> bool:
-        """Whether this is a network of stage 2, which enlarges a low-res image."""
+        """Whether the network is one of stage 2, which enlarges a low-res image."""
         return self.class_embed_type == "timestep"
 
     @property
     def divisor(self) -> int:
-        """Number of which the height and the width of an image must be multiples."""
+        """The height and the width of an image must be multiples of this number."""
         return self.patch * 2 ** (len(self.block_out_channels) - 1)
 
     @property
@@ -74,7 +74,7 @@ FIXED: dict[str, tuple[Any, Any]] = {
     "mid_block_type": ("UNetMidBlock2DSimpleCrossAttn", "UNetMidBlock2DCrossAttn"),
     "resnet_time_scale_shift": ("scale_shift", "default"),
 }
-# Keys that must have diffusers' default, or another value of no effect on these blocks.
+# Keys that must have diffusers' default, or another value that has no effect on these blocks.
 DEFAULT: dict[str, tuple[Any, ...]] = {
     "addition_time_embed_dim": (None,),
     "attention_type": ("default",),
@@ -98,7 +98,7 @@ DEFAULT: dict[str, tuple[Any, ...]] = {
     "upcast_attention": (False, None),
     "use_linear_projection": (False,),
 }
-# diffusers' defaults for keys that are missing in config.json, where they are not `Config`'s.
+# diffusers' defaults for keys that are missing in config.json, where they differ from `Config`'s.
 SILENT: dict[str, Any] = {
     "sample_size": None,
     "in_channels": 4,
@@ -120,7 +120,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> Config:
         source: path of the file, its folder, or its contents.
 
     Returns:
-        The sizes. Values that config.json leaves out are diffusers' defaults.
+        The sizes. Keys that are missing in config.json get diffusers' defaults.
 
     Raises:
         ValueError: the file cannot be read, or describes another network. The message names every wrong key.

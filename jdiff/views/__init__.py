@@ -1,7 +1,7 @@
-"""Views of an image, which keep Gaussian noise Gaussian, and components, whose sum is the image.
+"""Views of an image, which keep independent Gaussian noise unchanged, and components, which add up to the image.
 
-Lengths are in pixels of an image of 64 pixels a side. They are scaled by the shorter side of the image, so the same
-value works for both stages.
+Lengths are in pixels at 64 pixels a side. They are scaled by the shorter side of the image, so one value fits both
+stages.
 """
 
 from collections.abc import Callable

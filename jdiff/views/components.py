@@ -18,10 +18,11 @@ def low_pass(sigma: float | Array = 2.0, kernel: int = 33) -> Partial:
 
     Args:
         sigma: standard deviation in pixels, at 64 pixels a side.
-        kernel: width in pixels to which the blur is cut, at 64 pixels a side.
+        kernel: width in pixels at which the blur is cut off, at 64 pixels a side. It must be below 128, or the result
+            refuses images.
 
     Raises:
-        ValueError: `sigma` is not above 0.
+        ValueError: `sigma` is below 1e-6, or `kernel` below 1.
 
     Example:
         >>> low_pass()(jnp.ones((32, 32, 3))).std().round(5).item()
@@ -41,15 +42,21 @@ def high_pass(sigma: float | Array = 2.0, kernel: int = 33) -> Partial:
     Args:
         sigma: as in `low_pass`.
         kernel: as in `low_pass`.
+
+    Raises:
+        ValueError: as `low_pass`.
     """
     return rest(low_pass(sigma, kernel))
 
 
 def low_and_high(sigma: float = 2.0) -> tuple[Partial, Partial]:
-    """Returns (low_pass, high_pass) with a blur that is cut at eight standard deviations.
+    """Returns (low_pass, high_pass) with a blur that is cut off at eight standard deviations or more.
 
     Args:
-        sigma: standard deviation in pixels, at 64 pixels a side.
+        sigma: standard deviation in pixels, at 64 pixels a side, up to 7.
+
+    Raises:
+        ValueError: `sigma` is below 1e-6.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (32, 32, 3))
@@ -65,8 +72,11 @@ def bands(fine: float = 1.0, coarse: float = 2.0, kernel: int = 33) -> tuple[Par
 
     Args:
         fine: standard deviation of the blur that removes the high band, at 64 pixels a side.
-        coarse: standard deviation of the blur that separates the low from the medium band.
-        kernel: width in pixels to which the blurs are cut, at 64 pixels a side.
+        coarse: standard deviation of the blur that separates the low band from the medium band.
+        kernel: as in `low_pass`.
+
+    Raises:
+        ValueError: as `low_pass`.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (64, 64, 3))
@@ -82,7 +92,7 @@ def bands(fine: float = 1.0, coarse: float = 2.0, kernel: int = 33) -> tuple[Par
 
 
 def grayscale() -> Partial:
-    """Returns the mean of the channels, repeated in each (Factorized Diffusion, colour hybrids)."""
+    """Returns the component that replaces each channel by the channels' mean (Factorized Diffusion, colour hybrids)."""
     return Partial(_gray)
 
 
@@ -92,10 +102,13 @@ def color() -> Partial:
 
 
 def motion(length: int = 9) -> Partial:
-    """Returns the mean along the diagonal from top left to bottom right, with mirrored borders (Factorized Diffusion).
+    """Returns a blur along the diagonal from top left to bottom right, with mirrored borders (Factorized Diffusion).
 
     Args:
-        length: length of the diagonal in pixels, at 64 pixels a side.
+        length: length of the blur in pixels, at 64 pixels a side.
+
+    Raises:
+        ValueError: `length` is not a whole number above 0.
     """
     return Partial(_Diagonal(checks.whole("length", length)))
 
@@ -105,24 +118,27 @@ def motion_res(length: int = 9) -> Partial:
 
     Args:
         length: as in `motion`.
+
+    Raises:
+        ValueError: as `motion`.
     """
     return rest(motion(length))
 
 
 def scale(share: float = 0.5) -> Partial:
-    """Returns the image times a number. A hybrid of such components is a weighted mean.
+    """Returns the component that multiplies the image by a number. A hybrid of such components is a weighted mean.
 
     Args:
-        share: the number. The shares of a factorisation add up to 1.
+        share: the number. The shares of a factorisation must add up to 1.
     """
     return Partial(jnp.multiply, jnp.asarray(share, float))
 
 
 def unmasked(mask: Shaped[Array | np.ndarray, "height width *channel"]) -> Partial:
-    """Returns the part of the image that a mask keeps.
+    """Returns the component that keeps the image where a mask is 0, and is 0 where the mask is 1.
 
     Args:
-        mask: [h w] or [h w 1] in [0, 1]. Black (0) is kept, white (1) is removed.
+        mask: [h w] or [h w 1] in [0, 1].
     """
     mask = jnp.asarray(mask)
     return Partial(_outside, mask if mask.ndim == 3 else mask[..., None])
@@ -139,7 +155,7 @@ def rest(part: Partial) -> Partial:
 
 @dataclasses.dataclass(frozen=True)
 class _Blur:
-    kernel: int  # static: it decides how far the blur reaches
+    kernel: int  # static, because it decides shapes
 
     def __call__(self, sigma: Array, x: Array) -> Array:
         h, w, _ = x.shape
@@ -150,7 +166,7 @@ class _Blur:
 
 
 def _blur_matrix(sigma: Array, reach: int, n: int) -> Array:
-    """Returns the blur of n pixels as a matrix [n n]. Taps beyond a border are mirrored."""
+    """Returns the blur of n pixels as a matrix [n n]. Weights beyond a border are mirrored."""
     _check_reach(reach, n)
     i, j = np.arange(n)[:, None], np.arange(n)[None]
     weigh = lambda d: jnp.where(np.abs(d) <= reach, jnp.exp(-0.5 * (d / sigma) ** 2), 0)
@@ -160,7 +176,7 @@ def _blur_matrix(sigma: Array, reach: int, n: int) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class _Diagonal:
-    length: int  # static: it decides how far the mean reaches
+    length: int  # static, because it decides shapes
 
     def __call__(self, x: Array) -> Array:
         h, w, _ = x.shape
@@ -177,7 +193,10 @@ def _mirrored(n: int, reach: int) -> np.ndarray:
 
 def _check_reach(reach: int, n: int) -> None:
     if reach >= n:
-        raise ValueError(f"the kernel must reach less than {n} pixels to each side, the size of the image, got {reach}")
+        raise ValueError(
+            f"the kernel must reach less than the image's {n} pixels to each side, got {reach}; use a smaller sigma, "
+            "kernel or length"
+        )
 
 
 def _in_turn(first: Partial, second: Partial, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Views that do not work, as examples: they change the distribution of the noise, which the network does not know."""
+"""Examples of views that do not work: they change the distribution of the noise that the network expects."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ def white_balance(gains: tuple[float, float, float] = (1.4, 1.0, 0.7)) -> View:
     """Returns the view that multiplies each channel by a number. This changes the variance of the noise.
 
     Args:
-        gains: factor of each channel.
+        gains: factor for each of the three channels.
     """
     g = jnp.asarray(gains)
     return View(Partial(_gain, g), Partial(_ungain, g))
@@ -32,7 +32,7 @@ def inner_circle_bilinear(degrees: float = 45.0) -> View:
     """Returns the view that rotates the inner disc with bilinear interpolation. This reduces the variance of the noise.
 
     Args:
-        degrees: of the rotation.
+        degrees: angle of the rotation.
     """
     turn = jnp.float32(np.deg2rad(degrees))
     return View(Partial(_turn_disc, turn), Partial(_unturn_disc, turn))

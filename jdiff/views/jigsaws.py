@@ -6,7 +6,7 @@ import numpy as np
 from jdiff.types import Array
 
 PIECES = 16
-# One piece of each kind: a corner, an edge piece with knobs, an edge piece with holes, an inner piece.
+# One piece of each kind: a corner, the two kinds of edge pieces, an inner piece.
 KINDS = (0, 1, 2, 5)
 
 
@@ -33,7 +33,11 @@ def laid(rng: np.random.Generator) -> np.ndarray:
 
 
 def inverse(layout: np.ndarray) -> np.ndarray:
-    """Returns the layout that undoes a layout."""
+    """Returns the inverse of a layout.
+
+    Args:
+        layout: [16 2], as `laid` returns it.
+    """
     back = np.zeros_like(layout)
     back[layout[:, 0], 0] = np.arange(PIECES)
     back[layout[:, 0], 1] = -layout[:, 1] % 4
@@ -60,12 +64,12 @@ def index(layout: Array, h: int, w: int) -> Array:
     """Returns the permutation [h*w] of the pixels of an image for a layout.
 
     Args:
-        layout: [16 2].
+        layout: [16 2], as `laid` returns it.
         h: height of the image.
         w: width of the image.
 
     Raises:
-        ValueError: the image has a size that the puzzle does not fit.
+        ValueError: the image is not a square, or its side is not a multiple of 4 or is below 16.
     """
     if h != w or h % 4 or h < 16:
         raise ValueError(f"the image must be a square whose side is a multiple of 4 and at least 16, got {h} x {w}")

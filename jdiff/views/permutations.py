@@ -1,4 +1,4 @@
-"""Views that permute the pixels of an image and may change the sign. Independent Gaussian noise stays so."""
+"""Views that permute the pixels of an image and may change their sign. They keep Gaussian noise independent."""
 
 import math
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from jax.tree_util import Partial
 from jdiff.types import Array, Prediction, View
 from jdiff.views import jigsaws
 
-# (h, w) -> index [h*w]: for each pixel of the view, the number of the image's pixel, counted row by row.
+# (h, w) -> index [h*w]: for each pixel of the view, the number of the image's pixel. Both are counted row by row.
 Index = Callable[[int, int], np.ndarray | Array]
 
 
 def permutation(index: Index, sign: float = 1.0, inverse: Index | None = None) -> View:
     """Returns the view whose pixel i is pixel index(h, w)[i] of the image, times `sign`.
 
-    On the way back, the learned variance is permuted too. It does not change its sign, because it is a position between
-    two bounds.
+    The inverse also permutes the learned variance. It does not change its sign, because the learned variance is a
+    position between two bounds.
 
     Args:
         index: the permutation, as a function of the image's height and width. It can be a Partial with arrays.
@@ -41,7 +41,7 @@ def permutation(index: Index, sign: float = 1.0, inverse: Index | None = None) -
 
 
 def identity() -> View:
-    """Returns the view that shows the image as it is."""
+    """Returns the view that shows the unchanged image."""
     return permutation(Partial(_moved, Partial(_same)))
 
 
@@ -56,12 +56,12 @@ def mirror() -> View:
 
 
 def rotate_cw() -> View:
-    """Returns the view that rotates a square image by a quarter turn clockwise."""
+    """Returns the view that rotates a square image clockwise by a quarter turn."""
     return permutation(Partial(_moved, Partial(_clockwise)))
 
 
 def rotate_ccw() -> View:
-    """Returns the view that rotates a square image by a quarter turn counterclockwise."""
+    """Returns the view that rotates a square image counterclockwise by a quarter turn."""
     return permutation(Partial(_moved, Partial(np.rot90)))
 
 
@@ -76,7 +76,7 @@ def negate() -> View:
 
 
 def skew(slope: float = 1.5) -> View:
-    """Returns the view that shifts column j down by slope * j pixels. Pixels that leave at the bottom enter at the top.
+    """Returns the view that shifts column j down by slope * j pixels. Pixels that leave the bottom enter at the top.
 
     Args:
         slope: pixels down for each pixel to the right.
@@ -86,12 +86,12 @@ def skew(slope: float = 1.5) -> View:
 
 
 def inner_circle() -> View:
-    """Returns the view that rotates a disc by half a turn. Its diameter is 3/4 of the shorter side."""
+    """Returns the view that rotates the middle disc by half a turn. Its diameter is 3/4 of the shorter side."""
     return permutation(Partial(_moved, Partial(_inner_turned)))
 
 
 def square_hinge() -> View:
-    """Returns the view that rotates each of nine squares by a quarter turn. Neighbours turn in opposite directions."""
+    """Returns the view that rotates each of 3 x 3 squares by a quarter turn. Neighbours turn in opposite directions."""
     return permutation(Partial(_moved, Partial(_hinged)))
 
 
@@ -99,8 +99,8 @@ def patch_permute(seed: int = 0, grid: int = 8) -> View:
     """Returns the view that shuffles patches of the image.
 
     Args:
-        seed: of the order. The order is the same for images of all sizes, which must be multiples of `grid`.
-        grid: number of patches along each side.
+        seed: seed of the order. Images of all sizes have the same order.
+        grid: number of patches along each side, which must divide the image's height and width.
 
     Example:
         >>> view = patch_permute(seed=3)
@@ -116,8 +116,8 @@ def pixel_permute(seed: int = 0, grid: int = 64) -> View:
     """Returns the view that shuffles the pixels of an image of `grid` pixels a side.
 
     Args:
-        seed: of the order.
-        grid: pixels along each side; 32 for the mini model.
+        seed: seed of the order.
+        grid: pixels along each side of the image; 32 for the mini model.
     """
     return patch_permute(seed, grid)
 
@@ -125,11 +125,11 @@ def pixel_permute(seed: int = 0, grid: int = 64) -> View:
 def jigsaw(seed: int = 0) -> View:
     """Returns the view that shuffles the sixteen pieces of a jigsaw puzzle.
 
-    Corners, the two kinds of edge pieces, and inner pieces are shuffled among themselves. Each piece is turned to fit
-    its new place. Images must be squares whose side is a multiple of 4 and at least 16.
+    Corners, the two kinds of edge pieces, and inner pieces are each shuffled among themselves. Each piece is rotated to
+    fit its new place. Images must be squares whose side is a multiple of 4 and at least 16.
 
     Args:
-        seed: of the layout.
+        seed: seed of the layout.
     """
     laid = jigsaws.laid(np.random.default_rng(seed))
     there, back = (Partial(jigsaws.index, jnp.asarray(a, jnp.int32)) for a in (laid, jigsaws.inverse(laid)))
@@ -159,7 +159,7 @@ def _inverse(index: Partial, h: int, w: int) -> np.ndarray | Array:
 def _moved(move: Callable, h: int, w: int) -> np.ndarray:
     moved = move(np.arange(h * w).reshape(h, w))
     if moved.shape != (h, w):
-        raise ValueError(f"the image must be a square for a view with a quarter turn, got {h} x {w}")
+        raise ValueError(f"the image must be a square for a view by a quarter turn, got {h} x {w}")
     return moved.ravel()
 
 
@@ -213,6 +213,8 @@ def _rolled_up(slope: Array, h: int, w: int) -> Array:
 def _patches(order: Array, h: int, w: int) -> Array:
     g = math.isqrt(order.shape[0])
     if h % g or w % g:
-        raise ValueError(f"the image's height and width must be multiples of {g}, the patches a side, got {h} x {w}")
+        raise ValueError(
+            f"the image's height and width must be multiples of {g}, the number of patches per side, got {h} x {w}"
+        )
     cells = jnp.arange(h * w).reshape(g, h // g, g, w // g).swapaxes(1, 2).reshape(g * g, -1)
     return cells[order].reshape(g, g, h // g, w // g).swapaxes(1, 2).ravel()
