@@ -21,12 +21,12 @@ COLOURS = {
     "white": (1, 1, 1),
 }  # in [-1, 1]
 BACKGROUNDS = {"": (-1, -1, -1), " on white": (1, 1, 1)}
-LENGTH = 40  # tokens of a caption: its bytes and an end token; the longest caption has 35
+LENGTH = 40  # tokens of a caption: its bytes, an end token and padding; the longest caption has 35 bytes
 FORMS = ("{a} {colour} {word}", "{a} {colour} {digit}", "the digit {digit} in {colour}", "the digit {word} in {colour}")
 
 
 class Caption(NamedTuple):
-    """A caption and what it asks for."""
+    """A caption, and the digit and colours that it asks for."""
 
     text: str
     digit: int  # 0 to 9
@@ -35,7 +35,7 @@ class Caption(NamedTuple):
 
 
 def captions() -> list[Caption]:
-    """Returns all captions: 10 digits in 8 colours on black or white, but not white on white, each in 4 forms.
+    """Returns all captions: 10 digits in 8 colours on black or white, except white on white, in 4 forms each.
 
     Example:
         >>> len(captions()), captions()[0]
@@ -94,11 +94,11 @@ class World(NamedTuple):
 
 
 def world(images: np.ndarray, labels: np.ndarray) -> World:
-    """Puts digits and captions on the device.
+    """Puts digits and all captions on the device.
 
     Args:
         images: digits [m 32 32] uint8.
-        labels: [m].
+        labels: their classes [m].
     """
     rows = captions()
     tokens, mask = byte_tokens(["", *(row.text for row in rows)], LENGTH)
@@ -111,7 +111,7 @@ def world(images: np.ndarray, labels: np.ndarray) -> World:
 
 
 def draw(w: World, key: Array, n: int, null: float, white: float = 1 / 3) -> Batch:
-    """Draws painted digits with captions.
+    """Draws painted digits with captions at random.
 
     Args:
         w: digits and captions.

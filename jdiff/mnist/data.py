@@ -1,4 +1,4 @@
-"""MNIST from TensorFlow Datasets, and batches of it. Once MNIST is prepared, it is read without TensorFlow."""
+"""MNIST from TensorFlow Datasets, and batches. Reading MNIST needs no TensorFlow, only preparing it does."""
 
 import io
 from collections.abc import Callable
@@ -28,16 +28,16 @@ class Source(Protocol):
 
 
 def as_it_is(row: Row) -> Row:
-    """Returns the row."""
+    """Returns the row unchanged."""
     return row
 
 
 def mnist(split: str, data_dir: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Reads MNIST in the order of the data set.
+    """Reads MNIST in the order of the data set. It is prepared first if that is possible.
 
     Args:
         split: "train" or "test".
-        data_dir: folder where TensorFlow Datasets keeps its data sets; its own default if None.
+        data_dir: folder where TensorFlow Datasets keeps its data sets; the default of TensorFlow Datasets if None.
 
     Returns:
         Images [n 28 28] uint8, and labels [n] int32.
@@ -90,10 +90,14 @@ def to_signed(images: Array) -> Array:
 
 
 def per_epoch(n: int, batch: int) -> int:
-    """Returns the number of updates in an epoch of n images. Images that do not fill a batch are left out.
+    """Returns the number of updates in an epoch. Images that do not fill a batch are left out.
+
+    Args:
+        n: number of images.
+        batch: images per update.
 
     Raises:
-        ValueError: there are fewer images than one batch needs.
+        ValueError: `batch` is below 1 or above `n`.
 
     Example:
         >>> per_epoch(60000, 128)
@@ -109,18 +113,21 @@ def on_device(
 ) -> Batches:
     """Returns batches of a data set that is kept on the device and shuffled in each epoch.
 
-    The order of epoch e is permutation(fold_in(key, e)). So update u has the same images, however the updates are
+    The order of epoch e is permutation(fold_in(key, e)). So an update has the same images, however the updates are
     divided into calls of `train`.
 
     Args:
         images: [n 28 28] uint8.
         labels: [n].
-        batch: images an update.
+        batch: images per update.
         key: random key of the order.
         scale: converts uint8 images to the network's input.
 
     Returns:
         Batches of (images [batch h w 1], labels [batch]).
+
+    Raises:
+        ValueError: `batch` is below 1 or above n.
 
     Example:
         >>> batches = on_device(np.zeros((10, 28, 28), np.uint8), np.arange(10), 4, jax.random.key(0))
@@ -161,19 +168,22 @@ def from_source(
 ) -> Batches:
     """Returns batches that the host reads from a data set with random access, by grain (the extra `train`).
 
-    Rows are shuffled in each epoch and read by several threads. The rows of an update depend only on its number, so a
-    run that was stopped continues with the right rows.
+    Rows are shuffled in each epoch and read by several threads. The rows of an update depend only on its number and the
+    seed, so a resumed run continues with the right rows.
 
     Args:
         source: a data set with a length and `[i]`, such as `tfds.data_source`.
-        batch: rows that this process reads for an update.
-        seed: of the order.
+        batch: number of rows that this process reads for an update.
+        seed: seed of the order.
         to_arrays: converts a row to a pytree of arrays.
-        process: number of this process, such as `jax.process_index()`.
+        process: index of this process, such as `jax.process_index()`.
         processes: number of processes, such as `jax.process_count()`.
 
     Returns:
         Batches of such pytrees [batch ...]. With several processes, each reads its own rows.
+
+    Raises:
+        ValueError: `batch` times `processes` is below 1 or above the number of rows.
 
     Example:
         >>> rows = [{"x": np.float32(i)} for i in range(6)]

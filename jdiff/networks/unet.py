@@ -54,7 +54,7 @@ class TimestepEmbedding(nnx.Module):
 
 
 class AttentionPooling(nnx.Module):
-    """Pools text states [n l d] to [n d] by attention. The query is their mean; the keys are the mean and the states."""
+    """Pools text states [n l d] to [n d] by attention. Their mean is the query; the mean and the states are keys."""
 
     def __init__(self, width: int, heads: int, rngs: nnx.Rngs):
         self.heads = heads

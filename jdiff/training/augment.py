@@ -1,4 +1,4 @@
-"""Augmentation of small grey images: turned, scaled, shifted, with noise and another contrast."""
+"""Augmentation of small grey images by rotation, scaling, shifts, noise and contrast."""
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +17,16 @@ def jitter(
     noise: float = 0.12,
     gain: tuple[float, float] = (0.75, 1.5),
 ) -> Array:
-    """Moves each image a little, and changes its contrast and noise.
+    """Rotates, scales and shifts each image a little, changes its contrast, and adds noise.
 
     Args:
         key: random key.
         images: [n h h] in [0, 1].
-        degrees: largest turn to either side.
-        scale: largest change of size, as a part of it, along each axis.
+        degrees: largest angle of rotation, to either side.
+        scale: largest relative change of size along each axis.
         shift: largest shift along each axis, in pixels.
         noise: largest standard deviation of the noise.
-        gain: least and most of the factor of the contrast.
+        gain: smallest and largest factor of the contrast.
 
     Returns:
         Images [n h h] in [0, 1].

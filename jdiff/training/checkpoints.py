@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 
 from jdiff.parts import beside
 
-# Arrays of more bytes count in a fingerprint only by shape and dtype.
+# Of arrays with more bytes than this, a fingerprint contains only shape and dtype.
 DIGESTED = 2**20
 FINGERPRINT = "fingerprint.json"
 
@@ -23,13 +23,13 @@ def fingerprint(state: Any, objective: Partial, decay: float, settings: Mapping[
     """Returns the fingerprint of a run, as JSON. Runs with different fingerprints do not share checkpoints.
 
     Args:
-        state: a `TrainState`. Its shapes, dtypes and key count.
-        objective: its functions count by name, its arrays by content.
-        decay: of the EMA.
-        settings: of the caller.
+        state: a `TrainState`, of which shapes, dtypes and the key are used.
+        objective: the objective, of which the functions' names and the arrays' contents are used.
+        decay: decay of the EMA.
+        settings: the caller's settings.
 
     Raises:
-        ValueError: the settings are not JSON.
+        ValueError: the settings cannot be written as JSON.
     """
     try:
         own = json.loads(json.dumps(dict(settings or {})))
@@ -48,6 +48,10 @@ def fingerprint(state: Any, objective: Partial, decay: float, settings: Mapping[
 
 class Checkpoints:
     """The two newest checkpoints in a folder. It is a context manager, which closes Orbax's manager.
+
+    Args:
+        folder: folder of the checkpoints.
+        run: the run's `fingerprint`.
 
     Raises:
         ValueError: on entry, if the folder holds checkpoints of another run.
@@ -76,7 +80,7 @@ class Checkpoints:
         self.manager.close()
 
     def _agree(self) -> None:
-        """Writes the fingerprint to a new folder, or compares it with the folder's."""
+        """Writes the fingerprint to a new folder, or compares it with that of the folder."""
         path = self.folder / FINGERPRINT
         if not path.is_file():
             if jax.process_index() == 0:
@@ -104,7 +108,7 @@ class Checkpoints:
 
         Args:
             state: a `TrainState` with the structure, shapes and dtypes of the checkpoint.
-            sharding: of the arrays; that of `state` if None.
+            sharding: layout of the arrays; that of `state` if None.
 
         Returns:
             A `TrainState`, or None if there is no checkpoint.
@@ -135,7 +139,7 @@ class Checkpoints:
             state: a `TrainState`.
 
         Raises:
-            OSError: it cannot be written. The message says which checkpoint is kept.
+            OSError: the checkpoint cannot be written. The message says which earlier one is kept.
         """
         before = self.manager.latest_step()
         wanted, free = sum(a.nbytes for a in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
@@ -164,7 +168,7 @@ def _flat(run: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _names(function: Any) -> str:
-    """Returns the names of the functions in a Partial, from the outside in."""
+    """Returns the names of the functions in a Partial, the outer one first."""
     if isinstance(function, Partial):
         inner = [_names(part) for part in (*function.args, *function.keywords.values())]
         return f"{_names(function.func)}({', '.join(name for name in inner if name)})"

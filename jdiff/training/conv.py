@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec, get_abstract_mesh
 from jdiff.mesh import DATA
 from jdiff.types import Array
 
-# Pixels in a block of images. At 64 channels, the copies of a block take 6 MB, which fits into the cache of a core.
+# Pixels in a block of images. At 64 channels, the copies of a block take 6 MB, which fits into a core's cache.
 PLACES = 4 * 32 * 32
 NHWC = ("NHWC", "HWIO", "NHWC")
 # (before, after) of rows or columns.
@@ -38,7 +38,7 @@ def _forward(x: Array, kernel: Array, stride: int, up: int, pads: tuple[Sides, S
 
 
 def _spread(x: Array, kernel: Array, up: int, pads: tuple[Sides, Sides]) -> Array:
-    """A transposed convolution, computed as a plain one that has up x up outputs at each pixel of x.
+    """Computes a transposed convolution as a plain one with up x up outputs at each pixel of x.
 
     The pixels of x are `up` apart. Output q is the sum over r of kernel[r] times the pixel at q + r - low. With
     r = up * m + b and q = up * i - b + low % up, this is the pixel of x at i + m - low // up.
@@ -85,7 +85,7 @@ def _products(fine: Array, coarse: Array, size: int, stride: int, pad: int) -> A
         )  # the smaller factor is transposed, because that copies it
         return total + product, None
 
-    # A block takes images from everywhere in the batch, so that every device has a part of each block.
+    # A block has images from all parts of the batch, so that every device has a part of each block.
     blocks = [a.reshape(images, -1, *a.shape[1:]).swapaxes(0, 1) for a in (fine, coarse)]
     zeros = jnp.zeros((stride * size * fine.shape[-1], taps * c), wide)
     total, _ = lax.scan(add, zeros, blocks)
@@ -135,11 +135,11 @@ def conv_by_patches(
     x: Array, kernel: Array, window_strides: Sequence[int] = (1, 1), padding: str | Sequence[Sequence[int]] = "SAME",
     lhs_dilation: Sequence[int] | None = None, rhs_dilation: Sequence[int] | None = None, **others: Any,
 ) -> Array:  # fmt: skip
-    """Convolves like `lax.conv_general_dilated`, with gradients that are fast on CPUs. It has no forward-mode gradient.
+    """Convolves like `lax.conv_general_dilated`, with reverse-mode gradients that are fast on CPUs.
 
     The gradient of the kernel is a matrix product of patches, for a few images at a time. A transposed convolution is a
     plain one with blocks of outputs. XLA's own versions of both are much slower inside a scan on a CPU; see
-    `python scripts/benchmark.py conv`.
+    `python scripts/benchmark.py conv`. There is no forward-mode gradient.
 
     Args:
         x: images [n h w c].
@@ -186,7 +186,7 @@ def conv_by_patches(
     if not 0 <= pad < size:
         raise ValueError(f"padding must be between 0 and {size - 1}, less than the kernel, got {pad}")
     if strides[0] > 1 and up[0] > 1:
-        raise ValueError(f"strides or lhs_dilation must be 1, got {strides} and {up}")
+        raise ValueError(f"either strides or lhs_dilation must be 1, got {strides} and {up}")
     if min(up[0] * (n - 1) + 1 for n in x.shape[1:3]) + 2 * pad < size:
         raise ValueError(
             f"x with its padding must be at least {size} pixels high and wide, got {x.shape[1]} x {x.shape[2]} and "

@@ -19,11 +19,11 @@ class Log:
     per second since this process started. A run that was killed repeats some updates. Their old rows are removed.
 
     Args:
-        folder: for log.csv.
-        steps: updates in all.
-        batch: images an update.
-        tensorboard: also write files for TensorBoard, by tensorboardX from the extra `train`.
-        quiet: show no progress bar.
+        folder: folder of log.csv, which is made if it does not exist.
+        steps: total number of updates.
+        batch: images per update.
+        tensorboard: whether to write files for TensorBoard too, with tensorboardX from the extra `train`.
+        quiet: whether to show no progress bar.
 
     Example:
         >>> import tempfile
@@ -50,7 +50,7 @@ class Log:
 
         Args:
             step: number of the last update.
-            metrics: "loss" and others, with one value for each update since the previous report.
+            metrics: "loss" and other metrics, with one value for each update since the previous report.
         """
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         before = step - len(metrics["loss"])
@@ -88,10 +88,10 @@ def read(path: str | Path) -> list[dict[str, float]]:
     """Reads the complete rows of a log.csv.
 
     Args:
-        path: of log.csv.
+        path: path of log.csv.
 
     Returns:
-        The rows in their order, as dicts by column name. If there is no file, there are no rows.
+        The rows in their order, as dicts by column name; an empty list if there is no file.
 
     Example:
         >>> read("no-such-folder/log.csv")
@@ -117,9 +117,9 @@ def summary(path: str | Path, every: int, names: Sequence[str]) -> dict[str, Any
     """Summarises a log.csv for a model's card, as JSON.
 
     Args:
-        path: of log.csv.
-        every: updates between the rows of the curve. The last row is always in it.
-        names: metrics of the curve. Those that the log does not have are left out.
+        path: path of log.csv.
+        every: the curve has the rows whose update is a multiple of this, and the last row.
+        names: metrics of the curve. Names that the log does not have are left out.
 
     Returns:
         A dict of updates (their number), images_per_second (the median), metrics (names of the curve's columns, the

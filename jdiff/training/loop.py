@@ -1,4 +1,4 @@
-"""The library's one training loop: state, EMA, checkpoints, resume, several devices and processes.
+"""The training loop: state, EMA, checkpoints, resuming, several devices and processes.
 
 Objective and data are arguments. Everything depends only on the run's key and the number of the update. So a run that
 was stopped or killed and then resumed ends with the same bits as a run without a break.
@@ -31,12 +31,12 @@ Objective = Callable[[Params, Array, Batch], tuple[Array, dict[str, Array]]]
 
 
 class Batches(NamedTuple):
-    """Data that are not a function of a key alone, such as shuffled rows or rows that the host reads.
+    """Data that depend on more than a key, such as shuffled rows, or rows that the host reads.
 
     Attributes:
-        ahead: `(first, n) -> arrays`, called on the host. It returns what updates `first` to `first + n - 1` make their
-            batches from. It is called for the next updates while the device computes.
-        batch: `(key, ahead, i) -> batch` of update `first + i`, called in the compiled loop. It can be a Partial.
+        ahead: `(first, n) -> arrays`, called on the host while the device computes. It returns the data for updates
+            `first` to `first + n - 1`.
+        batch: `(key, arrays, i) -> batch` of update `first + i`, called in the compiled loop. It can be a Partial.
         per_process: whether `ahead` returns this process's part of each batch, [n rows ...]. If not, every process must
             return the same arrays, which is checked.
     """
@@ -49,8 +49,8 @@ class Batches(NamedTuple):
 class TrainState(NamedTuple):
     """The state of a training, which is what a checkpoint holds."""
 
-    step: Array  # [] number of updates made
-    key: Array  # data of the run's key; update i uses fold_in(key, i)
+    step: Array  # [] number of finished updates
+    key: Array  # raw data of the run's key; update i uses fold_in(key, i)
     params: Params
     optimizer: Any  # optax's state
     ema: Params  # exponential moving average of the parameters, in float32 or better
@@ -61,8 +61,11 @@ def start(params: Params, optimizer: optax.GradientTransformation, key: Array) -
 
     Args:
         params: initial parameters, which are copied.
-        optimizer: from optax.
+        optimizer: an optimizer of optax.
         key: the run's random key.
+
+    Raises:
+        ValueError: `key` is no random key.
 
     Example:
         >>> int(start({"w": jnp.ones(3)}, optax.sgd(1.0), jax.random.key(0)).step)
@@ -84,7 +87,7 @@ def update(
     """Makes one update of parameters, optimizer and EMA.
 
     Args:
-        state: before the update.
+        state: state before the update.
         objective: as in `train`.
         data: `(key) -> batch`.
         optimizer: as in `train`.
@@ -137,23 +140,23 @@ def train(
     settings: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> TrainState:
-    """Trains a number of updates, from the newest checkpoint if there is one.
+    """Trains up to a number of updates, from the newest checkpoint if there is one.
 
-    The arrays of the caller are not changed.
+    The caller's arrays are not changed.
 
     Args:
-        state: from `start`. A checkpoint must have its structure.
+        state: initial state, from `start`. A checkpoint must have its structure.
         objective: `(params, key, batch) -> (loss, metrics)`. If it is a Partial, its arrays are arguments of the
             compiled loop.
         data: `(key) -> batch [n ...]`, or `Batches`.
-        optimizer: from optax.
-        steps: updates in all, including those of the checkpoint.
-        decay: of the EMA of the parameters. With 0 it is the last parameters.
-        every: updates between reports.
+        optimizer: an optimizer of optax.
+        steps: total number of updates, including those of the checkpoint.
+        decay: decay of the EMA of the parameters. With 0, the EMA is the last parameters.
+        every: number of updates between reports.
         report: called with the number of the last update and the metrics of all updates since the previous report, on
             the first process only. If it returns True, training ends.
-        checkpoints: folder for checkpoints. Each checkpoint is complete or does not exist.
-        save_every: updates between checkpoints. There is one more at the end.
+        checkpoints: folder for checkpoints; none are written if None. Each checkpoint is complete or does not exist.
+        save_every: number of updates between checkpoints. There is one more at the end.
         settings: settings of this run, as JSON. A checkpoint with other settings is refused.
         mesh: devices of one or several processes. Each batch is split over the axis "data".
 
@@ -163,7 +166,8 @@ def train(
     Raises:
         FloatingPointError: a loss is not finite. The message names the update. Checkpoints stay.
         OSError: a checkpoint cannot be written. Earlier ones stay.
-        ValueError: the folder holds checkpoints of another run.
+        ValueError: the folder holds checkpoints of another run, the settings are not JSON, or several processes have no
+            mesh or different data.
 
     Example:
         >>> objective = lambda params, key, batch: (jnp.sum((params - batch) ** 2), {})
@@ -212,13 +216,13 @@ def train(
 
 
 def _updates_until(done: int, steps: int, every: int, save_every: int) -> int:
-    """Updates up to the next report, checkpoint or the end."""
-    since = done % save_every  # reports are counted from the last checkpoint, so that few lengths are compiled
+    """Returns the number of updates up to the next report, the next checkpoint, or the end."""
+    since = done % save_every  # reports are counted from the last checkpoint, so that few loop lengths are compiled
     return min(every - since % every, save_every - since, steps - done)
 
 
 def _ahead(data: Batches, mesh: Mesh | None, first: int, n: int) -> Any:
-    """Returns what the next updates make their batches from, as arrays over all processes."""
+    """Returns the data of the next updates, as arrays over all processes."""
     ahead = data.ahead(first, n)
     if jax.process_count() == 1 or ahead is None:
         return ahead

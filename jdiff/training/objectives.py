@@ -21,7 +21,7 @@ B = TypeVar("B", bound=HasImages)
 
 
 def spread_timesteps(key: Array, n: int, steps: int) -> Array:
-    """Draws timesteps that are evenly spread. Each of them alone is uniform in 0 to `steps` - 1.
+    """Draws evenly spread timesteps. Each one by itself is uniform in 0 to `steps` - 1.
 
     Args:
         key: random key.
@@ -42,13 +42,13 @@ def spread_timesteps(key: Array, n: int, steps: int) -> Array:
 
 
 def gaussian_kl(mean: Array, log_var: Array, other_mean: Array, other_log_var: Array) -> Array:
-    """Returns the KL divergence of N(mean, e^log_var) from N(other_mean, e^other_log_var) of each element, in nats.
+    """Returns KL(N(mean, e^log_var) || N(other_mean, e^other_log_var)) for each element, in nats.
 
     Args:
-        mean: of the first Gaussians.
-        log_var: logarithm of their variances.
-        other_mean: of the second Gaussians.
-        other_log_var: logarithm of their variances.
+        mean: means of the first Gaussians.
+        log_var: log variances of the first Gaussians.
+        other_mean: means of the second Gaussians.
+        other_log_var: log variances of the second Gaussians.
 
     Example:
         >>> gaussian_kl(jnp.array(1.0), jnp.array(0.0), jnp.array(0.0), jnp.array(0.0)).item()
@@ -63,8 +63,8 @@ def eight_bit_nll(x: Array, mean: Array, log_var: Array) -> Array:
 
     Args:
         x: pixels in [-1, 1].
-        mean: of the Gaussians.
-        log_var: logarithm of their variances.
+        mean: means of the Gaussians.
+        log_var: log variances of the Gaussians.
 
     Reference:
         Ho et al. 2020 (DDPM), eq. 13.
@@ -77,17 +77,17 @@ def eight_bit_nll(x: Array, mean: Array, log_var: Array) -> Array:
 
 
 def root_snr_weight(abar: Array, least: float = 0.0, most: float = 2.0, least_abar: float = 0.002) -> Array:
-    """Returns weights of the noise error for each timestep.
+    """Returns weights of the squared noise error for each timestep.
 
-    The noise error is the error of the clean image, times SNR = abar / (1 - abar). With these weights, the error of the
-    clean image has the weight min(sqrt(SNR), most). The weights grow with the noise. They are small at low noise, where
-    only fine detail is missing, larger at medium noise, which decides the shapes, and largest at the highest noise,
-    which decides the colours.
+    The squared noise error is that of the clean image, times SNR = abar / (1 - abar). With these weights, the squared
+    error of the clean image has the weight min(sqrt(SNR), most). The weights grow with the noise. They are small at low
+    noise, where only fine detail is missing, larger at medium noise, which decides the shapes, and largest at the
+    highest noise, which decides the colours.
 
     Args:
         abar: noise schedule [steps].
         least: smallest weight.
-        most: largest weight of the clean image's error.
+        most: largest weight of the clean image's squared error.
         least_abar: smallest value of abar, which bounds the weights. Smaller values are replaced by it.
 
     Returns:
@@ -131,24 +131,25 @@ def hybrid(
     key: Array,
     batch: B,
 ) -> tuple[Array, dict[str, Array]]:
-    """Objective of a network that predicts the noise and a learned variance.
+    """Computes the objective of a network that predicts the noise and a learned variance.
 
-    It is the sum of three terms. The first is the weighted noise error. The second is the variational bound, which
-    trains only the variances. The third is the squared mean of the noise error over the image, which is a colour cast.
-    The colour cast has its own term, because it is only 1 / (h w) of the noise error, and is decided at the highest
+    It is the sum of three terms. The first is the weighted squared noise error. The second is the variational bound,
+    which trains only the variances. The third is the squared mean of the noise error over the image, which is a colour
+    cast. The colour cast has its own term, because it is only 1 / (h w) of the first one, and is decided at the highest
     noise.
 
     Args:
         abar: noise schedule [steps].
-        weight: weights of the noise error, [steps].
+        weight: weights of the squared noise error, [steps].
         cast: weights of the colour cast, [steps].
         denoise: `(params, x, t, batch) -> Prediction`.
-        params: of the network.
+        params: parameters of the network.
         key: random key.
         batch: images [n h w c] in [-1, 1], and anything else that `denoise` needs.
 
     Returns:
-        The loss, and the metrics mse, weighted, offset and bits.
+        The loss, and the metrics mse (of the noise), weighted and offset (terms of the loss), and bits (mean term of the
+        variational bound, in bits per dimension).
 
     Raises:
         ValueError: the network has no learned variance.
@@ -197,11 +198,11 @@ def classify(
     batch: tuple[Array, Array],
     smoothing: float = 0.05,
 ) -> tuple[Array, dict[str, Array]]:
-    """Objective of a classifier: the cross entropy with smoothed labels, in nats.
+    """Computes the objective of a classifier: the cross entropy with smoothed labels, in nats.
 
     Args:
         apply: `(params, images) -> logits [n classes]`.
-        params: of the network.
+        params: parameters of the network.
         key: not used.
         batch: images [n ...], and their classes [n].
         smoothing: share of each label that is spread evenly over all classes.

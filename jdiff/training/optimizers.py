@@ -8,8 +8,8 @@ def adam_with_cosine(rate: float, steps: int, warm_up: int = 200) -> optax.Gradi
 
     Args:
         rate: highest learning rate.
-        steps: updates in all.
-        warm_up: updates of the warm-up, at most a tenth of all.
+        steps: total number of updates.
+        warm_up: number of updates of the warm-up, which is at most a tenth of `steps`.
 
     Example:
         >>> import jax.numpy as jnp
