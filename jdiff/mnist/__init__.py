@@ -1,1 +1,1 @@
-"""MNIST: the networks of part B of the course, and the data and the judge of the mini model."""
+"""MNIST: the networks of the course's part B, and the data and the digit judge of the mini model."""

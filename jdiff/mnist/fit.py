@@ -1,4 +1,4 @@
-"""Training of part B's networks by their recipes, and writing of trained networks."""
+"""Training part B's networks by their recipes, and writing trained networks."""
 
 import json
 import time
@@ -43,11 +43,14 @@ def mixed(
 
     Args:
         train: the network in training.
-        dtype: of weights and images.
-        params: of the network.
+        dtype: dtype of weights and images.
+        params: parameters of the network.
         x: images [n h w 1].
-        t: what the network is told about the noise level, [n].
+        t: timestep or time [n], as the network gets it.
         conditioning: the classes.
+
+    Returns:
+        As `train`.
     """
     cast = lambda tree: jax.tree.map(lambda a: a.astype(dtype), tree)
     params = params | {"params": cast(params["params"])} if "statistics" in params else cast(params)
@@ -73,24 +76,24 @@ def fit(
     """Trains a network, from the newest checkpoint in a folder if there is one.
 
     Args:
-        recipe: of the network.
-        run: settings.
+        recipe: the network's recipe.
+        run: settings of the training.
         images: [n 28 28] uint8.
         labels: [n].
-        folder: for checkpoints, log.csv and the weights of `keep_epochs`.
+        folder: folder for checkpoints, log.csv and the weights of `keep_epochs`.
         minutes: training ends at the first report after this time.
         keep_epochs: epochs after which the weights are written to `folder`/epoch-N.safetensors.
-        every: updates between reports.
-        save_every: updates between checkpoints; an epoch if None.
+        every: number of updates between reports.
+        save_every: number of updates between checkpoints; one epoch if None.
         mesh: devices, as in `train`.
-        tensorboard: also write files for TensorBoard.
-        quiet: show no progress bar.
+        tensorboard: whether to write files for TensorBoard too.
+        quiet: whether to show no progress bar.
 
     Returns:
         The state, and whether training is finished.
 
     Raises:
-        ValueError: the folder holds checkpoints with other settings.
+        ValueError: the folder holds checkpoints with other settings, or there are fewer images than `run.batch`.
         FloatingPointError: the loss is not finite.
         OSError: a checkpoint cannot be written.
     """
@@ -126,21 +129,24 @@ def fit(
 
 
 def _halved(a: Array) -> np.ndarray:
-    """Converts an array to float16, unless it has numbers that are too large, such as a variance of 100,000."""
+    """Converts an array to float16, unless a number in it is too large, such as a variance of 100,000."""
     wide = np.asarray(a)
     return wide.astype(np.float16) if np.abs(wide).max(initial=0) <= np.finfo(np.float16).max else wide
 
 
 def export(out: str | Path, run: Run, state: TrainState, finished: bool, folder: str | Path, images: int) -> None:
-    """Writes the EMA of the weights to model.safetensors, and the facts of the training to training.json.
+    """Writes the EMA of the weights to model.safetensors, and a report of the training to training.json.
 
     Args:
-        out: folder to write to.
-        run: settings.
-        state: from `fit`.
-        finished: from `fit`.
+        out: folder to write to, which is made if it does not exist.
+        run: settings of the training.
+        state: final state, from `fit`.
+        finished: whether training is finished, from `fit`.
         folder: the run's folder, with log.csv.
-        images: number of images in an epoch.
+        images: number of training images.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     out, step = Path(out), int(state.step)
     rows = [row for row in log.read(Path(folder) / "log.csv") if row["update"] <= step]

@@ -1,4 +1,4 @@
-"""The digit judge. It reads the digit, its colour and the background of an image of the mini model."""
+"""The digit judge: a classifier that reads the digit, its colour and the background of the mini model's images."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -19,26 +19,26 @@ from jdiff.parts import beside
 from jdiff.types import Array, Params
 
 SIZE = 32
-CHANNELS = (16, 32, 64, 64)  # of the convolutions, at 32, 16, 8 and 8 pixels a side
+CHANNELS = (16, 32, 64, 64)  # channels of the convolutions, at 32, 16, 8 and 8 pixels a side
 FEATURES = 128
 BORDER = 2  # pixels; MNIST padded to 32 has six empty ones on each side
 # The quantile of the distances from the background that counts as full ink: the 20th highest of 1024 pixels. Thin
 # digits have 30 pixels of full ink.
 INK = 0.98
-# Smallest ink of the pixels from which the colour is read. Pixels with less are edges, mixed with the background. With
+# The colour is read from pixels with more ink than this. Pixels with less are edges, mixed with the background. With
 # a value of 0.5, 0.35 % of yellow on black and of red on white were misread.
 CORE = 0.8
 # Smallest distance of full ink from the background, in RGB in [-1, 1], so that noise is not read as ink. The smallest
 # distance between a colour and a background of the captions is 2.
 FAINT = 1.0
-FAR_BACKGROUND = 0.5  # a background that is further from black and white is neither; it is a seventh of their distance
-FAR_COLOUR = (
-    1.0  # ink that is further from all named colours has no name; named colours are at least 1 apart, grey 1.41
-)
+# Largest distances from a named background and from a named colour, in RGB in [-1, 1]. Black and white are 3.46 apart.
+# Two named colours are at least 1 apart, and grey is 1.41 from the nearest one.
+FAR_BACKGROUND = 0.5
+FAR_COLOUR = 1.0
 
 
 def convolution(inputs: int, outputs: int, conv: Callable, rngs: nnx.Rngs) -> nnx.Conv:
-    """Returns a 3 x 3 convolution layer."""
+    """Returns a layer of 3 x 3 convolution."""
     return nnx.Conv(
         inputs, outputs, (3, 3), conv_general_dilated=conv, kernel_init=nnx.initializers.he_normal(), rngs=rngs
     )
@@ -51,7 +51,7 @@ def halve(x: Array) -> Array:
 
 
 class Judge(nnx.Module):
-    """Four convolutions and two dense layers, without normalisation, which would remove the contrast."""
+    """Four convolutions and two dense layers. There is no normalisation, because it would remove the contrast."""
 
     def __init__(self, conv: Callable, rngs: nnx.Rngs):
         a, b, c, d = CHANNELS
@@ -90,7 +90,7 @@ def network(conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, Param
     [n 128] of the last hidden layer, which are at least 0.
 
     Args:
-        conv: the convolution; `jdiff.training.conv.conv_by_patches` is fast for training on CPUs.
+        conv: convolution function; `jdiff.training.conv.conv_by_patches` is fast for training on CPUs.
 
     Example:
         >>> apply, shapes = network()
@@ -101,12 +101,23 @@ def network(conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, Param
 
 
 def init(key: Array) -> dict:
-    """Returns fresh parameters in float32."""
+    """Returns new parameters in float32.
+
+    Args:
+        key: random key.
+    """
     return nnx.to_pure_dict(nnx.state(Judge(jax.lax.conv_general_dilated, rngs=nnx.Rngs(key))))
 
 
 def background_of(images: Array) -> Array:
-    """Returns the background's colour [n 3] of images [n h w 3]: the median of the border in each channel."""
+    """Returns the background's colour [n 3] of images [n h w 3]: the median of the border in each channel.
+
+    Args:
+        images: [n h w 3], with h and w above 4.
+
+    Raises:
+        ValueError: the images have another shape.
+    """
     n, h, w, _ = _pictures(images).shape
     inner = np.pad(np.ones((h - 2 * BORDER, w - 2 * BORDER), bool), BORDER)
     return jnp.median(images.reshape(n, h * w, 3)[:, np.flatnonzero(~inner)], axis=1)
@@ -155,16 +166,16 @@ def strokes(images: Array) -> Array:
 
 
 class Colours(NamedTuple):
-    """The nearest named colours, and the distances to them in RGB in [-1, 1]. Black and white are 3.46 apart."""
+    """The nearest named colours, and the distances to them in RGB in [-1, 1]."""
 
     colour: Array  # [n] index into COLOURS; -1 if none is within FAR_COLOUR, or if there is no ink
-    background: Array  # [n] index into BACKGROUNDS; -1 if neither is within FAR_BACKGROUND
+    background: Array  # [n] index into BACKGROUNDS; -1 if none is within FAR_BACKGROUND
     colour_distance: Array  # [n]; infinite if there is no ink
     background_distance: Array  # [n]
 
 
 def colour(images: Array) -> Colours:
-    """Names the colours of the ink and of the background.
+    """Finds the named colours of the ink and of the background.
 
     The colour of the ink is the mean of the pixels with more ink than `CORE`, weighted by their ink. The colour of the
     background is the median of the border.
@@ -201,10 +212,10 @@ def _nearest(rgb: Array, table: dict) -> tuple[Array, Array]:
 
 
 class Verdict(NamedTuple):
-    """What the judge reads in n images."""
+    """The judge's result for n images."""
 
-    digit: Array  # [n] the most likely digit, 0 to 9
-    probability: Array  # [n] of this digit
+    digit: Array  # [n] most likely digit, 0 to 9
+    probability: Array  # [n] probability of that digit
     colour: Array  # [n] as in Colours
     background: Array  # [n] as in Colours
     colour_distance: Array  # [n] as in Colours
@@ -215,7 +226,7 @@ def judge(params: Params, images: Array) -> Verdict:
     """Reads the digit, the colour and the background of images.
 
     Args:
-        params: of the network.
+        params: parameters of the network.
         images: [n 32 32 3] in [-1, 1].
 
     Raises:
@@ -234,6 +245,7 @@ def load_params(folder: str | Path | None = None) -> dict:
         folder: folder of model.safetensors; the judge that ships with the library if None.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file does not hold exactly the parameters of this network.
     """
     path = (Path(folder) if folder is not None else shipped("judge")) / "model.safetensors"
@@ -255,9 +267,9 @@ def save_params(folder: str | Path, params: Params, metadata: Mapping[str, str])
     """Writes a judge's parameters to a folder, which `load_params` reads.
 
     Args:
-        folder: for model.safetensors.
-        params: of the network, in the dtype that they are stored in.
-        metadata: of the file, such as how the judge was trained.
+        folder: folder for model.safetensors, which is made if it does not exist.
+        params: parameters of the network, which keep their dtypes.
+        metadata: metadata of the file, such as how the judge was trained.
 
     Raises:
         OSError: the file cannot be written. What was there stays.
@@ -276,5 +288,9 @@ def load_judge(folder: str | Path | None = None) -> Partial:
 
     Args:
         folder: as in `load_params`.
+
+    Raises:
+        FileNotFoundError: as `load_params`.
+        ValueError: as `load_params`.
     """
     return Partial(judge, load_params(folder))

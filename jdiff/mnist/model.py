@@ -19,7 +19,7 @@ from jdiff.model import shipped
 from jdiff.parts import is_folder
 from jdiff.types import Array, Combiner, Network
 
-TOGETHER = 250  # images in one call; with guidance, the course's network then needs about 2 GB for activations
+TOGETHER = 250  # images in one call; with guidance, the activations of the course's network then need about 2 GB
 
 
 class Digits(NamedTuple):
@@ -34,11 +34,15 @@ class Drawn(NamedTuple):
     """Sampled digits."""
 
     images: np.ndarray  # [n 28 28 1] in [0, 1]
-    way: np.ndarray | None = None  # [n m 28 28 1] images on the way, not clipped
+    way: np.ndarray | None = None  # [n m 28 28 1] intermediate images, not clipped
 
 
 def name(kind: str, recipe: str) -> str:
-    """Returns the name of a network's folder under weights/mnist.
+    """Returns the name of a network's folder in weights/mnist.
+
+    Args:
+        kind: one of `recipes.KINDS`.
+        recipe: name of the recipe, such as "best".
 
     Example:
         >>> name("class", "best")
@@ -51,11 +55,11 @@ def load(folder: str | Path = "class-best", weights: str | Path | None = None) -
     """Loads a network of part B.
 
     Args:
-        folder: a folder that `jdiff mnist train` wrote, or the name of a network that ships in weights/mnist.
-        weights: another file with parameters, such as those after an epoch.
+        folder: a folder that `jdiff mnist train` wrote, or the name of a network in weights/mnist.
+        weights: another file of parameters, such as those after an epoch; the folder's model.safetensors if None.
 
     Raises:
-        ValueError: there is no such folder, or its files do not fit.
+        ValueError: there is no such folder, or its files do not fit the network.
 
     Example:
         >>> load("class-best").recipe.steps <= 50
@@ -85,7 +89,7 @@ def guided(classes: Array, guidance: float) -> Combiner:
     """Returns the classifier-free guidance of each class.
 
     Args:
-        classes: [n]; -1 is no class.
+        classes: [n] in 0 to 9; -1 is no class.
         guidance: guidance scale.
 
     Returns:
@@ -114,13 +118,13 @@ def draw(
 
     Args:
         model: a network of part B.
-        classes: the class of each image, [n]; -1 is no class.
+        classes: class of each image [n], 0 to 9; -1 is no class.
         key: random key. Image i gets fold_in(key, i), so it is the same in any batch.
         steps: steps of the sampler; the recipe's default if None.
-        guidance: guidance scale, where 1 is no guidance; the recipe's default if None.
-        keep: about how many images to keep on the way from noise to each digit.
-        progress: called with the number of images that are done, and of all images.
-        watch: called with (rows done, rows in all, images [m 28 28 1] as they are) after every row of each call. An
+        guidance: guidance scale; 1 is no guidance. The recipe's default if None.
+        keep: about how many intermediate images to keep of each digit.
+        progress: called with (finished images, images in all) after each call of 250 images.
+        watch: called with (rows done, rows in all, current images [m 28 28 1]) after every row of each call. An
             exception that it raises ends the drawing.
 
     Raises:

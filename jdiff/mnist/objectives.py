@@ -7,18 +7,18 @@ import jax.numpy as jnp
 
 from jdiff.types import Array, Conditioning, Params, Prediction
 
-# (what the network is told about the level, signal, noise), each [n].
+# (timestep or time as the network gets it, signal, noise), each [n].
 Levels = tuple[Array, Array, Array]
-# `(params, x, t, conditioning) -> (Prediction, term that is added to the loss)`.
+# `(params, x, t, conditioning) -> (Prediction, term whose gradient is added to the loss's)`.
 Training = Callable[[Params, Array, Array, Conditioning], tuple[Prediction, Array | float]]
 
 
 def fixed(signal: float, noise: float, key: Array, n: int) -> Levels:
-    """Returns the same level for all images. The network is told 0.
+    """Returns the same level for all images. The network gets t = 0.
 
     Args:
-        signal: of the level.
-        noise: of the level.
+        signal: signal of the level.
+        noise: noise of the level.
         key: not used.
         n: number of images.
 
@@ -31,7 +31,7 @@ def fixed(signal: float, noise: float, key: Array, n: int) -> Levels:
 
 
 def timesteps(abar: Array, key: Array, n: int) -> Levels:
-    """Draws timesteps t from 1 to T. The network is told t / T.
+    """Draws timesteps t from 1 to T. The network gets t / T.
 
     Args:
         abar: noise schedule [T].
@@ -52,7 +52,7 @@ def timesteps(abar: Array, key: Array, n: int) -> Levels:
 
 
 def uniform_flow(key: Array, n: int) -> Levels:
-    """Draws t from [0, 1]. The signal is t, the noise is 1 - t, and the network is told t.
+    """Draws t from [0, 1]. The signal is t, the noise is 1 - t, and the network gets t.
 
     Args:
         key: random key.
@@ -66,7 +66,7 @@ def uniform_flow(key: Array, n: int) -> Levels:
 
 
 def logit_normal_flow(key: Array, n: int) -> Levels:
-    """Draws levels of a flow. Most are in the middle, where the digit is decided. The network is told 1000 * noise.
+    """Draws levels of a flow. Most are in the middle, where the digit is decided. The network gets 1000 * noise.
 
     Args:
         key: random key.
@@ -97,7 +97,13 @@ def of_velocity(x0: Array, eps: Array) -> Array:
 
 
 def one_hot(classes: Array) -> Array:
-    """Returns classes [n] as the text [n 1 10] of a network. The class -1 is no class: all zeros.
+    """Returns classes as the text of a network.
+
+    Args:
+        classes: [n] in 0 to 9, or -1 for no class, which becomes zeros.
+
+    Returns:
+        [n 1 10].
 
     Example:
         >>> one_hot(jnp.array([2, -1])).sum((1, 2)).tolist()
@@ -115,15 +121,15 @@ def regression(
     key: Array,
     batch: tuple[Array, Array],
 ) -> tuple[Array, dict[str, Array]]:
-    """Objective: the mean squared error of the network's estimate for images at random noise levels.
+    """Computes the mean squared error of the network's estimate for images at random noise levels.
 
     Args:
-        levels: `(key, n) -> (what the network is told, signal, noise)`, which draws noise levels.
+        levels: `(key, n) -> Levels`, which draws noise levels.
         target: `(x0, eps) -> target` of the network for the image signal x0 + noise eps.
         dropout: probability that the class of an image is left out.
         train: the network in training. Its second result is a term whose gradient is added to that of the loss. The
             value of the loss does not contain the term.
-        params: of the network.
+        params: parameters of the network.
         key: random key.
         batch: images [n h w 1], and their classes [n].
 
@@ -142,4 +148,4 @@ def regression(
     prediction, pull = train(params, x, t, Conditioning(one_hot(jnp.where(left, classes, -1))))
     mse = jnp.mean((prediction.estimate - target(x0, eps)) ** 2)
     pull = jnp.asarray(pull, mse.dtype)
-    return mse + (pull - jax.lax.stop_gradient(pull)), {}  # the brackets matter: the pull can be 1e9 at first
+    return mse + (pull - jax.lax.stop_gradient(pull)), {}  # the brackets keep the mse exact: the term can be 1e9

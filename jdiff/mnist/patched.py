@@ -10,10 +10,10 @@ from jdiff.types import Array, Conditioning, Network, Params, Prediction
 
 
 def config(width: int) -> if_unet.Config:
-    """Returns the sizes of the network, whose prompt is the class.
+    """Returns the sizes of the network. Its text is the one-hot class.
 
     Args:
-        width: channels at 14 x 14 pixels; there are twice as many at 7 x 7.
+        width: number of channels at 14 x 14 pixels; there are twice as many at 7 x 7.
 
     Example:
         >>> config(48).block_out_channels
@@ -37,12 +37,22 @@ def config(width: int) -> if_unet.Config:
 
 
 def unet(width: int, conv: Callable = lax.conv_general_dilated) -> Network:
-    """Returns the network for digits [n 28 28 1], with the shapes of its parameters in the place of weights."""
+    """Returns the network for digits [n 28 28 1]. Its parameters are shapes without values.
+
+    Args:
+        width: as in `config`.
+        conv: convolution function, as in `jdiff.networks.unet.unet`.
+    """
     return if_unet.unet(config(width), conv)
 
 
 def training(width: int, conv: Callable = lax.conv_general_dilated) -> Callable[..., tuple[Prediction, float]]:
-    """Returns the network in training: `(params, x, t, conditioning) -> (Prediction, 0)`."""
+    """Returns the network in training: `(params, x, t, conditioning) -> (Prediction, 0)`.
+
+    Args:
+        width: as in `config`.
+        conv: as in `unet`.
+    """
     return _NoTerm(unet(width, conv).apply)
 
 
@@ -57,5 +67,10 @@ class _NoTerm:
 
 
 def init(width: int, key: Array) -> dict:
-    """Returns fresh parameters in float32. The last convolution is zero."""
+    """Returns new parameters in float32. The last convolution is zero.
+
+    Args:
+        width: as in `config`.
+        key: random key.
+    """
     return if_unet.init(config(width), key)

@@ -1,4 +1,4 @@
-"""The recipes of part B's networks: how each is built, trained and sampled, by the course or by us."""
+"""The recipes of part B's networks, the course's and our own: how each network is built, trained and sampled."""
 
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -21,7 +21,7 @@ CLASS_DROPOUT = 0.1  # probability that the class of an image is left out in tra
 class Recipe(NamedTuple):
     """How a network is built, trained and sampled."""
 
-    network: Callable[[int, Callable], Network]  # (width, conv) -> the network with shapes in the place of weights
+    network: Callable[[int, Callable], Network]  # (width, conv) -> the network, whose parameters are shapes
     training: Callable[[int, Callable], objectives.Training]  # (width, conv) -> the network in training
     init: Callable[[int, Array], dict]  # (width, key) -> parameters
     scale: Callable[[Array], Array]  # uint8 images [n 28 28] -> input of the network [n 28 28 1]
@@ -34,7 +34,7 @@ class Recipe(NamedTuple):
     batch: int  # images an update
     epochs: int
     rate: float  # learning rate
-    decay: float  # of the EMA of the weights, which is written; with 0 it is the last weights
+    decay: float  # decay of the EMA of the weights, which is what is written; with 0 it is the last weights
     table: Callable[[int], Level]  # steps -> table of levels for sampling
     solver: Callable[[], Solver]
     steps: int  # of sampling
@@ -42,49 +42,103 @@ class Recipe(NamedTuple):
 
 
 def ddpm_table(steps: int) -> Level:
-    """Returns a table of the course's 300 timesteps, or of fewer, evenly spread ones. The network is told t / T."""
+    """Returns a table of evenly spread timesteps among the course's 300. The network gets t / 300.
+
+    Args:
+        steps: number of rows.
+
+    Raises:
+        ValueError: `steps` is not between 1 and 300.
+    """
     checks.whole("steps", steps, 1, T)
     levels = schedule.levels(schedule.linear(T), np.linspace(T - 1, 0, steps).round().astype(int))
     return levels._replace(t=(levels.t + 1) / T)
 
 
 def flow_table(steps: int) -> Level:
-    """Returns a table of even steps from noise to image. The network is told t."""
+    """Returns a flow table of equal steps from noise to image. The network gets t, from 0 to 1.
+
+    Args:
+        steps: number of rows.
+
+    Raises:
+        ValueError: `steps` is not between 1 and 1000.
+    """
     checks.whole("steps", steps, 1, 1000)
     return schedule.flow(np.linspace(0, 1, steps + 1))
 
 
 def best_table(steps: int) -> Level:
-    """Returns a table of even steps from noise to image. The network is told 1000 * noise."""
+    """Returns a flow table of equal steps from noise to image. The network gets 1000 * noise.
+
+    Args:
+        steps: number of rows.
+
+    Raises:
+        ValueError: `steps` is not between 1 and 1000.
+    """
     levels = flow_table(steps)
     return levels._replace(t=1000 * levels.noise)
 
 
 def one_step(noise: float, steps: int) -> Level:
-    """Returns the table of the single-step denoiser, with one step from this noise to the clean image."""
+    """Returns the table of the single-step denoiser: one step from a noise level to the clean image.
+
+    Args:
+        noise: noise of the level, whose signal is 1.
+        steps: must be 1.
+
+    Raises:
+        ValueError: `steps` is not 1.
+    """
     checks.whole("steps", steps, 1, 1)
     return schedule.exploding([noise, 0.0])._replace(t=np.zeros(1))
 
 
 def adam(schedule: Callable | float) -> optax.GradientTransformation:
-    """Returns Adam for the parameters, and PyTorch's running mean for BatchNorm's statistics."""
-    kinds: dict[Hashable, Any] = {"params": optax.adam(schedule), "statistics": optax.sgd(unet.MOMENTUM)}
+    """Returns Adam for the parameters, and PyTorch's running mean for BatchNorm's statistics.
+
+    Args:
+        schedule: learning rate, or a function from the number of the update to it.
+    """
+    kinds: dict[Hashable, optax.GradientTransformation] = {
+        "params": optax.adam(schedule),
+        "statistics": optax.sgd(unet.MOMENTUM),
+    }
     return optax.partition(kinds, {name: name for name in kinds})
 
 
 def constant(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
-    """Returns Adam with a constant learning rate (course part B, 1.2)."""
+    """Returns Adam with a constant learning rate (course part B, 1.2).
+
+    Args:
+        rate: learning rate.
+        updates: not used.
+        epochs: not used.
+    """
     del updates, epochs
     return adam(rate)
 
 
 def tenth(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
-    """Returns Adam with a learning rate that decays after each epoch, to a tenth at the end (course part B, 2.2)."""
+    """Returns Adam with a learning rate that decays after each epoch, to a tenth at the end (course part B, 2.2).
+
+    Args:
+        rate: first learning rate.
+        updates: number of updates in an epoch.
+        epochs: number of epochs.
+    """
     return adam(optax.exponential_decay(rate, updates, 0.1 ** (1 / epochs), staircase=True))
 
 
 def cosine(rate: float, updates: int, epochs: int) -> optax.GradientTransformation:
-    """Returns Adam with clipped gradients, a warm-up, and a cosine decay of the learning rate to a hundredth."""
+    """Returns Adam with clipped gradients, a warm-up, and a cosine decay of the learning rate to a hundredth.
+
+    Args:
+        rate: highest learning rate.
+        updates: number of updates in an epoch.
+        epochs: number of epochs.
+    """
     return adam_with_cosine(rate, updates * epochs)
 
 
@@ -105,7 +159,7 @@ def _wide(config: unet.Config, width: int) -> unet.Config:
 
 
 def as_it_is(x: Array) -> Array:
-    """Returns the images."""
+    """Returns the images unchanged."""
     return x
 
 
@@ -152,7 +206,12 @@ def _best(dropout: float) -> Recipe:
 
 
 def denoiser(signal: float, noise: float) -> Recipe:
-    """Returns the recipe of the single-step denoiser of images signal x0 + noise eps. (0, 1) is pure noise."""
+    """Returns the recipe of the single-step denoiser.
+
+    Args:
+        signal: signal of the images in training, signal x0 + noise eps; 0 for pure noise.
+        noise: noise of the images in training.
+    """
     return _courses(
         unet.Config(time=False, classes=False), levels=partial(objectives.fixed, signal, noise),
         target=objectives.of_clean, optimizer=constant, width=128, batch=256, epochs=5, rate=1e-4,
@@ -161,7 +220,7 @@ def denoiser(signal: float, noise: float) -> Recipe:
 
 
 def recipes() -> dict[tuple[str, str], Recipe]:
-    """Returns all recipes by kind and name.
+    """Returns all recipes by (kind, name).
 
     "spec" is the course's recipe, "best" is ours, and "pure" is the course's denoiser of pure noise.
 

@@ -1,4 +1,4 @@
-"""The course's UNet for MNIST: convolutions, BatchNorm and GELU, with or without time and class."""
+"""The course's UNet for MNIST: convolutions, BatchNorm and GELU, with or without inputs for time and class."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from jdiff.types import Array, Conditioning, Network, Prediction
 
 SIDE, CLASSES = 28, 10
 EPS = 1e-5
-MOMENTUM = 0.1  # weight of a batch in the running statistics, as in PyTorch, which is their learning rate
+MOMENTUM = 0.1  # weight of a batch in the running statistics, as in PyTorch; it is used as a learning rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Config:
     """
 
     width: int = 64  # channels D
-    time: bool = True  # whether it is told the time
-    classes: bool = True  # whether it is told the class
-    multiply: bool = False  # whether it multiplies by the time, as in the flow edition; in the DDPM edition it adds it
+    time: bool = True  # whether the time is an input
+    classes: bool = True  # whether the class is an input
+    multiply: bool = False  # whether features are multiplied by the time's embedding (flow edition) or added (DDPM)
 
 
 def convolve(x: Array, kernel: Array, *, stride: int = 1, up: int = 1, pad: int, conv: Callable) -> Array:
@@ -40,10 +40,10 @@ def convolve(x: Array, kernel: Array, *, stride: int = 1, up: int = 1, pad: int,
     Args:
         x: [n h w c].
         kernel: [k k c o].
-        stride: of the convolution.
-        up: distance of the pixels of x in a transposed convolution; 1 for others.
-        pad: zeros on each side.
-        conv: the convolution.
+        stride: stride of the convolution.
+        up: stride of a transposed convolution; 1 for a plain one.
+        pad: number of zeros on each side.
+        conv: convolution function, like `lax.conv_general_dilated`.
 
     Returns:
         [n h w o].
@@ -59,7 +59,7 @@ def _channels(a: Array, dtype: Any) -> Array:
 
 
 class Norm(nnx.Module):
-    """BatchNorm. It uses the statistics of the batch in training, and the running statistics otherwise."""
+    """BatchNorm. With a list `pulls`, it uses the statistics of the batch, otherwise the running statistics."""
 
     def __init__(self, width: int):
         self.scale, self.bias = nnx.Param(jnp.ones(width)), nnx.Param(jnp.zeros(width))
@@ -83,7 +83,7 @@ class Norm(nnx.Module):
 
 
 class Convolution(nnx.Module):
-    """Convolution with a bias, BatchNorm, GELU. It is transposed if `up` is more than 1."""
+    """Convolution with a bias, then BatchNorm and GELU if `norm`. It is transposed if `up` is more than 1."""
 
     def __init__(
         self, inputs: int, outputs: int, conv: Callable, rngs: nnx.Rngs, *, size=3, stride=1, up=1, pad=1, norm=True
@@ -135,7 +135,7 @@ class UNet(nnx.Module):
         self.class_1, self.class_2 = (Dense(CLASSES, w, rngs) if config.classes else None for w in (2 * d, d))
 
     def __call__(self, x: Array, t: Array, conditioning: Conditioning, pulls: list | None = None) -> Prediction:
-        """Predicts. With a list `pulls`, it uses the statistics of the batch and adds BatchNorm's terms to the list."""
+        """Predicts. With a list `pulls`, it uses the statistics of the batch, and appends BatchNorm's terms to it."""
         x = _checked(x)
 
         def through(layers: Any, x: Array) -> Array:
@@ -163,8 +163,8 @@ class UNet(nnx.Module):
     def in_training(self, x: Array, t: Array, conditioning: Conditioning) -> tuple[Prediction, Array]:
         """Predicts with the statistics of the batch, and returns a term for the loss.
 
-        The term is half the squared distance of the running statistics from the batch's. Gradient descent on it with a
-        learning rate of 0.1 updates the running statistics as PyTorch's BatchNorm does.
+        The term is half the squared distance between the running statistics and the batch's. Gradient descent on it
+        with a learning rate of 0.1 updates the running statistics as PyTorch's BatchNorm does.
         """
         pulls: list = []
         prediction = self(x, t, conditioning, pulls)
@@ -181,14 +181,14 @@ KINDS = (("params", nnx.Param), ("statistics", nnx.BatchStat))
 
 
 def unet(config: Config, conv: Callable = lax.conv_general_dilated) -> Network:
-    """Returns the network of a config, with the shapes of its `params` and `statistics` in the place of weights.
+    """Returns the network of a config. Its `params` and `statistics` are shapes without values.
 
     It predicts for images x [n 28 28 1] and times t [n] in [0, 1]. The text [n 1 10] is the one-hot class, or zeros for
     no class.
 
     Args:
-        config: sizes of the network, and what it is told.
-        conv: the convolution; `jdiff.training.conv.conv_by_patches` is fast for training on CPUs.
+        config: sizes and inputs of the network.
+        conv: convolution function; `jdiff.training.conv.conv_by_patches` is fast for training on CPUs.
 
     Example:
         >>> sum(a.size for a in jax.tree.leaves(unet(Config()).params["params"]))
@@ -202,12 +202,22 @@ def unet(config: Config, conv: Callable = lax.conv_general_dilated) -> Network:
 
 
 def training(config: Config, conv: Callable = lax.conv_general_dilated) -> Apply:
-    """Returns the network in training: `(params, x, t, conditioning) -> (Prediction, term for the loss)`."""
+    """Returns the network in training: `(params, x, t, conditioning) -> (Prediction, term for the loss)`.
+
+    Args:
+        config: as in `unet`.
+        conv: as in `unet`.
+    """
     return pure(lambda: UNet(config, conv, rngs=nnx.Rngs(0)), (UNet, config, conv), KINDS)[0].at("in_training")
 
 
 def init(config: Config, key: Array) -> dict:
-    """Returns fresh parameters in float32, with the default distributions of PyTorch's layers."""
+    """Returns new parameters in float32, with the default distributions of PyTorch's layers.
+
+    Args:
+        config: as in `unet`.
+        key: random key.
+    """
     model = UNet(config, lax.conv_general_dilated, rngs=nnx.Rngs(key))
     states = nnx.split(model, *(kind for _, kind in KINDS))[1:]
     return {name: nnx.to_pure_dict(state) for (name, _), state in zip(KINDS, states, strict=True)}
