@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 
-def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
+def whole(name: str, value: object, least: int = 1, most: float = math.inf) -> int:
     """Returns a whole number as an int.
 
     Args:
@@ -26,8 +26,7 @@ def whole(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:
         ...
         ValueError: n must be a whole number of at least 1, got 2.5
     """
-    good = isinstance(value, int | np.integer) and not isinstance(value, bool) and least <= value <= most
-    if not good:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or not least <= value <= most:
         limits = f"of at least {least}" if math.isinf(most) else f"between {least} and {most}"
         raise ValueError(f"{name} must be a whole number {limits}, got {value!r}")
     return int(value)

@@ -7,7 +7,6 @@ one Combiner, and the network is still called once per step.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from jdiff import checks
 from jdiff.types import (
     Array,
+    Axes,
     Combiner,
     Conditioning,
     Image,
@@ -372,7 +372,7 @@ def denoiser(
     return denoise
 
 
-def is_idle(combiner: Combiner | Callable, level: Level, in_axes: Any = None) -> Array | None:
+def is_idle(combiner: Combiner | Callable, level: Level, in_axes: Axes = None) -> Array | None:
     """Returns whether a combiner's rule is idle at a level, for all images; None if it is never idle.
 
     Args:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ BATCHED = ("threefry2x32",)
 RAW = {2: "threefry2x32", 4: "rbg"}  # length of raw key data -> implementation
 
 
-def as_key(key: Any, name: str = "key") -> Array:
+def as_key(key: object, name: str = "key") -> Array:
     """Returns typed keys. Raw key data, such as `jax.random.PRNGKey` returns, is wrapped.
 
     Args:

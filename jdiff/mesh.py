@@ -94,7 +94,7 @@ def place(tree: Tree, sharding: NamedSharding) -> Tree:
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
-    def put(a: Any) -> jax.Array:  # a NumPy array, or one of JAX's, keys included
+    def put(a: jax.Array | np.ndarray) -> jax.Array:
         if isinstance(a, jax.Array) and jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(a)), impl=jax.random.key_impl(a))
         values = np.asarray(a)
@@ -123,7 +123,7 @@ def parameter_shardings(mesh: Mesh, params: Params, least: int = 2**16) -> Any:
     """
     n = mesh.shape[MODEL]
 
-    def of(a: Any) -> NamedSharding:  # an array or its shape
+    def of(a: jax.Array | np.ndarray | jax.ShapeDtypeStruct) -> NamedSharding:
         sides = [i for i, d in enumerate(a.shape) if d % n == 0 and a.size >= least]
         longest = max(sides, key=lambda i: a.shape[i], default=None)
         return NamedSharding(mesh, PartitionSpec() if longest is None else PartitionSpec(*[None] * longest, MODEL))

@@ -156,7 +156,7 @@ def load(
     name_or_folder: str | Path,
     dtype: files.DTypeLike = "float32",
     *,
-    known: Mapping[str, Any] = embeddings.NONE,
+    known: Mapping[str, Array | np.ndarray] = embeddings.NONE,
     encoder: str | Path | None = None,
     texts: Sequence[str] = (),
     cache: str | Path | None = None,
@@ -262,7 +262,7 @@ def _defaults(path: Path, defaults: Defaults) -> Defaults:
     return defaults._replace(**given)
 
 
-def _name(rule: Callable) -> list[Any]:
+def _name(rule: Callable) -> list[object]:
     """Returns a function as JSON: its module, its name, and the arguments of a partial."""
     function, args = getattr(rule, "func", rule), getattr(rule, "args", ())
     told = [_name(x) if callable(x) else np.asarray(x).tolist() for x in args]

@@ -13,6 +13,7 @@ from jdiff import checks, combine, step
 from jdiff.keys import as_key, fold_in, normal
 from jdiff.types import (
     Array,
+    Axes,
     Batch,
     Combiner,
     Conditioning,
@@ -36,8 +37,6 @@ START = 2**31 - 1
 
 # A function that is called while images are drawn, with rows done, rows in all, and the current images.
 Watch = Callable[[int, int, np.ndarray], None]
-# An `in_axes` of `jax.vmap`: an int, None, or a tree of them.
-Axes = Any
 
 
 class Samples(NamedTuple):

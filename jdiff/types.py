@@ -22,6 +22,8 @@ Batch = Float[Array, "n *image"]
 Column = Any
 # A nested dict of arrays, or of their shapes. JAX has no type for it.
 Params = Any
+# An `in_axes` of `jax.vmap`: an int, None, or a tree of them.
+Axes = Any
 
 
 class Prediction(NamedTuple):

@@ -250,6 +250,7 @@ def load_params(folder: str | Path | None = None) -> dict:
     """
     path = (Path(folder) if folder is not None else shipped("judge")) / "model.safetensors"
     found = load_file(path)
+    # Any: flax types the leaves of a flat dict as dicts
     wanted: Any = traverse_util.flatten_dict(network()[1], sep="/")
     bad = [f"{name} is missing" for name in wanted.keys() - found.keys()]
     bad += [f"{name} is unknown" for name in found.keys() - wanted.keys()]

@@ -111,7 +111,7 @@ def draw(
     steps: int | None = None,
     guidance: float | None = None,
     keep: int = 0,
-    progress: Callable[[int, int], Any] | None = None,
+    progress: Callable[[int, int], object] | None = None,
     watch: Callable[[int, int, np.ndarray], None] | None = None,
 ) -> Drawn:
     """Samples digits from pure noise.

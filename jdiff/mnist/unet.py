@@ -1,14 +1,14 @@
 """The course's UNet for MNIST: convolutions, BatchNorm and GELU, with or without inputs for time and class."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 
 from jdiff.networks.pure import Apply, pure
 from jdiff.networks.unet import gelu
@@ -54,7 +54,7 @@ def convolve(x: Array, kernel: Array, *, stride: int = 1, up: int = 1, pad: int,
     )  # fmt: skip
 
 
-def _channels(a: Array, dtype: Any) -> Array:
+def _channels(a: Array, dtype: DTypeLike) -> Array:
     return a.astype(dtype)[None, None, None]
 
 
@@ -138,7 +138,7 @@ class UNet(nnx.Module):
         """Predicts. With a list `pulls`, it uses the statistics of the batch, and appends BatchNorm's terms to it."""
         x = _checked(x)
 
-        def through(layers: Any, x: Array) -> Array:
+        def through(layers: Iterable[Convolution], x: Array) -> Array:
             for layer in layers:
                 x = layer(x, pulls)
             return x

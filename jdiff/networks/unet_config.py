@@ -66,7 +66,7 @@ class Config:
 
 
 # Keys of config.json for which this network has one value only: (that value, diffusers' default).
-FIXED: dict[str, tuple[Any, Any]] = {
+FIXED: dict[str, tuple[str, str | None]] = {
     "act_fn": ("gelu", "silu"),
     "addition_embed_type": ("text", None),
     "cross_attention_norm": ("group_norm", None),
@@ -75,7 +75,7 @@ FIXED: dict[str, tuple[Any, Any]] = {
     "resnet_time_scale_shift": ("scale_shift", "default"),
 }
 # Keys that must have diffusers' default, or another value that has no effect on these blocks.
-DEFAULT: dict[str, tuple[Any, ...]] = {
+DEFAULT: dict[str, tuple[object, ...]] = {
     "addition_time_embed_dim": (None,),
     "attention_type": ("default",),
     "center_input_sample": (False,),
@@ -99,7 +99,7 @@ DEFAULT: dict[str, tuple[Any, ...]] = {
     "use_linear_projection": (False,),
 }
 # diffusers' defaults for keys that are missing in config.json, where they differ from `Config`'s.
-SILENT: dict[str, Any] = {
+SILENT: dict[str, object] = {
     "sample_size": None,
     "in_channels": 4,
     "out_channels": 4,
@@ -153,7 +153,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> Config:
     return Config(**values)
 
 
-def _is_size(value: Any) -> bool:
+def _is_size(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import numpy as np
@@ -14,12 +14,17 @@ from jax.tree_util import Partial
 
 from jdiff.parts import beside
 
+if TYPE_CHECKING:
+    from jdiff.training.loop import TrainState
+
 # Of arrays with more bytes than this, a fingerprint contains only shape and dtype.
 DIGESTED = 2**20
 FINGERPRINT = "fingerprint.json"
 
 
-def fingerprint(state: Any, objective: Partial, decay: float, settings: Mapping[str, Any] | None) -> dict[str, Any]:
+def fingerprint(
+    state: "TrainState", objective: Partial, decay: float, settings: Mapping[str, object] | None
+) -> dict[str, object]:
     """Returns the fingerprint of a run, as JSON. Runs with different fingerprints do not share checkpoints.
 
     Args:
@@ -57,7 +62,7 @@ class Checkpoints:
         ValueError: on entry, if the folder holds checkpoints of another run.
     """
 
-    def __init__(self, folder: str | Path, run: dict[str, Any]):
+    def __init__(self, folder: str | Path, run: Mapping[str, object]):
         import orbax.checkpoint as ocp
 
         self.folder = Path(folder).absolute()
@@ -103,7 +108,7 @@ class Checkpoints:
                 f"{more}; give the same settings, or another folder"
             )
 
-    def newest(self, state: Any, sharding: Sharding | None) -> Any:
+    def newest(self, state: "TrainState", sharding: Sharding | None) -> "TrainState | None":
         """Reads the newest checkpoint.
 
         Args:
@@ -124,14 +129,14 @@ class Checkpoints:
             state,
         )
         try:
-            return self.manager.restore(step, args=self.orbax.args.StandardRestore(wanted))
+            return cast("TrainState", self.manager.restore(step, args=self.orbax.args.StandardRestore(wanted)))
         except (ValueError, KeyError) as error:
             why = str(error).splitlines()[0]
             raise ValueError(
                 f"the checkpoint of update {step} in {self.folder} does not fit this run: {why}; give another folder"
             ) from error
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: "TrainState") -> None:
         """Writes a checkpoint.
 
         Args:
@@ -155,19 +160,19 @@ class Checkpoints:
             ) from error
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def _named(tree: object) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _flat(run: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def _flat(run: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
     for name, value in run.items():
         flat |= _flat(value, f"{prefix}{name} ") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return flat
 
 
-def _names(function: Any) -> str:
+def _names(function: object) -> str:
     """Returns the names of the functions in a Partial, the outer one first."""
     if isinstance(function, Partial):
         inner = [_names(part) for part in (*function.args, *function.keywords.values())]
@@ -178,7 +183,7 @@ def _names(function: Any) -> str:
     return ""
 
 
-def _digest(tree: Any) -> str:
+def _digest(tree: object) -> str:
     """Returns the sha256 of the shapes and dtypes of all arrays and the content of the small ones."""
     digest = hashlib.sha256()
     for name, leaf in _named(tree).items():

@@ -8,7 +8,7 @@ and their all-reduces can then wait for each other forever.
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +133,7 @@ _convolve.defvjp(_save, _gradients)
 
 def conv_by_patches(
     x: Array, kernel: Array, window_strides: Sequence[int] = (1, 1), padding: str | Sequence[Sequence[int]] = "SAME",
-    lhs_dilation: Sequence[int] | None = None, rhs_dilation: Sequence[int] | None = None, **others: Any,
+    lhs_dilation: Sequence[int] | None = None, rhs_dilation: Sequence[int] | None = None, **others: object,
 ) -> Array:  # fmt: skip
     """Convolves like `lax.conv_general_dilated`, with reverse-mode gradients that are fast on CPUs.
 

@@ -52,7 +52,7 @@ class TrainState(NamedTuple):
     step: Array  # [] number of finished updates
     key: Array  # raw data of the run's key; update i uses fold_in(key, i)
     params: Params
-    optimizer: Any  # optax's state
+    optimizer: optax.OptState
     ema: Params  # exponential moving average of the parameters, in float32 or better
 
 
@@ -137,7 +137,7 @@ def train(
     report: Callable[[int, dict[str, np.ndarray]], bool | None] = lambda step, metrics: None,
     checkpoints: str | Path | None = None,
     save_every: int = 500,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
     mesh: Mesh | None = None,
 ) -> TrainState:
     """Trains up to a number of updates, from the newest checkpoint if there is one.

@@ -148,8 +148,8 @@ def hybrid(
         batch: images [n h w c] in [-1, 1], and anything else that `denoise` needs.
 
     Returns:
-        The loss, and the metrics mse (of the noise), weighted and offset (terms of the loss), and bits (the mean term of
-        the variational bound, in bits per dimension).
+        The loss, and the metrics mse (of the noise), weighted and offset (terms of the loss), and bits (the mean term
+        of the variational bound, in bits per dimension).
 
     Raises:
         ValueError: the network has no learned variance.
