@@ -3,8 +3,8 @@
     python scripts/parity.py          # parts, small networks, the six pipelines, the Gaussian law
     python scripts/parity.py --full   # also IF-I-M at its published size and one layer of T5 XXL
 
-What is compared is in parity_rungs.py (parts and networks), parity_pipelines.py (whole sampling loops) and
-parity_laws.py (the Gaussian law). The tests hold all of it to bounds. Needs the extra `torch`.
+The comparisons are in parity_rungs.py (parts and networks), parity_pipelines.py (whole sampling loops) and
+parity_laws.py (the Gaussian law). The tests check all of them. Needs the extra `torch`.
 """
 
 import tempfile
@@ -47,13 +47,13 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "parity.md"
 
 
 def exact(rung: Rung) -> np.ndarray:
-    """Returns torch's output in float64 throughout: the reference of all errors."""
+    """Returns torch's output, all in float64: the reference of all errors."""
     with lifted(), torch.no_grad():
         return rung.theirs(rung.module, *map(torch.as_tensor, rung.inputs)).double().numpy()
 
 
 def _narrow(x: np.ndarray, dtype: str) -> str:
-    """Times (one dimension) stay in float32 at least: in bfloat16, 990 would be 992."""
+    """Returns the dtype of an input. Timesteps (one dimension) are at least float32: in bfloat16, 990 would be 992."""
     return "float32" if x.ndim == 1 and dtype != "float64" else dtype
 
 
@@ -77,7 +77,7 @@ def theirs(rung: Rung, dtype: str) -> np.ndarray:
 
 
 def measure(rung: Rung, dtype: str) -> Errors:
-    """Measures both sides in a dtype. In float64, torch's error is that of its own casts to float32."""
+    """Measures both sides in a dtype. In float64, torch's error comes from its own casts to float32."""
     truth = exact(rung)
     with jax.enable_x64(dtype == "float64"):
         error = relative(ours(rung, dtype), truth)
@@ -123,36 +123,36 @@ def measure_full(folder: Path) -> Errors:
 TOP = """# How far jdiff is from the originals
 
 Each row of the table is one part of a network. Both sides get the same random weights and inputs, and the inputs are
-not square. The reference is torch in float64 throughout. An error is the largest difference from the reference, divided
-by the largest value of the reference. The columns "torch" are the errors of diffusers or transformers in the same
-dtype, so they show how much of our error is rounding.
+not square. The reference is torch in float64. An error is the largest difference from the reference, divided by the
+largest value of the reference. The columns "torch" are the errors of diffusers or transformers in the same dtype, so
+they show how much of jdiff's error is rounding.
 
 Even in float64, torch casts a few values to float32: the sinusoid, the softmax of the text pooling, and T5's variance.
-The reference is computed without these casts. In the first column "torch" they are the error.
+The reference is computed without these casts. The errors in the first column "torch" come from them.
 
-The tests demand an error below 1e-12 in float64, and at most 4 times torch's own error in float32 and bfloat16. Times
-stay in float32, because 990 would be 992 in bfloat16.
+The tests require an error below 1e-12 in float64, and at most 4 times torch's own error in float32 and bfloat16.
+Timesteps stay in float32, because 990 would be 992 in bfloat16.
 
 Measured by `{command}` on {machine}: jax {jax}, torch {torch}, diffusers {diffusers}, transformers {transformers}.
 
 {rows}
 """
 HELD = """
-The slow tests in `tests/test_parity.py` hold IF-I-M at its full size (371,605,830 parameters, float32, converted from
-shards) and one layer of T5 XXL to the same bounds. `python scripts/parity.py --full` adds their figures here.
+The slow tests in `tests/test_parity.py` check IF-I-M at its full size (371,605,830 parameters, float32, converted from
+shards) and one layer of T5 XXL with the same bounds. `python scripts/parity.py --full` adds their numbers here.
 """
 INT8 = """
 The last row is one layer of T5 XXL with its final norm: width 4096, 64 heads of 64, feed-forward 10240, two prompts of
 77 tokens, one of them padded. When its kernels are stored in int8 (symmetric, one scale for each output channel), the
-error of jdiff's float32 output is {:.1e}. That is with random weights. Trained weights have larger outliers.
+error of jdiff's float32 output is {:.1e}. This holds for random weights. Trained weights have larger outliers.
 """
 LOOPS = """
 ## Whole loops
 
 This table compares diffusers' six IF pipelines with jdiff's tasks. Both sides get the same small random networks,
 embeddings, pictures and noise. Each loop takes several guided steps with learned variance and dynamic thresholding, on
-two images of 16 x 24. In float64 both sides use the scheduler's float32 table of abar, and torch's casts are removed.
-The tests demand an error below 1e-8 in float64, and at most 4 times torch's own error in float32.
+two images of 16 x 24. In float64 both sides use the scheduler's float32 values of abar, and torch's casts are removed.
+The tests require an error below 1e-8 in float64, and at most 4 times torch's own error in float32.
 
 {rows}
 """
@@ -169,7 +169,7 @@ def main(full: bool = False, machine: str = "", page: Path = PAGE) -> None:
     Args:
         full: also measure IF-I-M at its published size and one layer of T5 XXL. This takes 10 GB of memory, 4 GB of
             disk and some minutes.
-        machine: what the page says it was measured on; found out if not given.
+        machine: description of the machine for the page; found out if not given.
         page: file to write to.
     """
     rows, note = [], HELD

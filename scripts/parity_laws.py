@@ -1,9 +1,9 @@
-"""Measures the Gaussian law: every solver on every kind of table has the variance of a recursion in numbers.
+"""Measures the Gaussian law: the solvers have, on every kind of table, the variance that a recursion gives.
 
     python scripts/parity_laws.py
 
-Data N(0, s^2) have an exact denoiser, which is linear. So the variance of a sampler's result follows from one number a
-step. `sampled` runs the library's scan. `recursion` computes the same from the papers, without the library's solvers.
+Data N(0, s^2) have an exact denoiser, which is linear. So a recursion of numbers gives the variance of a sampler's
+result. `sampled` runs the library's scan. `recursion` follows the papers, without the library's solvers.
 The command prints the section of docs/parity.md, which `python scripts/parity.py` writes.
 """
 
@@ -25,7 +25,7 @@ JUMP = 4, 2  # rows that a jump goes back, and times that each stretch is walked
 
 
 class Walk(NamedTuple):
-    """A solver, and what one step of it does to a Gaussian."""
+    """A solver, and the coefficients of one step for Gaussian data."""
 
     solver: Callable[..., Solver]  # (draw=) -> the library's solver, for a network that predicts the clean image
     moments: Callable[[Level], tuple[float, float, float]]  # level -> (p, q, fresh) of `recursion`
@@ -86,7 +86,7 @@ def gain(at: Level) -> float:
 
 
 def recursion(solver: str, levels: Level) -> float:
-    """Returns the variance of a sampler's result, when x starts with the variance that the first level has.
+    """Returns the variance of a sampler's result, if x starts with the variance of the first level.
 
     Each step is x' = p x0 + q x + sqrt(fresh) n, with x0 = gain x. The second-order solver extrapolates x0 from the
     last two.
@@ -138,7 +138,7 @@ def sampled(solver: str, levels: Level) -> float:
 
 
 def landing(levels: Level) -> float:
-    """Returns how far RePaint's jumps land from the next row's signal and noise, at most."""
+    """Returns the largest difference between the end of RePaint's jumps and the next row's signal and noise."""
     rows = schedule.resample(levels, *JUMP)
     signal = rows.jump_scale * rows.signal_to
     noise = np.hypot(rows.jump_scale * rows.noise_to, rows.jump_noise)
@@ -148,12 +148,12 @@ def landing(levels: Level) -> float:
 SECTION = """
 ## The Gaussian law
 
-For data N(0, {variance}) the exact denoiser is known, and it is linear. So the variance of a sampler's result can be
-computed from one number a step. The tests compare the library's scan with this recursion, for every solver on every
-kind of table, and demand a difference below 1e-10.
+For data N(0, {variance}) the exact denoiser is known, and it is linear. So a recursion of numbers gives the variance of
+a sampler's result. The tests compare the library's scan with this recursion, for these solvers on every kind of table,
+and require a difference below 1e-10. UniPC is compared with diffusers and with an exact solution instead.
 
-This is the difference in float64 with {few} steps. The last column is how far RePaint's jumps land from the signal and
-the noise of the next row (jumps of {length} rows, each stretch walked {times} times).
+This is the difference in float64 with {few} steps. The last column is the largest difference between the end of a jump
+of RePaint and the signal and noise of the next row (jumps of {length} rows, each stretch walked {times} times).
 
 {differences}
 

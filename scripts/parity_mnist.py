@@ -1,4 +1,4 @@
-"""The course's UNet for MNIST in PyTorch, built as its page says. jdiff.mnist.unet is compared with it."""
+"""The course's UNet for MNIST in PyTorch, built from the course's page. The tests compare jdiff.mnist.unet with it."""
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ def fully(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Course(nn.Module):
-    """The network. Its layers have the names of jdiff.mnist.unet.UNet's."""
+    """The network. Its layers have the same names as in jdiff.mnist.unet.UNet."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -45,7 +45,7 @@ class Course(nn.Module):
             self.class_1, self.class_2 = fully(CLASSES, 2 * d), fully(CLASSES, d)
 
     def condition(self, x: torch.Tensor, t: torch.Tensor, c: torch.Tensor, i: int) -> torch.Tensor:
-        """Multiplies x by the class, and adds the time or multiplies by it."""
+        """Multiplies x by the class's embedding, and adds or multiplies by the time's embedding."""
         if self.config.classes:
             x = x * getattr(self, f"class_{i}")(c)[..., None, None]
         if self.config.time:

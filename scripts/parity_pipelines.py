@@ -1,6 +1,6 @@
 """Compares jdiff's tasks with diffusers' six IF pipelines: whole sampling loops with the same noise.
 
-`python scripts/parity.py` puts the figures into docs/parity.md. Needs the extra `torch`.
+`python scripts/parity.py` writes the numbers to docs/parity.md. Needs the extra `torch`.
 """
 
 import sys
@@ -41,7 +41,7 @@ class Task(NamedTuple):
     stage: int
     steps: int
     guidance: float
-    strength: float = 1.0  # share of the table's rows that is walked
+    strength: float = 1.0  # share of the table's rows that is used
     edits: bool = False  # whether it starts from a noised picture
     masked: bool = False  # whether it inpaints
     noise_level: int = 0  # timestep of the low-res image of stage 2
@@ -93,7 +93,7 @@ def network(stage: int) -> tuple[Any, Network]:
 
 
 def scheduler(stage: int, dtype: torch.dtype) -> Any:
-    """Returns IF's DDPMScheduler with its float32 table cast to a dtype, so that nothing else is in float32."""
+    """Returns IF's DDPMScheduler with its float32 table cast to a dtype, so that it computes in that dtype."""
     made: Any = scheduling_ddpm.DDPMScheduler(
         beta_schedule="squaredcos_cap_v2",
         variance_type="learned_range",
@@ -143,7 +143,7 @@ def theirs(task: Task, module: Any, given: Inputs, dtype: torch.dtype) -> np.nda
 
 
 def ours(task: Task, made: Network, given: Inputs, dtype: str) -> np.ndarray:
-    """Returns images [n h w 3] of our public steps in a loop, whose `draw` gives the same noise."""
+    """Returns images [n h w 3] of jdiff's steps in a loop. Their `draw` returns the same noise."""
     cast = lambda a: jnp.asarray(a, dtype)
     params = jax.tree.map(cast, made.params)
     network = Partial(jax.jit(made.apply), params)
@@ -180,7 +180,7 @@ def ours(task: Task, made: Network, given: Inputs, dtype: str) -> np.ndarray:
 
 
 def measure(name: str) -> tuple[float, parity.Errors]:
-    """Measures a task: (our error in float64, the errors of both sides in float32), see `relative`."""
+    """Measures a task. Returns jdiff's error in float64, and the errors of both sides in float32; see `relative`."""
     task, given = TASKS[name], inputs()
     module, made = network(task.stage)
     with parity.lifted():

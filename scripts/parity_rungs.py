@@ -1,6 +1,6 @@
-"""What jdiff is compared with: parts of diffusers and transformers, each with random weights, beside our own.
+"""Parts of diffusers and transformers with random weights, each beside the same part of jdiff.
 
-`parity.py` measures them. Needs the extra `torch`.
+`parity.py` measures their differences. Needs the extra `torch`.
 """
 
 import contextlib
