@@ -1,9 +1,9 @@
 """Measures the tasks with the mini model and the digit judge, and writes docs/results.md.
 
     python scripts/measure_tasks.py
-    python scripts/measure_tasks.py Hybrids    # only this section; the others stay as they are on the page
+    python scripts/measure_tasks.py Hybrids    # only this section; the others on the page do not change
 
-Every task is measured with seeds 0 to `--seeds` - 1, and the first of them are on its contact sheet. None is picked.
+Every task is measured with seeds 0 to `--seeds` - 1. Its contact sheet shows the first of them. None is picked.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,12 +44,12 @@ class Section(NamedTuple):
 
 
 def shares(*right: np.ndarray) -> tuple[str, ...]:
-    """Returns the share of each [n] bool with its interval, as text."""
+    """Returns the share of True in each array [n], with its interval, as text."""
     return tuple(percent(share(np.asarray(a)), 0) for a in right)
 
 
 def reader() -> Reader:
-    """Returns a function that reads digit and colour by the judge."""
+    """Returns a function that reads digit and colour with the judge."""
     judge, read = load_judge(), jax.jit(lambda judge, images: judge(images))
 
     def digit_and_colour(pictures: Array) -> np.ndarray:
@@ -87,7 +87,7 @@ def anagrams(model: Model, read: Reader, seeds: int) -> Section:
         labels += [f"a red {DIGITS[first]}", f"the same, {name}: a red {DIGITS[second]}"]
     return Section(
         "Anagrams",
-        "One picture is read upright and under a view: `combine.mean([upright, combine.view(view, other)])`.",
+        "The judge reads a picture upright and under a view: `combine.mean([upright, combine.view(view, other)])`.",
         ("prompts", "upright", "under the view", "both", "first prompt alone", "second prompt alone"),
         rows,
         sheet("anagrams", np.stack(pictures), labels, model),
@@ -96,7 +96,7 @@ def anagrams(model: Model, read: Reader, seeds: int) -> Section:
 
 
 def inpainting(model: Model, read: Reader, seeds: int) -> Section:
-    """Makes the right half of digits new in three ways."""
+    """Draws the right half of digits anew in three ways."""
     asked = np.arange(seeds) % 10
     prompts = [f"a red {DIGITS[digit]}" for digit in asked]
     originals = sample.generate(model, prompts, jax.random.key(100)).images[:, 0]
@@ -115,7 +115,7 @@ def inpainting(model: Model, read: Reader, seeds: int) -> Section:
     rows.append(("the originals", *shares(read(originals)[:, 0] == asked), "0"))
     return Section(
         "Inpainting",
-        "The mini model draws pictures, and `sample.inpaint` makes their right half new with the same caption.",
+        "The mini model draws pictures, and `sample.inpaint` draws their right half anew with the same caption.",
         ("method", "digit right", "largest difference in the known half (1/255 is 7.8e-3)"),
         rows,
         sheet("inpainting", np.stack(shown), ["originals", "known half", *ways], model),
@@ -126,7 +126,7 @@ def inpainting(model: Model, read: Reader, seeds: int) -> Section:
 def colour_hybrids(model: Model, read: Reader, seeds: int) -> Section:
     """Takes the shape from one prompt and the colour from another."""
     rng = np.random.default_rng(0)
-    names, places = ("red", "blue"), {"red": 0, "blue": 2}  # as bright as green, so that one grey fits both prompts
+    names, places = ("red", "blue"), {"red": 0, "blue": 2}  # as bright as green, so that the grey parts agree
     combiners, shapes, tints = [], [], []
     for _ in range(seeds):
         shape, colour = int(rng.integers(10)), names[rng.integers(2)]
@@ -149,7 +149,7 @@ def colour_hybrids(model: Model, read: Reader, seeds: int) -> Section:
 
 
 def hybrids(model: Model, read: Reader, seeds: int) -> Section:
-    """Takes low frequencies from one prompt and high ones from another. The judge of hybrids was trained on both."""
+    """Measures hybrids by the judge of hybrids, which was trained on low and on high frequencies."""
     del read
     see = jax.jit(lambda judge, images: judge(images).digit)
     judge = load_judge(shipped("judge-of-hybrids"))
@@ -172,21 +172,21 @@ def hybrids(model: Model, read: Reader, seeds: int) -> Section:
         labels += [f"{far} and {near}", "from afar", "read as both", "from afar"]
     return Section(
         "Hybrids",
-        "`combine.components` takes low frequencies from one white digit and high frequencies from another. "
-        "`weights/judge-of-hybrids` reads both parts. Sigma is the standard deviation of the blur at 64 pixels. With a "
-        "small sigma, the prompt from afar draws the whole picture; with a large one, the prompt from near does. The "
-        "sigma that leaves room for both depends on the pair of digits. These three hybrids are among those that are "
-        f"read as both most often, of {TRIED}. They were chosen on eight pictures each, with another key.",
+        "`combine.components` takes low frequencies (seen from afar) from one white digit and high frequencies (seen "
+        "from near) from another. `weights/judge-of-hybrids` reads both parts. Sigma is the standard deviation of the "
+        "blur at 64 pixels. With a small sigma, the first prompt decides the whole picture; with a large one, the "
+        "second. The best sigma depends on the pair of digits. These three hybrids were often read as both digits, "
+        f"among {TRIED}. They were chosen on eight pictures each, with another key.",
         ("hybrid", "from afar", "from near", "both", "first prompt alone, from afar", "second prompt alone, from near"),
         rows,
         sheet("hybrids", np.stack(shown), labels, model),
-        f"For each hybrid: seeds 0 to {SHOWN - 1}, none picked. Below them: those of all {seeds} that are read as "
-        f"both, up to {SHOWN}.",
+        f"For each hybrid: seeds 0 to {SHOWN - 1}, none picked. Below them: up to {SHOWN} of all {seeds} pictures "
+        "that are read as both.",
     )
 
 
 def edits(model: Model, read: Reader, seeds: int) -> Section:
-    """Edits digits from several rows of the table, and measures how far the results are from the originals."""
+    """Edits digits from several rows of the table, and measures the distance of the results to the originals."""
     prompts = [f"a red {DIGITS[i % 10]}" for i in range(seeds)]
     originals = np.asarray(sample.generate(model, prompts, jax.random.key(100)).images[:, 0])
     wanted = [f"a blue {DIGITS[(i + 5) % 10]}" for i in range(seeds)]
@@ -235,7 +235,7 @@ SECTIONS: dict[str, Callable[[Model, Reader, int], Section]] = {
 TOP = """# How well the tasks work with the mini model
 
 Every task is measured with {seeds} seeds, none picked. Unless a section says otherwise, it uses the model's default
-sampler ({sampler}, {steps} steps, guidance scale {guidance:g}). The digit judge (`weights/judge`) reads the pictures.
+sampler ({sampler}, {steps} steps, guidance scale {guidance:g}). A classifier, the digit judge (`weights/judge`), reads them.
 The tables show shares, with 95 % intervals in brackets. Measured by `python scripts/measure_tasks.py` on {machine}.
 
 """
@@ -245,9 +245,9 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = tuple(SECTIONS), seeds: 
     """Writes docs/results.md and its pictures.
 
     Args:
-        which: titles of the sections to measure. The others stay as they are on the page.
-        seeds: pictures of each task.
-        machine: what the page says it was measured on; found out if not given.
+        which: titles of the sections to measure. The others on the page do not change.
+        seeds: number of pictures for each task.
+        machine: description of the machine for the page; found out if not given.
     """
     if unknown := [name for name in which if name not in SECTIONS]:
         raise SystemExit(f"WHICH must be one or more of {', '.join(SECTIONS)}, got {unknown[0]!r}")
