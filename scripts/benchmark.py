@@ -1,9 +1,9 @@
-"""Measures speed and memory. Speeds are medians, beside something else that is measured in the same run.
+"""Measures speed and memory. Times are medians, and each is compared with another one of the same run.
 
 python scripts/benchmark.py conv anagram generate tasks   # the default
-python scripts/benchmark.py step      # a step of IF-I-M, beside diffusers: 8 GB of memory, the extra `torch`
-python scripts/benchmark.py interval  # guidance in an interval, beside guidance at every step
-python scripts/benchmark.py mnist     # training on MNIST, beside PyTorch: the extra `torch`
+python scripts/benchmark.py step      # a step of IF-I-M, compared with diffusers: 8 GB of memory, the extra `torch`
+python scripts/benchmark.py interval  # guidance in an interval, compared with guidance at every step
+python scripts/benchmark.py mnist     # training on MNIST, compared with PyTorch: the extra `torch`
 python scripts/benchmark.py t5        # memory of a T5 of XXL's width, read layer by layer: 8 GB of disk
 python scripts/benchmark.py memory    # memory of text encoder and network, alone and together: 5 GB of disk
 python scripts/benchmark.py sizes     # sizes of IF's weights, computed from their shapes
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 
 def median(*functions: Callable[[], Any], times: int = 7) -> list[float]:
-    """Returns the median seconds of each function. They run in turns, after one call that compiles."""
+    """Returns the median seconds of each function. The functions run in turn, after one call of each to compile it."""
     for function in functions:
         jax.block_until_ready(function())
     taken: list[list[float]] = [[] for _ in functions]
@@ -69,7 +69,7 @@ def median(*functions: Callable[[], Any], times: int = 7) -> list[float]:
 
 
 def conv() -> Iterator[Row]:
-    """Measures the gradient of a 3x3 kernel at the mini model's sizes, alone and inside a scan, beside XLA's."""
+    """Measures the gradient of a 3x3 kernel at the mini model's sizes, alone and in a scan, compared with XLA's."""
     for side, width in ((32, 32), (16, 64), (8, 96)):
         x = jax.random.normal(jax.random.key(0), (24, side, side, width))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, width, width))
@@ -91,7 +91,7 @@ def _beside(seconds: list[float], peer: str) -> tuple[float, str, float]:
 
 
 def anagram() -> Iterator[Row]:
-    """Measures a guided anagram step of the mini model, whose four evaluations are one call, beside four calls."""
+    """Measures a guided anagram step of the mini model: four evaluations in one call, compared with four calls."""
     model = jdiff.load("mini")
     nothing, six, nine = model.embed(["", "a red six", "a red nine"])
     guided = [combine.cfg(text, 3.0, nothing) for text in (six, nine)]
@@ -134,7 +134,7 @@ def generate() -> Iterator[Row]:
 
 
 def tasks() -> Iterator[Row]:
-    """Measures each task of the mini model with 4 pictures and 20 steps, beside plain generation."""
+    """Measures each task of the mini model with 4 pictures and 20 steps, compared with plain generation."""
     model, key = jdiff.load("mini"), jax.random.key(0)
     image = jnp.asarray(sample.generate(model, ["a red three"], key).images[0, 0])
     mask = jnp.zeros((32, 32)).at[:, 16:].set(1)
@@ -159,9 +159,9 @@ def tasks() -> Iterator[Row]:
 
 
 def guided_step() -> Iterator[Row]:
-    """Measures a guided step of IF-I-M (batch 2, 77 tokens, float32, constant weights), beside diffusers' network.
+    """Measures a guided step of IF-I-M (batch 2, 77 tokens, float32, constant weights), and diffusers' network.
 
-    The peers are diffusers' network alone: as it is, with channels last in memory, and compiled with channels last.
+    diffusers' network is measured unchanged, with channels last in memory, and compiled with channels last.
     """
     import parity_rungs
     import torch
@@ -200,7 +200,7 @@ def guided_step() -> Iterator[Row]:
 
 
 def interval() -> Iterator[Row]:
-    """Measures guidance in an interval that leaves out 40 % of the steps, beside guidance at every step."""
+    """Measures guidance in an interval that leaves out 40 % of the steps, compared with guidance at every step."""
     network = jdiff.load("mini")
     nothing, three = network.embed(["", "a red three"])
     levels = schedule.levels(network.schedule, schedule.leading(20))
@@ -228,7 +228,7 @@ print(time.perf_counter() - began, int(peak) / 1e6 * 1.024)
 
 
 def mnist_training(width: int = 64, batch: int = BATCH, updates: int = 3) -> Iterator[Row]:
-    """Measures updates of the course's class-conditional DDPM on random pictures, beside PyTorch."""
+    """Measures updates of the course's class-conditional DDPM on random pictures, compared with PyTorch."""
     import torch
     from parity_mnist import Course
 
@@ -443,7 +443,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
     """Prints a Markdown table.
 
     Args:
-        which: names of benchmarks: conv, anagram, generate, tasks, step, mnist, t5, memory, sizes.
+        which: names of benchmarks: conv, anagram, generate, tasks, step, interval, mnist, t5, memory, sizes.
     """
     if unknown := [name for name in which if name not in BENCHMARKS]:
         sys.exit(f"WHICH must be names of {', '.join(BENCHMARKS)}, got {unknown[0]!r}")
@@ -454,7 +454,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
         use_cores(BATCH)  # as `jdiff mnist train` does
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__} on {device}, {os.cpu_count()} CPU cores, {platform.machine()}\n")
-    print("| what | time | beside | time | ratio |\n|---|---|---|---|---|")
+    print("| measured | time | compared with | time | ratio |\n|---|---|---|---|---|")
     for name in which:
         for row in BENCHMARKS[name]():
             print(row, flush=True)

@@ -1,10 +1,10 @@
-"""`jdiff bulk` killed by SIGKILL at random moments, again and again, in one folder: it ends with the same bytes.
+"""Kills `jdiff bulk` by SIGKILL at random moments in one folder, and checks that it ends with the same bytes.
 
     python scripts/fuzz_bulk.py --kills 20
 
-A third of the kills come while the command starts, a third right after a shard has begun to be written, and a third a
-random time after that. A table says what each kill left. At the end the command runs undisturbed, and every file is
-compared with that of a folder which was made at once.
+A third of the kills come while the command starts, a third when it starts to write a shard, and a third a random time
+after that. A table shows what each kill left. At the end the command runs without a kill, and every file is compared
+with that of a run without kills.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 WORDS = [f"a {colour} {digit}" for colour in ("red", "green", "blue") for digit in ("one", "two", "three", "four")]
-# Seconds after which a run hangs.
+# Seconds after which a run counts as hanging.
 LONGEST = 600
 SHARDS = 48
 MOST = 2  # shards that a run may complete
@@ -33,7 +33,7 @@ def start(folder: Path, name: str, model: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> str:
-    """Waits for a command that has to succeed, and returns what it said."""
+    """Waits for a command that must succeed, and returns its output."""
     out, error = process.communicate(timeout=LONGEST)
     if process.returncode:
         raise SystemExit(f"the command failed with {process.returncode}: {error.decode()}")
@@ -41,12 +41,12 @@ def finish(process: subprocess.Popen) -> str:
 
 
 def half_written(folder: Path) -> set[Path]:
-    """Returns what is half written."""
+    """Returns the unfinished shards."""
     return set(folder.glob(".share-*.part/.jdiff-*"))
 
 
 def shards(folder: Path) -> int:
-    """Returns how many shards are complete."""
+    """Returns the number of complete shards."""
     return len(list(folder.glob("shard-*")))
 
 
@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def left(folder: Path) -> str:
-    """Returns how far the work has come, in words."""
+    """Returns the progress of the work, as text."""
     if not (folder / "manifest.json").exists():
         return "no manifest"
     if not (folder / "embeddings" / "embeddings.json").exists():
@@ -66,7 +66,7 @@ def left(folder: Path) -> str:
 
 
 def begun(process: subprocess.Popen, folder: Path) -> float:
-    """Waits until a shard has begun to be written, or the process has ended; returns the seconds until then."""
+    """Waits until the process starts to write a shard, or ends; returns the seconds until then."""
     began, before = time.perf_counter(), half_written(folder)
     while process.poll() is None and not half_written(folder) - before:
         time.sleep(0.001)
@@ -74,9 +74,9 @@ def begun(process: subprocess.Popen, folder: Path) -> float:
 
 
 def kill(process: subprocess.Popen, folder: Path, moment: float, drawing: bool) -> float:
-    """Kills a command so many seconds after its start, or after a shard has begun; returns the seconds it had.
+    """Kills a command `moment` seconds after its start, or after the start of a shard; returns the seconds it ran.
 
-    It is killed before that where it has completed two shards, so that something is left for the next one.
+    It is killed earlier if it has completed two shards, so that the next run has work left.
     """
     began, before = time.perf_counter(), shards(folder)
     if drawing:
@@ -89,7 +89,7 @@ def kill(process: subprocess.Popen, folder: Path, moment: float, drawing: bool) 
 
 
 def main(kills: int, seed: int, model: str) -> None:
-    """Kills and compares; exits with 1 where a byte differs."""
+    """Kills the command, compares the files, and exits with 1 if a byte differs."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -49,7 +49,7 @@ BAD = ("wrong", "raised", "slow")
 
 
 class Late(BaseException):
-    """Reading took too long. It is no Exception, so that no code takes it for a decoder's error."""
+    """Reading took too long. This is not an Exception, so that no code handles it as a decoder's error."""
 
 
 class Seen(NamedTuple):
@@ -94,7 +94,7 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def checked(data: bytes) -> bytes:
-    """Corrects the checksums of a PNG, so that damage in its chunks is not noticed by them. Other files stay."""
+    """Corrects the checksums of a PNG, so that they do not reveal damage in its chunks. Other files do not change."""
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return data
     made, at = data[:8], 8

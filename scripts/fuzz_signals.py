@@ -100,7 +100,7 @@ def furnish(folder: Path) -> None:
 
 @contextlib.contextmanager
 def inherited(number: int, handler: signal.Handlers) -> Iterator[None]:
-    """Sets what a signal does in processes that are started inside the block, whatever this process was given."""
+    """Sets the action of a signal in processes that are started inside the block."""
     before = signal.signal(number, handler)
     try:
         yield
@@ -109,7 +109,7 @@ def inherited(number: int, handler: signal.Handlers) -> Iterator[None]:
 
 
 def start(job: Job, folder: Path) -> subprocess.Popen:
-    """Starts a command and returns once it handles signals. All that takes long is imported later."""
+    """Starts a command, and returns when its code runs. Slow imports come later."""
     mark = folder / "mark"
     mark.unlink(missing_ok=True)
     environment = os.environ | {"JDIFF_CACHE": str(folder / "cache")}

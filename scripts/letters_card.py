@@ -1,4 +1,4 @@
-"""Writes the card of the letters model, weights/letters/README.md, from what training and measuring left there.
+"""Writes the card of the letters model, weights/letters/README.md, from training.json and quality.json.
 
 python scripts/letters_card.py --glyphs FOLDER_OF_GLYPHS --machine "..."
 """
@@ -59,7 +59,7 @@ def share(value: float) -> str:
 
 
 def quality(found: dict) -> str:
-    """The measures that are there, as tables."""
+    """Returns the results in quality.json as Markdown."""
     parts = []
     if samples := found.get("samples"):
         parts.append(
@@ -98,9 +98,9 @@ def main(
     """Writes the card.
 
     Args:
-        folder: of the model.
-        glyphs: folder of the training glyphs, whose fonts.jsonl names the packages.
-        machine: what the card says it was trained on.
+        folder: folder of the model.
+        glyphs: folder of the training glyphs. Its fonts.jsonl names the fonts' packages.
+        machine: description of the machine for the card.
     """
     model = jdiff.load(folder)
     training = json.loads((folder / "training.json").read_text())

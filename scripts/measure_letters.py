@@ -3,8 +3,8 @@
     python scripts/measure_letters.py samples styles --model weights/letters
     python scripts/measure_letters.py pairs words --view rotate_180
 
-Results are added to quality.json in the model's folder, pictures and tables are written to --out. Samples are read by
-both judges. Ambigrams are ranked by the first judge and measured by the second, which ranks nothing.
+Results are added to quality.json in the model's folder. Pictures and tables are written to --out. Both judges read
+samples. The first judge ranks ambigrams, and the second one measures them.
 """
 
 import csv
@@ -25,28 +25,28 @@ from jdiff.letters import ambigrams, captions, data, judge, page
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 EACH = 20  # samples of each character, and of each style
 SHOWN = 24  # words in the gallery
-READ = 0.5  # chance from which a letter counts as read
+READ = 0.5  # probability from which a letter counts as read
 
 
 def judges(folder: Path) -> dict[str, Any]:
-    """The two judges, compiled; their results are arrays."""
+    """Returns the compiled judges by name. They return arrays."""
     return {kind: jax.jit(judge.load_judge(folder / kind, kind)) for kind in judge.KINDS if (folder / kind).is_dir()}
 
 
 def right(chances: np.ndarray, characters: str) -> np.ndarray:
-    """Which glyphs the likeliest class reads as its character."""
+    """Returns for which glyphs the most likely class is accepted as the character, [n] bool."""
     accepted = np.stack([judge.accepted(character) for character in characters])
     return np.take_along_axis(accepted, chances.argmax(-1)[:, None], axis=1)[:, 0] > 0
 
 
 def drawn(model: Any, prompts: list[str], n: int, steps: int | None, seed: int) -> np.ndarray:
-    """Samples [p n 32 32 1]."""
+    """Draws samples [p n 32 32 1]."""
     key = jax.random.key(seed)
     return np.asarray(sample.generate(model, prompts, key, n=n, steps=steps, images_at_once=40).images)
 
 
 def measure_samples(model: Any, folder: Path, glyphs: Path | None, out: Path, steps: int | None) -> dict[str, Any]:
-    """Share of 20 samples of each character that is read right, and samples beside the nearest training glyphs."""
+    """Measures the share of 20 samples of each character that is read right, and the nearest training glyphs."""
     prompts, looks = [captions.caption(c, spelled=True) for c in captions.CHARACTERS], judges(folder)
     began = time.monotonic()
     made = drawn(model, prompts, EACH, steps, 1)
@@ -79,7 +79,7 @@ def measure_samples(model: Any, folder: Path, glyphs: Path | None, out: Path, st
 
 
 def slant(glyphs: np.ndarray) -> np.ndarray:
-    """Degrees by which glyphs [n h w 1] lean to the right: the slope of their rows' middles."""
+    """Returns the angle in degrees by which glyphs [n h w 1] lean to the right, from the middles of their rows."""
     ink = np.clip((glyphs[..., 0] + 1) / 2, 0, 1)
     rows, columns = np.arange(ink.shape[1]), np.arange(ink.shape[2])
     weight = ink.sum(2)
@@ -89,7 +89,7 @@ def slant(glyphs: np.ndarray) -> np.ndarray:
 
 
 def serifs(glyphs: np.ndarray) -> np.ndarray:
-    """Which capital I [n h w 1] have serifs: much wider at both ends than in the middle."""
+    """Returns which capital I [n h w 1] have serifs, which are much wider at both ends than in the middle."""
     found = []
     for ink in glyphs[..., 0] > 0:
         widths = ink.sum(1)[np.flatnonzero(ink.any(1))]
@@ -102,7 +102,7 @@ def serifs(glyphs: np.ndarray) -> np.ndarray:
 
 
 def measure_styles(model: Any, steps: int | None) -> dict[str, Any]:
-    """What style words do to a capital I: its stem's width in pixels, its slant, its serifs."""
+    """Measures the effect of style words on a capital I: the width of its stem in pixels, its slant, its serifs."""
     styles = {word: captions.read_style(word) for word in (*captions.WEIGHTS, "italic", "serif", "sans", "typewriter")}
     made = drawn(model, [captions.caption("I", style, spelled=True) for style in styles.values()], EACH, steps, 2)
     found: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def measure_styles(model: Any, steps: int | None) -> dict[str, Any]:
 def pool(
     model: Any, folder: Path, wanted: list[tuple[str, str]], view: str, n: int, steps: int | None, style: str
 ) -> dict[tuple[str, str], tuple[list[ambigrams.Pair], np.ndarray, dict[str, np.ndarray], float]]:
-    """Candidates of each pair: what they read as, their glyphs, how each judge reads them, and seconds."""
+    """Draws candidates of each pair. Returns their characters, glyphs, each judge's probabilities, and the seconds."""
     looks, told, found = judges(folder), captions.read_style(style), {}
     for i, kind in enumerate(tqdm(wanted, unit="pair")):
         options = ambigrams.cases(*kind)
@@ -134,13 +134,13 @@ def pool(
 
 
 def kinds_of(words: list[str], view: str) -> list[tuple[str, str]]:
-    """The pairs that words need, each once."""
+    """Returns the pairs of letters that words need, without duplicates."""
     pairs = (pair for word in words for pair in ambigrams.places(word, word, view))
     return list(dict.fromkeys(tuple(sorted(pair)) for pair in pairs))  # type: ignore[misc], pairs have two
 
 
 def measure_pairs(found: dict, view: str, out: Path) -> dict[str, Any]:
-    """Share of each pair's candidates, of the best choice of case, that the second judge reads both ways."""
+    """Measures, for each pair in its best case, the share of candidates that the second judge reads both ways."""
     table = np.full((26, 26), np.nan)
     for (a, b), (pairs, _, read, _) in found.items():
         good = read["second-judge"].min(1) >= READ
@@ -158,7 +158,7 @@ def measure_pairs(found: dict, view: str, out: Path) -> dict[str, Any]:
 
 
 def measure_words(found: dict, words: list[str], view: str, out: Path) -> dict[str, Any]:
-    """Words as ambigrams of themselves: the first judge picks every letter, the second reads it."""
+    """Measures words that read the same both ways: the first judge picks every letter, the second reads it."""
     letters, whole, shown, seconds = [], [], [], []
     for word in words:
         places = ambigrams.places(word, word, view)
@@ -202,18 +202,18 @@ def main(
     style: str = "bold",
     first: int = 200,
 ) -> None:
-    """Measures the parts named.
+    """Measures some parts.
 
     Args:
         parts: what to measure.
         model: folder of the model and its judges.
-        glyphs: folder of the training glyphs, for the nearest ones.
+        glyphs: folder of the training glyphs, to find the nearest ones; left out if not given.
         out: folder for pictures and tables.
-        view: how pairs and words are turned.
-        n: candidates of each pair, over all choices of case.
-        steps: steps of the sampler; the model's own if not given.
-        style: of pairs and words.
-        first: so many words of the list.
+        view: view under which pairs and words are read the second time.
+        n: number of candidates of each pair, over all choices of case.
+        steps: steps of the sampler; the model's default if not given.
+        style: style words of pairs and words.
+        first: number of words, from the start of the list.
     """
     out.mkdir(parents=True, exist_ok=True)
     loaded, found = jdiff.load(model), {}

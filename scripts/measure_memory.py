@@ -1,4 +1,4 @@
-"""What the parameters of DeepFloyd IF and of T5 XXL take on each of several devices.
+"""Computes the memory of DeepFloyd IF's and T5 XXL's parameters on each of several devices.
 
     python scripts/measure_memory.py                    # from shapes and `jdiff.mesh.parameter_shardings`: seconds
     python scripts/measure_memory.py --compile M L XL   # also of programs compiled for 8 virtual devices: minutes
@@ -27,12 +27,12 @@ TOKENS = 77
 
 
 def stage1(name: str) -> unet.Config:
-    """Returns the sizes of IF-I of that size."""
+    """Returns the config of IF-I-`name`."""
     first, cross = WIDTHS[name]
     return unet.Config(block_out_channels=tuple(first * k for k in (1, 2, 3, 4)), cross_attention_dim=cross)
 
 
-# IF-II-L as it is described, with 1.2 billion parameters; its own config.json is what counts.
+# IF-II-L as published, with 1.2 billion parameters. A conversion uses the model's own config.json instead.
 STAGE2 = unet.Config(
     sample_size=256, in_channels=6, block_out_channels=tuple(192 * k for k in (1, 2, 4, 6, 6)),
     layers_per_block=(2, 2, 3, 5, 5), down_block_types=(unet.PLAIN_DOWN,) * 3 + (unet.CROSS_DOWN,) * 2,
@@ -52,21 +52,21 @@ NETWORKS: dict[str, Callable[[], Params]] = {
 
 
 def mesh(devices: int) -> Mesh:
-    """Returns a mesh of so many devices, all of them on the axis that parameters are split over."""
+    """Returns a mesh of this many devices, all on the axis that parameters are split over."""
     return jax.make_mesh(
         (1, devices), (meshes.DATA, meshes.MODEL), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices]
     )
 
 
 def numbers(params: Params, devices: int) -> int:
-    """Returns how many numbers of the parameters each device has."""
+    """Returns the number of parameters on each device."""
     shardings = meshes.parameter_shardings(mesh(devices), params)
     shard = lambda a, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(a.shape), a.dtype)
     return sum(a.size for a in jax.tree.leaves(jax.tree.map(shard, params, shardings)))
 
 
 def table() -> None:
-    """Prints gigabytes of parameters on each device, in bfloat16, and the share of an even split in brackets."""
+    """Prints gigabytes of parameters on each device, in bfloat16; in brackets, divided by those of an even split."""
     print(f"| GB on each of so many devices, bfloat16 | parameters | {' | '.join(map(str, DEVICES))} |")
     print("|---|---|" + "---|" * len(DEVICES))
     for name, shapes in NETWORKS.items():

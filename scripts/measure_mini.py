@@ -29,17 +29,17 @@ WHAT = ("digit", "colour", "background", "all")
 
 
 def choose(n: int) -> list[Caption]:
-    """Returns n captions of the grammar, always the same."""
+    """Returns n captions of the grammar, which are always the same."""
     rows = captions()
     return [rows[i] for i in np.random.default_rng(CAPTION_SEED).choice(len(rows), n, replace=False)]
 
 
 def table(rows: Sequence[Caption], verdict: Verdict) -> dict[str, Any]:
-    """Compares what the judge sees with what the captions ask for.
+    """Compares what the judge reads with what the captions ask for.
 
     Args:
         rows: the captions [n].
-        verdict: of their pictures [n].
+        verdict: the judge's verdict on their pictures [n].
 
     Returns:
         Shares of right pictures, as JSON: in all, by digit, by colour and by background.

@@ -2,10 +2,10 @@
 
     python scripts/measure_mnist.py
 
-For each network it measures the loss on the test digits, and 1,000 samples by the recipe's own sampler. A network that
-is told the class draws 100 of each digit, and the share that the judge reads as asked is measured. For the others, it
-is the share of which the judge is sure. The Frechet distance compares the judge's features of the samples with those of
-the test digits. As many training digits are measured for comparison. There is one seed, and no sample is picked.
+For each network it measures the loss on the test digits, and 1,000 samples by the recipe's own sampler. A
+class-conditional network draws 100 of each digit, and the share that the judge reads right is measured. For the others,
+it is the share of which the judge is sure. The Frechet distance compares the judge's features of the samples with those
+of the test digits. 1,000 training digits are measured for comparison. There is one seed, and no sample is picked.
 """
 
 import json
@@ -59,7 +59,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def loss(digits: model.Digits, images: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean squared error on images uint8 [n 28 28] with labels [n], at one random noise level each."""
+    """Returns the mean squared error on images [n 28 28] uint8 with labels [n], each at a random noise level."""
     recipe = digits.recipe
     apply, params = digits.network.apply, digits.network.params
     objective = Partial(objectives.regression, *map(Partial, (recipe.levels, recipe.target)))
@@ -74,7 +74,7 @@ def loss(digits: model.Digits, images: np.ndarray, labels: np.ndarray) -> float:
 def _evaluate(
     apply: Any, params: Params, x: Array, t: Array, conditioning: Conditioning
 ) -> tuple[Prediction, float]:  # fmt: skip
-    """Calls the network as it is sampled, with BatchNorm's running statistics."""
+    """Calls the network as in sampling, with BatchNorm's running statistics."""
     return apply(params, x, t, conditioning), 0.0
 
 
@@ -85,7 +85,7 @@ def measure(digits: model.Digits, test: tuple, features: np.ndarray, n: int, **h
         digits: the network.
         test: images and labels of the test digits.
         features: the judge's features of the test digits.
-        n: samples; with 0 only the loss is measured.
+        n: number of samples; with 0 only the loss is measured.
         how: settings of `model.draw`.
     """
     kind = digits.facts["kind"]
@@ -149,7 +149,7 @@ def card(facts: dict[str, Any], found: dict[str, Any], machine: str) -> str:
     Args:
         facts: contents of training.json.
         found: from `measure`.
-        machine: what it was measured on.
+        machine: description of the machine.
     """
     kind, recipe = facts["kind"], facts["recipe"]
     recipe_flag = "" if recipe == "spec" else f" --recipe {recipe}"
@@ -189,10 +189,10 @@ def main(
     Args:
         data_dir: folder of TensorFlow Datasets, with MNIST; see docs/training.md.
         folders: folders of networks. Those that do not exist are left out.
-        n: samples of each network.
+        n: number of samples of each network.
         losses_alone: names, such as class-spec, of networks that are measured without samples. On two cores, 1,000
             samples with the course's 300 guided steps take an hour.
-        machine: what the cards say it was measured on; found out if not given.
+        machine: description of the machine for the cards; detected if not given.
     """
     machine = machine or this_machine()
     train, test = (mnist(split, data_dir) for split in ("train", "test"))

@@ -235,8 +235,10 @@ SECTIONS: dict[str, Callable[[Model, Reader, int], Section]] = {
 TOP = """# How well the tasks work with the mini model
 
 Every task is measured with {seeds} seeds, none picked. Unless a section says otherwise, it uses the model's default
-sampler ({sampler}, {steps} steps, guidance scale {guidance:g}). A classifier, the digit judge (`weights/judge`), reads them.
-The tables show shares, with 95 % intervals in brackets. Measured by `python scripts/measure_tasks.py` on {machine}.
+sampler ({sampler}, {steps} steps, guidance scale {guidance:g}). A classifier, the digit judge (`weights/judge`), reads \
+the
+pictures. The tables show shares, with 95 % intervals in brackets. Measured by `python scripts/measure_tasks.py` on \
+{machine}.
 
 """
 
@@ -247,7 +249,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = tuple(SECTIONS), seeds: 
     Args:
         which: titles of the sections to measure. The others on the page do not change.
         seeds: number of pictures for each task.
-        machine: description of the machine for the page; found out if not given.
+        machine: description of the machine for the page; detected if not given.
     """
     if unknown := [name for name in which if name not in SECTIONS]:
         raise SystemExit(f"WHICH must be one or more of {', '.join(SECTIONS)}, got {unknown[0]!r}")

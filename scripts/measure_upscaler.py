@@ -107,7 +107,7 @@ def main(
         folder: the model's folder.
         n: number of test digits.
         guidance: guidance scale; the model's default if not given.
-        machine: what the card says it was measured on; found out if not given.
+        machine: description of the machine for the card; detected if not given.
     """
     model, judge = jdiff.load(folder), load_judge()
     facts = {"model": model.name, "hash": model.hash}

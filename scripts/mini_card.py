@@ -65,7 +65,7 @@ def main(trained: str = "", machine: str = "", folder: Path = Path("weights/mini
 
     Args:
         trained: a sentence about the training.
-        machine: what it was trained and measured on; found out if not given.
+        machine: description of the machine for the card; detected if not given.
         folder: the model's folder, with training.json and quality.json.
     """
     training, quality = (json.loads((folder / f"{name}.json").read_text()) for name in ("training", "quality"))

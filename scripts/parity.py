@@ -169,7 +169,7 @@ def main(full: bool = False, machine: str = "", page: Path = PAGE) -> None:
     Args:
         full: also measure IF-I-M at its published size and one layer of T5 XXL. This takes 10 GB of memory, 4 GB of
             disk and some minutes.
-        machine: description of the machine for the page; found out if not given.
+        machine: description of the machine for the page; detected if not given.
         page: file to write to.
     """
     rows, note = [], HELD

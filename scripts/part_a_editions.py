@@ -97,11 +97,11 @@ def read_mask(path: Path, side: int) -> Array:
 
 
 def read_prompts(path: Path, edition: Edition) -> Edition:
-    """Returns an edition with the prompts of a JSON file in the place of its own.
+    """Returns an edition with some prompts replaced by those of a JSON file.
 
     Args:
-        path: of a file that holds an object. Its keys are in `ASKED`.
-        edition: whose prompts are replaced. The new ones must have the same structure.
+        path: path of a file that holds a JSON object. Its keys are in `ASKED`.
+        edition: the edition. The new prompts must have the same structure as the old ones.
 
     Raises:
         ValueError: the file cannot be read, or a key, a value or a view is wrong.

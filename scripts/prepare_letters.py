@@ -1,4 +1,4 @@
-"""Draws the letters and digits of every typeface in a folder, as the letters model is trained on them.
+"""Draws the letters and digits of every typeface in a folder, as training data of the letters model.
 
     python scripts/prepare_letters.py /usr/share/fonts --out data/glyphs
 

@@ -6,7 +6,7 @@
 
 With --train, training continues from the checkpoints in --runs if there are any, and the networks are written to
 --weights. `python scripts/measure_mnist.py` measures them, and this script shows the results. A figure that shows a
-network after an epoch needs the weights of that epoch in --runs. Where they are missing, the figure is left out.
+network after an epoch needs the weights of that epoch in --runs. If they are missing, the figure is left out.
 """
 
 import json
@@ -72,12 +72,12 @@ class Kept(NamedTuple):
 
     @property
     def exists(self) -> bool:
-        """Whether it has been trained at all."""
+        """Whether the network has any weights."""
         return (self.folder / "model.safetensors").is_file()
 
     @property
     def finished(self) -> bool:
-        """Whether it has been trained in full."""
+        """Whether its training is finished."""
         return self.exists and bool(json.loads((self.folder / "training.json").read_text())["finished"])
 
     def epochs(self) -> Iterator[tuple[str, model.Digits]]:
@@ -146,7 +146,7 @@ def from_noise(kept: dict, test: tuple) -> Iterator[Figure]:
 
 
 def samples(kind: str, recipe: str, part: str, kept: dict, test: tuple) -> Iterator[Figure]:
-    """Samples after each epoch that was kept, and in the end. Before one epoch, samples are noise: no figure."""
+    """Samples after each epoch that was kept, and at the end. There is no figure before the end of the first epoch."""
     one = kept[kind, recipe]
     if not one.exists or model.load(one.folder).facts["epochs_done"] < 1:
         return
@@ -165,7 +165,7 @@ def samples(kind: str, recipe: str, part: str, kept: dict, test: tuple) -> Itera
 
 
 def guidance(kept: dict, test: tuple) -> Iterator[Figure]:
-    """The same noise with several guidance scales, by the course's network if it is finished, otherwise by ours."""
+    """Samples of the same noise with several guidance scales, by the course's network if finished, else by ours."""
     course, ours = kept["class", "spec"], kept["class", "best"]
     choices = [one for one in (course, ours) if one.finished] + [one for one in (ours, course) if one.exists]
     if not choices:
@@ -223,7 +223,7 @@ HEAD = (
 
 
 def table(kept: dict) -> str:
-    """Returns the results of measure_mnist.py as Markdown, beside the losses that others report."""
+    """Returns the results of measure_mnist.py as Markdown, with the losses that others report."""
     rows, real = [], None
     for key in ORDER:
         one = kept[key]
@@ -336,7 +336,7 @@ def main(
         runs: folder of checkpoints, logs and the weights of epochs.
         weights: folder of the trained networks.
         out: folder to write to.
-        machine: what the page says it was made on; found out if not given.
+        machine: description of the machine for the page; detected if not given.
     """
     if train:
         use_cores(min(recipe.batch for recipe in recipes.recipes().values()))

@@ -233,7 +233,7 @@ PARTS: tuple[Callable[[Studio], Iterator[Figure]], ...] = (
 
 
 def drawn(colour: tuple[int, int, int], strokes: list, side: int, paper: int) -> Array:
-    """Returns a drawing [side side 3] in [-1, 1] of thick lines, on paper with a brightness of 0 to 255."""
+    """Returns a drawing [side side 3] in [-1, 1] of thick lines, on a background with a brightness of 0 to 255."""
     page = Image.new("RGB", (256, 256), (paper,) * 3)
     draw = ImageDraw.Draw(page)
     for stroke in strokes:
@@ -319,11 +319,11 @@ def main(
         stage2: name or folder of stage 2; None leaves its figures out.
         image: photos; the first one is the test image. If there are fewer than three, the model draws the others.
         drawing: drawings of your own for part 1.7.1.
-        mask: mask for part 1.7.2; the white part is made new.
+        mask: mask for part 1.7.2; the white part is drawn anew.
         prompts: JSON file with prompts in the place of the default ones.
         seed: seed of every figure.
         out: folder to write to.
-        machine: what the page says it was made on; found out if not given.
+        machine: description of the machine for the page; detected if not given.
     """
     began = time.monotonic()
     loaded, second = jdiff.load(model), jdiff.load(stage2) if stage2 else None

@@ -1,7 +1,7 @@
-"""Trains every network of the project that is not trained yet, one after another, and measures each.
+"""Trains every network of the project that is not trained yet, one after the other, and measures each.
 
     python scripts/train_all.py --list    # prints what is done, and how many hours are left
-    python scripts/train_all.py           # trains the next network, and all after it
+    python scripts/train_all.py           # trains all networks that are left
 
 A command that was stopped or killed continues from its newest checkpoint when it is started again. Each network has
 its own command, which can also be started alone; `--list` prints them. When all commands of a network have succeeded,
@@ -52,7 +52,7 @@ def digits(runs: Path, data_dir: Path, weights: Path, kind: str, recipe: str = "
         weights: folder of trained networks.
         kind: of the network.
         recipe: name of its recipe.
-        changed: numbers in the place of the recipe's, such as epochs=30.
+        changed: numbers that replace the recipe's, such as epochs=30.
     """
     name = model.name(kind, recipe)
     own = recipes.recipes()[kind, recipe]._replace(**changed)
@@ -99,7 +99,7 @@ def queue(runs: Path, data_folder: Path, weights: Path) -> list[Item]:
 
 
 class Progress(NamedTuple):
-    """How far the training of a network is, by its log."""
+    """The progress of a network's training, from its log."""
 
     done: bool
     updates: int  # so far
@@ -108,7 +108,7 @@ class Progress(NamedTuple):
 
 
 def progress(item: Item, runs: Path) -> Progress:
-    """Reads how far the training of a network is."""
+    """Reads the progress of a network's training."""
     rows = log.read(runs / item.name / "log.csv")
     updates = int(rows[-1]["update"]) if rows else 0
     speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]

@@ -91,7 +91,7 @@ def draw(n: int, images: Array, labels: Array, key: Array) -> tuple[Array, Array
 
 
 def filtered(sigma: Array, strokes: Array) -> Array:
-    """Returns strokes [3 n 32 32] of strokes [n 32 32]: plain, from afar, and from near."""
+    """Returns strokes [3 n 32 32] of strokes [n 32 32]: plain, their low frequencies, and their high frequencies."""
     white = jnp.broadcast_to(2 * strokes[..., None] - 1, (*strokes.shape, 3))
     low = jax.vmap(views.low_pass(sigma, KERNEL))(white)
     return jnp.stack([strokes, judge.strokes(low), judge.strokes(white - low)])
@@ -100,7 +100,7 @@ def filtered(sigma: Array, strokes: Array) -> Array:
 def draw_filtered(
     n: int, sigmas: tuple[float, float], images: Array, labels: Array, key: Array
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Draws n digits, each in one of the three forms. One sigma, between the two `sigmas`, is drawn for all of them."""
+    """Draws n digits, each in one of the three forms. All have the same random sigma, between the two `sigmas`."""
     key, which_key, sigma_key = jax.random.split(key, 3)
     strokes, digits = draw(n, images, labels, key)
     which = jax.random.randint(which_key, (n,), 0, 3)
@@ -176,9 +176,9 @@ def main(
         batch: digits an update.
         sigma: smallest and largest sigma of the blur at 64 pixels, for a judge of hybrids.
         rate: highest learning rate; it decays to 0 with a cosine.
-        decay: of the EMA of the weights, which is written.
-        seed: of everything random.
-        machine: what the card says it was trained on; found out if not given.
+        decay: decay of the EMA of the weights, which is written.
+        seed: seed of everything random.
+        machine: description of the machine for the card; detected if not given.
     """
     images, labels = mnist("train", data_dir)
     apply, _ = judge.network(fitting_conv())

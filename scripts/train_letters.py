@@ -1,8 +1,8 @@
 """Trains the letters model: glyphs from captions, by IF's architecture on patches and a small T5 over bytes.
 
-    python scripts/train_letters.py --data FOLDER_OF_GLYPHS
+    python scripts/train_letters.py --data-folder FOLDER_OF_GLYPHS
 
-Stopped at any moment, the same command goes on from its last checkpoint in `--run`. On CPUs large pages are worth it:
+A command that was stopped continues from its newest checkpoint when it is started again. On CPUs, large pages help:
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184
 """
 
@@ -48,9 +48,10 @@ OUTPUTS = (len(captions.CHARACTERS), *map(len, captions.STYLE_WORDS))
 
 
 def name_it(encode: Callable, params: Params, key: Array, batch: data.Batch) -> tuple[Array, dict[str, Array]]:
-    """Character and style read off the mean of the text states, from which the UNet's pooling of the text starts.
+    """Computes the objective of the text encoder: tell character and style from the mean of the text states.
 
-    The text encoder is trained by this alone: trained on by the picture's error, it forgot characters.
+    The UNet's pooling of the text starts from that mean. The text encoder is trained by this objective alone. When it
+    was also trained by the picture's error, it forgot characters.
     """
     del key
     states = encode(params["text"], batch.tokens, batch.mask)
@@ -62,9 +63,12 @@ def name_it(encode: Callable, params: Params, key: Array, batch: data.Batch) -> 
 
 
 def timestep_quantiles(abar: np.ndarray, uniform: float = 0.1) -> np.ndarray:
-    """[steps] chances, added up, of training at each timestep: log(noise / signal) is normal, or now and then uniform.
+    """Returns the cumulative distribution [steps] of training's timesteps. Their log(noise / signal) is normal.
 
-    Esser et al. 2024 (Stable Diffusion 3), eq. 19: the logit-normal times of a flow are this on any schedule.
+    A share `uniform` of the timesteps is uniform instead.
+
+    Reference:
+        Esser et al. 2024 (Stable Diffusion 3), eq. 19, which draws logit-normal times of a flow.
     """
     log_ratio = 0.5 * (np.log1p(-abar) - np.log(abar))
     density = np.exp(-(log_ratio**2) / 2) * np.gradient(log_ratio)
@@ -81,7 +85,7 @@ def v_error(
     key: Array,
     batch: data.Batch,
 ) -> tuple[Array, dict[str, Array]]:
-    """Mean squared error of signal eps - noise x0 (Salimans and Ho 2022)."""
+    """Computes the objective: the mean squared error of signal eps - noise x0 (Salimans and Ho 2022)."""
     x0, n = batch.images, batch.images.shape[0]
     t_key, noise_key = jax.random.split(key)
     places = (jax.random.uniform(t_key) + jnp.arange(n) / n) % 1  # evenly spread
@@ -113,14 +117,14 @@ def main(
         data_folder: glyphs.npz and fonts.jsonl, as `scripts/prepare_letters.py` writes them.
         run: folder for checkpoints and the log.
         out: folder that the model is written to at the end.
-        steps: updates in all.
-        batch: glyphs an update.
-        rate: highest learning rate; a cosine brings it to nothing.
-        decay: of the running mean of the weights, which is what ships.
-        text_steps: updates of the text encoder, which is trained first and alone.
+        steps: total number of updates.
+        batch: glyphs per update.
+        rate: highest learning rate; it decays to a hundredth with a cosine.
+        decay: decay of the EMA of the weights, which is written.
+        text_steps: updates of the text encoder, which is trained first, alone.
         save_every: updates between two checkpoints.
-        seed: of everything random.
-        only_export: write the running mean of the newest checkpoint, and train nothing.
+        seed: seed of everything random.
+        only_export: write the EMA of the newest checkpoint, without training.
     """
     use_cores(batch)
     run.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,7 @@ Loss = tuple[Array, dict[str, Array]]
 
 
 def name_it(encode: Encode, params: Params, key: Array, batch: captions.Batch) -> Loss:
-    """Objective of the text encoder: tell the digit, the colour and the background from the mean of the text states.
+    """Computes the text encoder's objective: tell digit, colour and background from the mean of the text states.
 
     The mean is over all states, padding included, because the UNet's pooling of the text starts from that mean. Empty
     captions do not count. The text encoder is first trained by this objective alone, and keeps a part of it later.
@@ -85,7 +85,7 @@ def name_it(encode: Encode, params: Params, key: Array, batch: captions.Batch) -
 
 
 def name_it_by_heads(encode: Encode, text: Params, heads: Array, key: Array, batch: captions.Batch) -> Loss:
-    """Objective: `name_it` with a fixed text encoder, which trains the heads alone."""
+    """Computes `name_it` with a fixed text encoder, so that only the heads are trained."""
     return name_it(encode, {"text": text, "heads": heads}, key, batch)
 
 
@@ -105,7 +105,7 @@ def draw(n: int, null: float, white: float, world: captions.World, key: Array) -
 def hybrid(
     abar: Array, weight: Array, denoise: Callable, encode: Encode, params: Params, key: Array, batch: captions.Batch
 ) -> Loss:
-    """Objective: `objectives.hybrid`, plus a tenth of `name_it`."""
+    """Computes the objective: `objectives.hybrid`, plus a tenth of `name_it`."""
     loss, metrics = objectives.hybrid(abar, weight, objectives.cast_weight(abar), denoise, params, key, batch)
     anchor, _ = name_it(encode, params, key, batch)
     return loss + 0.1 * anchor, metrics | {"anchor": anchor}
