@@ -235,10 +235,9 @@ SECTIONS: dict[str, Callable[[Model, Reader, int], Section]] = {
 TOP = """# How well the tasks work with the mini model
 
 Every task is measured with {seeds} seeds, none picked. Unless a section says otherwise, it uses the model's default
-sampler ({sampler}, {steps} steps, guidance scale {guidance:g}). A classifier, the digit judge (`weights/judge`), reads \
-the
-pictures. The tables show shares, with 95 % intervals in brackets. Measured by `python scripts/measure_tasks.py` on \
-{machine}.
+sampler ({sampler}, {steps} steps, guidance scale {guidance:g}). A classifier, the digit judge
+(`weights/judge`), reads the pictures. The tables show shares, with 95 % intervals in brackets. Measured by
+`python scripts/measure_tasks.py` on {machine}.
 
 """
 
