@@ -1,4 +1,4 @@
-"""Data N(0, s^2) and their exact denoiser: every solver on every kind of table has the variance that it should."""
+"""Data N(0, s^2) and their exact denoiser: the solvers have the right variance on every kind of table."""
 
 import sys
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_the_page_shows_the_variances(table):
 
 
 def test_a_table_of_known_values():
-    """Figures that were computed by hand once: cosine schedule, 50 steps of diffusers' spacing."""
+    """Variances that were computed by hand: cosine schedule, 50 steps in diffusers' spacing."""
     levels = schedule.levels(schedule.cosine(), schedule.leading(50))
     want = {"ddim": 0.2353, "ddpm, small": 0.2188, "ddpm, large": 0.2593}
     levels = levels._replace(signal=levels.signal.copy(), noise=levels.noise.copy())
@@ -87,7 +87,7 @@ def test_a_jump_lands_on_the_next_rows_distribution(table, jump_length, times):
 
 @pytest.mark.parametrize("table", laws.TABLES)
 def test_sampling_with_jumps_ends_at_the_datas_variance(table):
-    """The whole scan with its own noise: 4,096 numbers, whose variance is 0.25 to a few standard errors."""
+    """The whole scan with its own noise: the variance of 4,096 numbers is 0.25, within a few standard errors."""
     levels = schedule.resample(laws.TABLES[table](40), 10, 2)
     image_keys = keys.image_keys(jax.random.key(1), 16)
     start = np.sqrt(levels.signal[0] ** 2 * laws.VARIANCE + levels.noise[0] ** 2)
@@ -137,7 +137,7 @@ def test_constants_that_are_not_finite_are_refused_for_every_solver():
 @pytest.mark.parametrize("end", [1.0, "own"])
 @pytest.mark.parametrize("make", [lambda: step.ddpm(), lambda: step.ddim(1.0), lambda: step.ddim(), step.dpmpp_2m])
 def test_a_last_step_that_leads_nowhere_changes_nothing(make, end):
-    """A table whose last row is t = 0 and which ends at abar[0] has a step from a level to itself."""
+    """A table that ends at abar[0] and whose last row is t = 0 has a step from a level to itself."""
     abar = schedule.cosine()
     levels = schedule.levels(abar, [0], abar[0] if end == "own" else end)
     image_keys = sample.image_keys(jax.random.key(0), 1)
@@ -158,7 +158,7 @@ def test_a_last_step_that_leads_nowhere_changes_nothing(make, end):
     ],
 )
 def test_a_variance_that_overflows_does_not_matter_where_no_noise_is_added(make):
-    """0 * exp(overflow) is no 0: the last step to a clean image is finite whatever the learned variance is."""
+    """0 * exp(overflow) is NaN. The last step to a clean image must be finite for every learned variance."""
     wild = lambda x, t, told: Prediction(x * 0, x * 0 + 400.0)
     image_keys = sample.image_keys(jax.random.key(0), 1)
     made = sample.sample(

@@ -1,4 +1,4 @@
-"""Keys: the same bits for an image alone and in any batch, whatever the implementation; and which keys are taken."""
+"""Keys: an image has the same bits alone and in any batch, for every key implementation; wrong keys are refused."""
 
 import jax
 import jax.numpy as jnp

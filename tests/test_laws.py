@@ -68,7 +68,7 @@ traces = []
 
 
 def network(weights, x, t, conditioning):
-    """A small network that looks at all it is given; counts how often it is traced."""
+    """A small network that depends on all its inputs, and counts how often it is traced."""
     traces.append(x.shape)
     told = jnp.tanh(conditioning.text @ weights).mean(axis=(-2, -1))[:, None, None, None]
     wave = jnp.sin(t / 300)[:, None, None, None]
@@ -103,7 +103,7 @@ def walk(combiner, solver, n_images=3, steps=6, **settings):
 
 @pytest.mark.parametrize("name", COMBINERS)
 def test_agreeing_predictions_pass_through(name):
-    """What every branch says alike of what it is shown: variances are moved with it, but have no sign to turn."""
+    """If all branches agree on what they see, the result is their prediction. Variances move with the view, unsigned."""
     combiner, one = COMBINERS[name](), Prediction(image(1), jnp.abs(image(2)))
     shown, variances = (combiner.rule.spread(a, None, LEVEL)[0] for a in one)
     assert_same(combiner.rule.gather(Prediction(shown, jnp.abs(variances)), image(), LEVEL), one)
@@ -281,7 +281,7 @@ def primitives(jaxpr):
 
 
 def equations(combiner, solver, levels, shape=(16, 16, 3)):
-    """All operations of the compiled scan."""
+    """Returns all operations of the compiled scan."""
     keys, weights = sample.image_keys(jax.random.key(0), 2), denoise().args[0]
     x = sample.start(keys, shape)
     run = lambda keys, x: program(Network(weights, network), keys, x, levels, solver, combiner)
@@ -403,7 +403,7 @@ def test_iterative_denoise_is_the_rest_of_the_table():
 
 
 def traced(run, *settings):
-    """How often the network is traced for each of `settings`, after the first; and the images of all."""
+    """Returns how often the network is traced for each of `settings` after the first, and the images of all."""
     images = [run(**settings[0])]
     traces.clear()
     images += [run(**other) for other in settings[1:]]
@@ -445,7 +445,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_constructors_give_numbers_a_strong_type(name):
-    """Weak and strong types, and other dtypes, are other programs: all leaves of a combiner have one."""
+    """Weak types, strong types and other dtypes would each compile: all leaves of a combiner have one type."""
     types = {
         tuple((leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(NUMBERS[name](n)))
         for n in (3, 3.0, np.float64(3), np.int64(3), jnp.float32(3))
@@ -461,7 +461,7 @@ def test_kept_images_and_progress_are_one_program_for_all_numbers_of_steps(setti
 
 
 def test_a_nested_combiner_holds_its_branches_and_nothing_else():
-    """The leaves of an anagram of hybrids at T5-XXL's size: each prompt once a branch, and small numbers."""
+    """An anagram of hybrids at T5-XXL's size has as leaves one embedding per branch, and small arrays."""
     prompt = lambda seed: jnp.full((77, 4096), seed, jnp.float32)
     guide = lambda seed: combine.cfg(prompt(seed), 7.0, prompt(0))
     hybrid = lambda a, b: combine.components([(views.low_pass(), guide(a)), (views.high_pass(), guide(b))])
@@ -489,7 +489,7 @@ def tiny_unet():
 
 
 def test_another_text_may_feed_the_pooled_path_alone():
-    """A style in the pooled text: the network's pooled vector is the style's, its attention is the prompt's."""
+    """With a style as pooled text, the pooled vector is the style's, and the attention is the prompt's."""
     network, (prompt, style) = tiny_unet(), jax.random.normal(jax.random.key(2), (2, 1, 7, 52))
     ready = lambda **told: network.prepare(network.params, Conditioning(**told)).text
     styled = ready(text=prompt, pooled=style)
@@ -499,7 +499,7 @@ def test_another_text_may_feed_the_pooled_path_alone():
 
 
 def program(network, keys, x, levels, solver, combiner, in_axes=None):
-    """The compiled scan of `sample`, without the preparation of prompts before it."""
+    """Returns the compiled scan of `sample`, without the preparation of prompts."""
     rows = scan._padded(scan._rows(solver, levels, jnp.float32), 0, len(levels.t), 64)
     state = jax.vmap(solver.init)(x)
     how = {"in_axes": in_axes, "solver_axes": None, "branch_batch": None}
@@ -507,7 +507,7 @@ def program(network, keys, x, levels, solver, combiner, in_axes=None):
 
 
 def loop_shapes(jaxpr, inside=False):
-    """Shapes of all values that are made inside loops."""
+    """Returns the shapes of all values that are computed inside loops."""
     for equation in jaxpr.eqns:
         if inside:
             yield from (v.aval.shape for v in equation.outvars)
@@ -575,12 +575,12 @@ def test_keys_must_be_one_an_image():
 
 
 def exact(s2):
-    """The exact noise estimate for data N(0, s2), of one image."""
+    """Returns the exact noise estimate for data N(0, s2), as a function of one image."""
     return lambda x, level: Prediction(level.noise * x / (level.signal**2 * s2 + level.noise**2))
 
 
 def chain_variance(solver, levels, s2):
-    """Variance of the result: each solver is linear in x and n here, so its two factors are read off one step each."""
+    """Returns the variance of the result. Each step is linear in x and in the noise, so two calls give its factors."""
     rows, variance = solver.table(levels), 1.0
     silent, loud = (Partial(lambda value, key, shape, dtype: jnp.full(shape, value, dtype), v) for v in (0.0, 1.0))
     for i in range(len(levels.t)):
@@ -608,7 +608,7 @@ def test_gaussian_data_come_out_with_the_known_variance(solver, want, x64):
 
 @pytest.mark.parametrize("solver", [step.ddim(), step.ddim(1.0), step.ddpm(step.small), step.ddpm(step.large)])
 def test_sampled_variance_equals_the_scalar_recursion(solver, x64):
-    """The whole scan on numbers +-1 and noise +-1 in all combinations, whose second moments are exact."""
+    """The whole loop with starts and noise of +-1 in all combinations, whose second moments are exact."""
     levels = schedule.levels(schedule.cosine(), schedule.leading(5))
     signs = jnp.array([[(k >> bit & 1) * 2.0 - 1 for bit in range(6)] for k in range(64)])  # start, and five steps
 
@@ -627,7 +627,7 @@ def test_sampled_variance_equals_the_scalar_recursion(solver, x64):
 
 
 def test_the_order_of_a_solver_is_read_off_its_errors(x64):
-    """On the probability flow of N(0, 1/4), whose end is known: from the middle of the schedule to its low noise."""
+    """The probability flow of N(0, 1/4) has a known end. The table leads from medium to low noise."""
 
     def error(solver, n):
         angle = np.linspace(1.2, 0.3, n + 1)  # signal = cos, noise = sin
