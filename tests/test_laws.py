@@ -103,7 +103,7 @@ def walk(combiner, solver, n_images=3, steps=6, **settings):
 
 @pytest.mark.parametrize("name", COMBINERS)
 def test_agreeing_predictions_pass_through(name):
-    """If all branches agree on what they see, the result is their prediction. Variances move with the view, unsigned."""
+    """If all branches agree, the result is their prediction. A view moves variances, but does not change their sign."""
     combiner, one = COMBINERS[name](), Prediction(image(1), jnp.abs(image(2)))
     shown, variances = (combiner.rule.spread(a, None, LEVEL)[0] for a in one)
     assert_same(combiner.rule.gather(Prediction(shown, jnp.abs(variances)), image(), LEVEL), one)
