@@ -40,7 +40,15 @@ Scale = Number | Callable[[Level], Number]
 
 
 def size(combiner: Combiner) -> int:
-    """Returns k, the number of network evaluations for one image in one step."""
+    """Returns k, the number of network evaluations for one image in one step.
+
+    Args:
+        combiner: any Combiner.
+
+    Example:
+        >>> size(cfg(jnp.ones((77, 8)), 7.0, jnp.zeros((77, 8))))
+        2
+    """
     return combiner.rule.k
 
 
@@ -189,6 +197,12 @@ def alternate(combiners: Sequence[Combiner]) -> Combiner:
     Raises:
         ValueError: there are no combiners.
 
+    Example:
+        >>> both = alternate([conditional(jnp.zeros((77, 8))), conditional(jnp.ones((77, 8)))])
+        >>> level = Level(3, 500.0, 1, 1, 1, 1, 1, 0, True)  # row 3
+        >>> float(both.rule.gather(Prediction(jnp.array([5.0, 7.0])), jnp.zeros(()), level).estimate)
+        7.0
+
     Reference:
         Tancik 2023 (Illusion Diffusion), which Visual Anagrams compares with the mean.
     """
@@ -241,7 +255,12 @@ def components(parts: Mapping[Callable, Combiner] | Sequence[tuple[Callable, Com
 
 
 def identity_rule() -> Rule:
-    """Returns the rule of one branch whose prediction is used unchanged: the identity of `compose`."""
+    """Returns the rule of one branch whose prediction is used unchanged: the identity of `compose`.
+
+    Example:
+        >>> identity_rule().k
+        1
+    """
     return Rule(1, None, _only)
 
 
@@ -254,6 +273,10 @@ def guidance_rule(scale: Scale, *, rescale: Number | None = None) -> Rule:
 
     Raises:
         ValueError: as `cfg`.
+
+    Example:
+        >>> float(guidance_rule(3.0).gather(Prediction(jnp.array([1.0, 2.0])), None, None).estimate)
+        4.0
     """
     parts = as_partial(scale) if callable(scale) else _number("scale", scale)
     idle, stand_ins = None, None
@@ -273,6 +296,10 @@ def mean_rule(k: int, weights: Sequence[Number] | Float[Array, " k"] | None = No
 
     Raises:
         ValueError: `k` is below 1, or not the number of weights.
+
+    Example:
+        >>> float(mean_rule(2).gather(Prediction(jnp.array([1.0, 2.0])), None, None).estimate)
+        1.5
     """
     k = _at_least_one(k)
     numbers = jnp.ones(k) if weights is None else _numbers("weights", weights, k)
@@ -341,6 +368,12 @@ def denoiser(
 
     Raises:
         ValueError: `branch_batch` is given with a function as combiner, which evaluates its branches itself.
+
+    Example:
+        >>> double = lambda x, t, told: Prediction(2 * x)
+        >>> level = Level(0, 500.0, 1, 1, 1, 1, 1, 0, True)
+        >>> denoiser(double, conditional(jnp.zeros((77, 8))))(jnp.ones((1, 1, 1)), level).estimate.item()
+        2.0
     """
     network = as_network(network)
     if not isinstance(combiner, Combiner):
@@ -379,6 +412,11 @@ def is_idle(combiner: Combiner | Callable, level: Level, in_axes: Axes = None) -
         combiner: a Combiner, or a function, which is never idle.
         level: one level.
         in_axes: which leaves of the combiner are per image, as for `jax.vmap`.
+
+    Example:
+        >>> text, level = jnp.zeros((77, 8)), Level(0, 500.0, 1, 1, 1, 1, 1, 0, True)
+        >>> bool(is_idle(cfg(text, between(7.0, 0, 200), text), level))
+        True
     """
     if not isinstance(combiner, Combiner) or combiner.rule.idle is None:
         return None

@@ -61,16 +61,29 @@ def image_keys(key: Array, n: int) -> Array:
 
 
 def fold_in_each(key: Array, numbers: Array) -> Array:
-    """Folds each of `numbers` [n] into one key, and returns the keys [n]."""
+    """Returns the keys [n] from folding each number into one key.
+
+    Args:
+        key: one key.
+        numbers: whole numbers [n].
+
+    Example:
+        >>> fold_in_each(jax.random.key(0), jnp.arange(3)).shape
+        (3,)
+    """
     return jax.vmap(partial(fold_in, key))(numbers)
 
 
 def fold_in(key: Array, number: ArrayLike) -> Array:
-    """Computes `jax.random.fold_in`, with the same result alone and under `vmap` for every key implementation.
+    """Returns `jax.random.fold_in`, with the same result alone and under `vmap` for every key implementation.
 
     Args:
         key: one key.
         number: whole number of 32 bits, which may be traced.
+
+    Example:
+        >>> bool(fold_in(jax.random.key(0), 3) == jax.random.fold_in(jax.random.key(0), 3))
+        True
     """
     if _batched(key):
         return jax.random.fold_in(key, number)
@@ -83,7 +96,7 @@ def fold_in(key: Array, number: ArrayLike) -> Array:
 
 
 def normal(key: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Array:
-    """Draws `jax.random.normal`, with the same numbers alone and under `vmap` for every key implementation.
+    """Returns `jax.random.normal`, with the same numbers alone and under `vmap` for every key implementation.
 
     Args:
         key: one key.

@@ -73,19 +73,37 @@ def over_local_devices() -> Mesh | None:
 
 
 def split_rows(mesh: Mesh, tree: Tree) -> Tree:
-    """Splits the rows of arrays [n ...] over the mesh's axis "data"; their number divides n."""
+    """Returns arrays [n ...] with their rows split over the mesh's axis "data".
+
+    Args:
+        mesh: mesh with an axis "data", whose size divides n.
+        tree: arrays.
+
+    Example:
+        >>> tuple(split_rows(make(), jnp.zeros((jax.device_count(), 3))).sharding.spec)
+        ('data',)
+    """
     return place(tree, NamedSharding(mesh, PartitionSpec(DATA)))
 
 
 def replicate(mesh: Mesh, tree: Tree) -> Tree:
-    """Copies arrays whole to every device of a mesh. Arrays that are already laid out over this mesh do not change."""
+    """Returns arrays copied whole to every device of a mesh. Arrays that are already on this mesh do not change.
+
+    Args:
+        mesh: any mesh.
+        tree: arrays.
+
+    Example:
+        >>> replicate(make(), jnp.zeros(3)).sharding.is_fully_replicated
+        True
+    """
     whole = NamedSharding(mesh, PartitionSpec())
     on_mesh = lambda a: getattr(getattr(a, "sharding", None), "mesh", None) == mesh
     return jax.tree.map(lambda a: a if on_mesh(a) else place(a, whole), tree)
 
 
 def place(tree: Tree, sharding: NamedSharding) -> Tree:
-    """Lays arrays out over the devices of one or several processes.
+    """Returns arrays laid out over the devices of one or several processes.
 
     Args:
         tree: arrays. Several processes must all pass the same ones.

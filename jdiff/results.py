@@ -66,5 +66,5 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 def machine() -> str:
-    """Describes this machine for a result page: the architecture, the CPU cores and JAX's device."""
+    """Returns a description of this machine for a result page: the architecture, the CPU cores and JAX's device."""
     return f"{platform.machine()}, {os.cpu_count()} CPU cores, JAX on {jax.devices()[0].device_kind}"

@@ -146,6 +146,12 @@ def prepare(network: Network, combiner: Combiner | Callable, in_axes: Axes = Non
         network: its `prepare` is called.
         combiner: a Combiner; a function is returned unchanged.
         in_axes: which leaves of the combiner are per image, as in `sample`.
+
+    Example:
+        >>> halve = lambda params, told: told._replace(text=told.text / 2)
+        >>> network = Network((), lambda params, x, t, told: None, halve)
+        >>> prepare(network, combine.conditional(jnp.ones((1, 1)))).conditioning.text.item()
+        0.5
     """
     if not isinstance(combiner, Combiner) or network.prepare is unchanged:
         return combiner

@@ -54,23 +54,62 @@ class Known(NamedTuple):
 
 
 def noise(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
-    """Returns the clean image, from an estimate of the noise: (x - noise eps) / signal (the course's 1.3)."""
+    """Returns the clean image, from an estimate of the noise: (x - noise eps) / signal (the course's 1.3).
+
+    Args:
+        estimate: the network's estimate [h w c].
+        x: the noisy image [h w c].
+        level: the level of x.
+
+    Example:
+        >>> level = Level(0, 0.0, 0.5, 0.5, 1, 0, 1, 0, True)  # signal and noise are 0.5
+        >>> noise(jnp.array([1.0]), jnp.array([2.0]), level).item()
+        3.0
+    """
     return (x - level.noise * estimate) / level.signal
 
 
 def clean(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
-    """Returns the estimate unchanged, for networks that estimate the clean image."""
+    """Returns the estimate unchanged, for networks that estimate the clean image.
+
+    Args:
+        estimate: as in `noise`.
+        x: not used.
+        level: not used.
+    """
     del x, level
     return estimate
 
 
 def velocity(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
-    """Returns the clean image, from an estimate of x0 - eps (Lipman et al. 2023; the course's part B)."""
+    """Returns the clean image, from an estimate of x0 - eps (Lipman et al. 2023; the course's part B).
+
+    Args:
+        estimate: as in `noise`.
+        x: as in `noise`.
+        level: as in `noise`.
+
+    Example:
+        >>> level = Level(0, 0.0, 0.5, 0.5, 1, 0, 1, 0, True)
+        >>> velocity(jnp.array([2.0]), jnp.array([2.0]), level).item()  # x0 = 3, eps = 1
+        3.0
+    """
     return (x + level.noise * estimate) / (level.signal + level.noise)
 
 
 def v_prediction(estimate: Estimate, x: Estimate, level: Level) -> Estimate:
-    """Returns the clean image, from an estimate of signal eps - noise x0 (Salimans and Ho 2022, appendix D)."""
+    """Returns the clean image, from an estimate of signal eps - noise x0 (Salimans and Ho 2022, appendix D).
+
+    Args:
+        estimate: as in `noise`.
+        x: as in `noise`.
+        level: as in `noise`.
+
+    Example:
+        >>> level = Level(0, 0.0, 0.5, 0.5, 1, 0, 1, 0, True)
+        >>> v_prediction(jnp.array([-1.0]), jnp.array([2.0]), level).item()  # x0 = 3, eps = 1
+        3.0
+    """
     return (level.signal * x - level.noise * estimate) / (level.signal**2 + level.noise**2)
 
 
@@ -83,7 +122,17 @@ def untouched(x0: Estimate) -> Estimate:
 
 
 def clip(least: float, most: float, x0: Estimate) -> Estimate:
-    """Clips the clean estimate to [least, most]. As an `x0_rule`, write `Partial(clip, -1.0, 1.0)`."""
+    """Clips the clean estimate to [least, most]. As an `x0_rule`, write `Partial(clip, -1.0, 1.0)`.
+
+    Args:
+        least: smallest value.
+        most: largest value.
+        x0: clean estimate [h w c].
+
+    Example:
+        >>> clip(-1.0, 1.0, jnp.array([0.5, 3.0])).tolist()
+        [0.5, 1.0]
+    """
     return jnp.clip(x0, least, most)
 
 
@@ -118,7 +167,11 @@ def _threshold(ratio: float, maximum: float, x0: Array) -> Array:
 
 
 def learned(variance: Array | None, constants: Constants) -> Array:
-    """Interpolates the log variance between the table's bounds by the network's learned variance, without clipping.
+    """Returns the log variance that the network learned, as a position between the table's bounds; it is not clipped.
+
+    Args:
+        variance: the network's learned variance [h w c]: -1 is the lower bound, 1 the upper bound.
+        constants: constants of the row.
 
     Raises:
         ValueError: the network predicts no variance.
@@ -133,13 +186,23 @@ def learned(variance: Array | None, constants: Constants) -> Array:
 
 
 def large(variance: Array | None, constants: Constants) -> Array:
-    """Returns the log variance for data of unit variance: beta on variance-preserving tables (DDPM, section 3.2)."""
+    """Returns the log variance for data of unit variance: beta on variance-preserving tables (DDPM, section 3.2).
+
+    Args:
+        variance: not used.
+        constants: constants of the row.
+    """
     del variance
     return constants.upper
 
 
 def small(variance: Array | None, constants: Constants) -> Array:
-    """Returns the log variance of the forward process's posterior, beta tilde (DDPM, section 3.2)."""
+    """Returns the log variance of the forward process's posterior, beta tilde (DDPM, section 3.2).
+
+    Args:
+        variance: not used.
+        constants: constants of the row.
+    """
     del variance
     return constants.lower
 

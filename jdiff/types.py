@@ -188,12 +188,12 @@ class Network:
 
 
 def as_partial(function: Callable) -> Partial:
-    """Wraps a function as a pytree; a Partial is returned unchanged."""
+    """Returns a function as a pytree; a Partial is returned unchanged."""
     return function if isinstance(function, Partial) else Partial(function)
 
 
 def as_network(denoise: "Network | Callable") -> Network:
-    """Wraps a function `(x, t, conditioning) -> Prediction` as a Network; a Network is returned unchanged."""
+    """Returns a function `(x, t, conditioning) -> Prediction` as a Network; a Network is returned unchanged."""
     return denoise if isinstance(denoise, Network) else Network(as_partial(denoise), _call)
 
 

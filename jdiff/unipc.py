@@ -26,7 +26,7 @@ class Constants(NamedTuple):
 
 
 def table(order: int, levels: Level) -> Row:
-    """Computes the constants of every row. The history is empty after a jump, and the last rows are of lower order.
+    """Returns the constants of every row. The history is empty after a jump, and the last rows are of lower order.
 
     Args:
         order: order of the predictor.
@@ -87,7 +87,16 @@ def coefficients(level: Level, i: int, log_snr: np.ndarray, *, corrected: bool) 
 
 
 def moments(h: float, count: int) -> np.ndarray:
-    """Returns b_k = k! phi_k+1(-h) (-h) / (exp(-h) - 1) for k = 1 .. count, with the phi of exponential integrators."""
+    """Returns b_k = k! phi_k+1(-h) (-h) / (exp(-h) - 1) for k = 1 .. count, with the phi of exponential integrators.
+
+    Args:
+        h: growth of log(signal / noise) in the step.
+        count: how many of them.
+
+    Example:
+        >>> moments(1e-3, 2).round(2).tolist()
+        [0.5, 0.33]
+    """
     phi, found = np.expm1(-h) / -h, []
     for k in range(1, count + 1):
         phi = (phi - 1 / math.factorial(k)) / -h
@@ -96,7 +105,12 @@ def moments(h: float, count: int) -> np.ndarray:
 
 
 def start(order: int, x: Array) -> State:
-    """Returns the state before the first row."""
+    """Returns the state before the first row.
+
+    Args:
+        order: order of the predictor.
+        x: image [h w c] to start from.
+    """
     return State(x, (jnp.zeros_like(x), jnp.zeros((order, *x.shape), x.dtype)))
 
 

@@ -45,6 +45,10 @@ def high_pass(sigma: float | Array = 2.0, kernel: int = 33) -> Partial:
 
     Raises:
         ValueError: as `low_pass`.
+
+    Example:
+        >>> bool(jnp.allclose(high_pass()(jnp.ones((32, 32, 3))), 0, atol=1e-5))
+        True
     """
     return rest(low_pass(sigma, kernel))
 
@@ -92,12 +96,22 @@ def bands(fine: float = 1.0, coarse: float = 2.0, kernel: int = 33) -> tuple[Par
 
 
 def grayscale() -> Partial:
-    """Returns the component that replaces each channel by the channels' mean (Factorized Diffusion, colour hybrids)."""
+    """Returns the component that replaces each channel by the channels' mean (Factorized Diffusion, colour hybrids).
+
+    Example:
+        >>> grayscale()(jnp.array([[[0.0, 1.0, 5.0]]])).ravel().tolist()
+        [2.0, 2.0, 2.0]
+    """
     return Partial(_gray)
 
 
 def color() -> Partial:
-    """Returns the image minus its `grayscale`."""
+    """Returns the image minus its `grayscale`.
+
+    Example:
+        >>> color()(jnp.array([[[0.0, 1.0, 5.0]]])).ravel().tolist()
+        [-2.0, -1.0, 3.0]
+    """
     return rest(grayscale())
 
 
@@ -109,6 +123,11 @@ def motion(length: int = 9) -> Partial:
 
     Raises:
         ValueError: `length` is not a whole number above 0.
+
+    Example:
+        >>> blurred = motion()(jnp.eye(64)[..., None])  # of a line along the diagonal
+        >>> blurred[:, :, 0].diagonal().min().item()
+        1.0
     """
     return Partial(_Diagonal(checks.whole("length", length)))
 
@@ -130,6 +149,10 @@ def scale(share: float = 0.5) -> Partial:
 
     Args:
         share: the number. The shares of a factorisation must add up to 1.
+
+    Example:
+        >>> scale(0.25)(jnp.ones((1, 1, 1))).item()
+        0.25
     """
     return Partial(jnp.multiply, jnp.asarray(share, float))
 
@@ -139,6 +162,10 @@ def unmasked(mask: Shaped[Array | np.ndarray, "height width *channel"]) -> Parti
 
     Args:
         mask: [h w] or [h w 1] in [0, 1].
+
+    Example:
+        >>> unmasked(jnp.array([[0.0, 1.0]]))(jnp.array([[[5.0], [7.0]]])).ravel().tolist()
+        [5.0, 0.0]
     """
     mask = jnp.asarray(mask)
     return Partial(_outside, mask if mask.ndim == 3 else mask[..., None])
@@ -149,6 +176,10 @@ def rest(part: Partial) -> Partial:
 
     Args:
         part: the component.
+
+    Example:
+        >>> rest(scale(0.25))(jnp.ones((1, 1, 1))).item()
+        0.75
     """
     return Partial(_rest, part)
 

@@ -14,6 +14,10 @@ def white_balance(gains: tuple[float, float, float] = (1.4, 1.0, 0.7)) -> View:
 
     Args:
         gains: factor for each of the three channels.
+
+    Example:
+        >>> white_balance((2.0, 1.0, 0.5)).apply(jnp.ones((1, 1, 3))).ravel().tolist()
+        [2.0, 1.0, 0.5]
     """
     g = jnp.asarray(gains)
     return View(Partial(_gain, g), Partial(_ungain, g))
@@ -24,6 +28,13 @@ def blurred(sigma: float = 1.0) -> View:
 
     Args:
         sigma: standard deviation in pixels, at 64 pixels a side.
+
+    Raises:
+        ValueError: `sigma` is below 1e-6.
+
+    Example:
+        >>> float(blurred(2.0).apply(jax.random.normal(jax.random.key(0), (64, 64, 1))).std()) < 0.3
+        True
     """
     return View(low_pass(sigma, kernel=9), Partial(_unchanged))
 
@@ -33,6 +44,10 @@ def inner_circle_bilinear(degrees: float = 45.0) -> View:
 
     Args:
         degrees: angle of the rotation.
+
+    Example:
+        >>> float(inner_circle_bilinear().apply(jax.random.normal(jax.random.key(0), (64, 64, 1))).std()) < 0.95
+        True
     """
     turn = jnp.float32(np.deg2rad(degrees))
     return View(Partial(_turn_disc, turn), Partial(_unturn_disc, turn))

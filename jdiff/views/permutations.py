@@ -41,37 +41,72 @@ def permutation(index: Index, sign: float = 1.0, inverse: Index | None = None) -
 
 
 def identity() -> View:
-    """Returns the view that shows the unchanged image."""
+    """Returns the view that shows the unchanged image.
+
+    Example:
+        >>> identity().apply(jnp.arange(4.0).reshape(2, 2, 1)).ravel().tolist()
+        [0.0, 1.0, 2.0, 3.0]
+    """
     return permutation(Partial(_moved, Partial(_same)))
 
 
 def flip() -> View:
-    """Returns the view that turns the image upside down (the course's 1.8)."""
+    """Returns the view that swaps top and bottom, as in a mirror (the course's 1.8).
+
+    Example:
+        >>> flip().apply(jnp.arange(4.0).reshape(2, 2, 1)).ravel().tolist()
+        [2.0, 3.0, 0.0, 1.0]
+    """
     return permutation(Partial(_moved, Partial(_upside_down)))
 
 
 def mirror() -> View:
-    """Returns the view that swaps left and right."""
+    """Returns the view that swaps left and right.
+
+    Example:
+        >>> mirror().apply(jnp.arange(4.0).reshape(2, 2, 1)).ravel().tolist()
+        [1.0, 0.0, 3.0, 2.0]
+    """
     return permutation(Partial(_moved, Partial(_swapped)))
 
 
 def rotate_cw() -> View:
-    """Returns the view that rotates a square image clockwise by a quarter turn."""
+    """Returns the view that rotates a square image clockwise by a quarter turn.
+
+    Example:
+        >>> rotate_cw().apply(jnp.arange(4.0).reshape(2, 2, 1)).ravel().tolist()
+        [2.0, 0.0, 3.0, 1.0]
+    """
     return permutation(Partial(_moved, Partial(_clockwise)))
 
 
 def rotate_ccw() -> View:
-    """Returns the view that rotates a square image counterclockwise by a quarter turn."""
+    """Returns the view that rotates a square image counterclockwise by a quarter turn.
+
+    Example:
+        >>> rotate_ccw().apply(jnp.arange(4.0).reshape(2, 2, 1)).ravel().tolist()
+        [1.0, 3.0, 0.0, 2.0]
+    """
     return permutation(Partial(_moved, Partial(np.rot90)))
 
 
 def rotate_180() -> View:
-    """Returns the view that rotates the image by half a turn."""
+    """Returns the view that rotates the image by half a turn.
+
+    Example:
+        >>> rotate_180().apply(jnp.arange(4.0).reshape(2, 2, 1)).ravel().tolist()
+        [3.0, 2.0, 1.0, 0.0]
+    """
     return permutation(Partial(_moved, Partial(_half_turn)))
 
 
 def negate() -> View:
-    """Returns the view that shows the negative of the image."""
+    """Returns the view that shows the negative of the image.
+
+    Example:
+        >>> negate().apply(jnp.ones((1, 1, 1))).item()
+        -1.0
+    """
     return permutation(Partial(_moved, Partial(_same)), -1.0)
 
 
@@ -80,18 +115,32 @@ def skew(slope: float = 1.5) -> View:
 
     Args:
         slope: pixels down for each pixel to the right.
+
+    Example:
+        >>> skew(1.0).apply(jnp.arange(4.0).reshape(2, 2, 1)).ravel().tolist()
+        [0.0, 3.0, 2.0, 1.0]
     """
     there, back = (Partial(roll, jnp.asarray(slope, float)) for roll in (_rolled_down, _rolled_up))
     return permutation(there, inverse=back)
 
 
 def inner_circle() -> View:
-    """Returns the view that rotates the middle disc by half a turn. Its diameter is 3/4 of the shorter side."""
+    """Returns the view that rotates the middle disc by half a turn. Its diameter is 3/4 of the shorter side.
+
+    Example:
+        >>> inner_circle().apply(jnp.arange(16.0).reshape(4, 4, 1))[:2, :, 0].tolist()
+        [[0.0, 1.0, 2.0, 3.0], [4.0, 10.0, 9.0, 7.0]]
+    """
     return permutation(Partial(_moved, Partial(_inner_turned)))
 
 
 def square_hinge() -> View:
-    """Returns the view that rotates each of 3 x 3 squares by a quarter turn. Neighbours turn in opposite directions."""
+    """Returns the view that rotates each of 3 x 3 squares by a quarter turn. Neighbours turn in opposite directions.
+
+    Example:
+        >>> square_hinge().apply(jnp.arange(36.0).reshape(6, 6, 1))[:2, :4, 0].tolist()
+        [[6.0, 0.0, 3.0, 9.0], [7.0, 1.0, 2.0, 8.0]]
+    """
     return permutation(Partial(_moved, Partial(_hinged)))
 
 
@@ -118,6 +167,10 @@ def pixel_permute(seed: int = 0, grid: int = 64) -> View:
     Args:
         seed: seed of the order.
         grid: pixels along each side of the image; 32 for the mini model.
+
+    Example:
+        >>> sorted(pixel_permute(grid=2).apply(jnp.arange(4.0).reshape(2, 2, 1)).ravel().tolist())
+        [0.0, 1.0, 2.0, 3.0]
     """
     return patch_permute(seed, grid)
 
@@ -130,6 +183,11 @@ def jigsaw(seed: int = 0) -> View:
 
     Args:
         seed: seed of the layout.
+
+    Example:
+        >>> x = jnp.arange(256.0).reshape(16, 16, 1)
+        >>> bool((jnp.sort(jigsaw().apply(x).ravel()) == x.ravel()).all())
+        True
     """
     laid = jigsaws.laid(np.random.default_rng(seed))
     there, back = (Partial(jigsaws.index, jnp.asarray(a, jnp.int32)) for a in (laid, jigsaws.inverse(laid)))
