@@ -51,7 +51,7 @@ def image_keys(key: Array, n: int) -> Array:
         Keys [n].
 
     Raises:
-        ValueError: `key` is no random key.
+        ValueError: `key` is not a random key.
 
     Example:
         >>> bool((image_keys(jax.random.key(0), 8)[:2] == image_keys(jax.random.key(0), 2)).all())

@@ -244,7 +244,7 @@ def _json(path: Path) -> Mapping[str, Any]:
 
 
 def _defaults(path: Path, defaults: Defaults) -> Defaults:
-    """Returns the defaults, with the values of a file in the place of their own."""
+    """Returns the defaults, with the values of a file replacing theirs."""
     given = dict(_json(path))
     if unknown := [key for key in given if key not in Defaults._fields]:
         raise ValueError(f"{path} must hold only {', '.join(Defaults._fields)}, got {unknown[0]!r}")

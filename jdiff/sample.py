@@ -262,15 +262,15 @@ def inpaint(
     sampler: str | Sampler | None = None,
     **how: Any,
 ) -> Samples:
-    """Draws images anew where a mask is white (1), from each prompt.
+    """Inpaints images from each prompt, where a mask is white (1).
 
-    The rest of the image is kept exactly by samplers whose last step ends at a clean image. The course's sampler leaves
-    the noise of t = 0 on it.
+    Samplers whose last step ends at a clean image keep the rest of the image exactly. The course's sampler leaves the
+    noise of t = 0 on it.
 
     Args:
         model: as in `generate`.
         image: as in `edit`.
-        mask: one mask [h w], or one for each prompt [p h w], in [0, 1]: 0 is kept, 1 is drawn anew.
+        mask: one mask [h w], or one for each prompt [p h w], in [0, 1]: 0 is kept, 1 is inpainted.
         prompts: as in `generate`.
         key: random key.
         noised: whether the kept part is noised to the level of each step (RePaint, the course). Otherwise it stays
@@ -296,7 +296,7 @@ def inpaint(
     Example:
         >>> import jdiff
         >>> model, mask = jdiff.load("mini"), np.zeros((32, 32))
-        >>> mask[:, 16:] = 1  # the right half is drawn anew
+        >>> mask[:, 16:] = 1  # the right half is inpainted
         >>> inpaint(model, jnp.zeros((32, 32, 3)), mask, ["a red three"], jax.random.key(0), steps=2).images.shape
         (1, 1, 32, 32, 3)
 
@@ -336,7 +336,7 @@ def upscale(
     sampler: str | Sampler | None = None,
     **how: Any,
 ) -> Samples:
-    """Enlarges images by a stage-2 model, which draws them anew with more detail.
+    """Enlarges images with a stage-2 model, which adds detail.
 
     Args:
         model: a stage-2 model.

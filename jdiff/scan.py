@@ -59,7 +59,7 @@ def forward(keys: Array, images: Batch, level: Level, draw: Callable[..., Array]
         Noisy images [n h w c].
 
     Raises:
-        ValueError: `keys` are no random keys.
+        ValueError: `keys` are not random keys.
 
     Example:
         >>> from jdiff import schedule
@@ -91,7 +91,7 @@ def start(keys: Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, l
         Noise [n h w c].
 
     Raises:
-        ValueError: `keys` are no random keys.
+        ValueError: `keys` are not random keys.
 
     Example:
         >>> from jdiff.keys import image_keys

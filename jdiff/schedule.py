@@ -1,8 +1,8 @@
 """Noise schedules, lists of timesteps, and tables of levels, in float64 NumPy outside jit.
 
-A table has one row for each network call. Its levels are Gaussian: at a level, x = signal x0 + noise eps.
-`transition` says how x moves between two levels, for any pair (signal, noise): variance-preserving tables
-(`levels`), flow tables (`flow`) and variance-exploding tables (`exploding`, `karras`).
+A table has one row for each network call. Its levels are Gaussian: at a level, x = signal x0 + noise eps. `transition`
+gives the Gaussian between two levels of any table: variance-preserving (`levels`), flow (`flow`) or variance-exploding
+(`exploding`, `karras`).
 """
 
 from collections.abc import Sequence
@@ -188,7 +188,7 @@ def flow(times: Sequence[float] | np.ndarray) -> Level:
         times: rising times [n + 1] in [0, 1]: 0 is noise and 1 is the image.
 
     Returns:
-        Levels [n], in float64. The network is told the time; replace the column `t` to tell it something else.
+        Levels [n], in float64. The network gets the time; replace the column `t` to give it something else.
 
     Raises:
         ValueError: the times do not rise, or lie outside [0, 1].
@@ -214,7 +214,7 @@ def exploding(sigmas: Sequence[float] | np.ndarray) -> Level:
         sigmas: falling noise levels [n + 1]; the last one may be 0, a clean image.
 
     Returns:
-        Levels [n], in float64. The network is told sigma; replace the column `t` to tell it something else.
+        Levels [n], in float64. The network gets sigma; replace the column `t` to give it something else.
 
     Raises:
         ValueError: the noise levels do not fall, or are negative.

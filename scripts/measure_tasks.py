@@ -96,7 +96,7 @@ def anagrams(model: Model, read: Reader, seeds: int) -> Section:
 
 
 def inpainting(model: Model, read: Reader, seeds: int) -> Section:
-    """Draws the right half of digits anew in three ways."""
+    """Inpaints the right half of digits in three ways."""
     asked = np.arange(seeds) % 10
     prompts = [f"a red {DIGITS[digit]}" for digit in asked]
     originals = sample.generate(model, prompts, jax.random.key(100)).images[:, 0]
@@ -115,7 +115,7 @@ def inpainting(model: Model, read: Reader, seeds: int) -> Section:
     rows.append(("the originals", *shares(read(originals)[:, 0] == asked), "0"))
     return Section(
         "Inpainting",
-        "The mini model draws pictures, and `sample.inpaint` draws their right half anew with the same caption.",
+        "The mini model draws pictures, and `sample.inpaint` inpaints their right half with the same caption.",
         ("method", "digit right", "largest difference in the known half (1/255 is 7.8e-3)"),
         rows,
         sheet("inpainting", np.stack(shown), ["originals", "known half", *ways], model),

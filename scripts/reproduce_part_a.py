@@ -319,7 +319,7 @@ def main(
         stage2: name or folder of stage 2; None leaves its figures out.
         image: photos; the first one is the test image. If there are fewer than three, the model draws the others.
         drawing: drawings of your own for part 1.7.1.
-        mask: mask for part 1.7.2; the white part is drawn anew.
+        mask: mask for part 1.7.2; the white part is inpainted.
         prompts: JSON file with prompts in the place of the default ones.
         seed: seed of every figure.
         out: folder to write to.

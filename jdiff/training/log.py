@@ -37,7 +37,7 @@ class Log:
         self.folder, self.batch = Path(folder), batch
         self.folder.mkdir(parents=True, exist_ok=True)
         self.bar = Bar(steps, unit="update", quiet=quiet, leave=True)
-        self.board: Any = None
+        self.board: Any = None  # tensorboardX's writer, which is imported only if it is used
         if tensorboard:
             from tensorboardX import SummaryWriter
 

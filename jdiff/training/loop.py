@@ -65,7 +65,7 @@ def start(params: Params, optimizer: optax.GradientTransformation, key: Array) -
         key: the run's random key.
 
     Raises:
-        ValueError: `key` is no random key.
+        ValueError: `key` is not a random key.
 
     Example:
         >>> int(start({"w": jnp.ones(3)}, optax.sgd(1.0), jax.random.key(0)).step)
