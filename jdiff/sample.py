@@ -275,7 +275,7 @@ def inpaint(
         key: random key.
         noised: whether the kept part is noised to the level of each step (RePaint, the course). Otherwise it stays
             clean in all steps (diffusers, deep-floyd).
-        jump_length: rows of the table that RePaint jumps back, fewer than the rows used.
+        jump_length: rows that a jump of RePaint goes back, fewer than the rows that are used. No effect without jumps.
         resamplings: how often each stretch of `jump_length` rows is walked; 1 means no jumps.
         strength: share of the table's rows that is used, in (0, 1].
         low_res: picture that a stage-2 model enlarges, as in `upscale`.

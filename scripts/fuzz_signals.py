@@ -109,7 +109,7 @@ def inherited(number: int, handler: signal.Handlers) -> Iterator[None]:
 
 
 def start(job: Job, folder: Path) -> subprocess.Popen:
-    """Starts a command, and returns when its code runs. Slow imports come later."""
+    """Starts a command, and returns once it handles signals. Slow imports come later."""
     mark = folder / "mark"
     mark.unlink(missing_ok=True)
     environment = os.environ | {"JDIFF_CACHE": str(folder / "cache")}

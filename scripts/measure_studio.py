@@ -1,9 +1,9 @@
-"""Measures how long the studio's first frames and finished pictures take, for each of its tabs.
+"""Measures the time until the first frame and until the finished pictures, for each of the studio's tabs.
 
     python scripts/measure_studio.py
 
-Each tab runs in a process of its own with an empty cache of programs: first cold, then warm with another seed. The
-model is loaded before. The time of the browser is not part of it.
+Each tab runs in its own process with an empty compilation cache: first cold, then warm with another seed. The model is
+loaded before. The browser's time is not included.
 """
 
 import argparse
