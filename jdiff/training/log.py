@@ -16,7 +16,7 @@ class Log:
     """Writes each report of `train` to log.csv and to a progress bar. It is a context manager and a `report` function.
 
     A row of log.csv has the number of the last update, the mean of each metric since the previous row, and the images
-    per second since this process started. A run that was killed repeats some updates. Their old rows are removed.
+    per second since this process's first row. A run that was killed repeats some updates. Their old rows are removed.
 
     Args:
         folder: folder of log.csv, which is made if it does not exist.
