@@ -455,7 +455,7 @@ def _number(name: str, value: Number) -> Array:
 def _numbers(name: str, values: Sequence[Number] | Array, k: int) -> Array:
     numbers = jnp.asarray(values, float)
     if numbers.shape != (k,):
-        raise ValueError(f"{name} must have {k} numbers, one for each prediction, got shape {numbers.shape}")
+        raise ValueError(f"{name} must have {k} numbers, got shape {numbers.shape}")
     return numbers
 
 

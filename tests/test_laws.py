@@ -334,7 +334,7 @@ def test_products_outside_the_network_have_the_highest_precision(name):
 def test_compose_and_mixture_refuse_the_wrong_number():
     with pytest.raises(ValueError, match="combiners must have one for each of the rule's 2 branches, got 1"):
         combine.compose(guided(1).rule, [guided(2)])
-    with pytest.raises(ValueError, match=r"weights must have 2 numbers, one for each prediction, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"weights must have 2 numbers, got shape \(3,\)"):
         combine.mixture([guided(1), guided(2)], [1.0, 2.0, 3.0])
 
 
