@@ -125,7 +125,12 @@ def start(job: Job, folder: Path) -> subprocess.Popen:
 
 def parts(folder: Path) -> list[Path]:
     """Returns the unfinished files in the folder and in the cache."""
-    return [path for path in folder.rglob("*.part") if "checkpoints" not in path.parts]
+    found = []
+    for place, folders, names in os.walk(folder):  # which passes over folders that are removed meanwhile
+        if "checkpoints" in folders:
+            folders.remove("checkpoints")
+        found += [Path(place) / name for name in (*folders, *names) if name.endswith(".part")]
+    return found
 
 
 def wait_for_part(process: subprocess.Popen, folder: Path) -> None:
