@@ -6,6 +6,7 @@ one Combiner, and the network is still called once per step.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -114,6 +115,8 @@ def between(scale: Number, low: Number, high: Number) -> Partial:
     Reference:
         Kynkaanniemi et al. 2024, guidance in a limited interval.
     """
+    if not isinstance(low, Array) and not isinstance(high, Array) and low > high:
+        raise ValueError(f"low must be at most high, got {low} and {high}; t falls from 999 to 0 in sampling")
     numbers = {"scale": scale, "low": low, "high": high}
     return Partial(_between, *(_number(name, value) for name, value in numbers.items()))
 
@@ -284,7 +287,7 @@ def guidance_rule(scale: Scale, *, rescale: Number | None = None) -> Rule:
         idle, stand_ins = Partial(_outside, *parts.args[1:]), (1, 1)
     if rescale is None:
         return Rule(2, parts, _guide, idle=idle, stand_ins=stand_ins)
-    return Rule(2, (parts, _number("rescale", rescale)), _guide_and_rescale, idle=idle, stand_ins=stand_ins)
+    return Rule(2, (parts, _number("rescale", rescale, 0, 1)), _guide_and_rescale, idle=idle, stand_ins=stand_ins)
 
 
 def mean_rule(k: int, weights: Sequence[Number] | Float[Array, " k"] | None = None) -> Rule:
@@ -445,10 +448,10 @@ def _with_low_res(
     return conditioning._replace(low_res=low_res, noise_level=told)
 
 
-def _number(name: str, value: Number) -> Array:
+def _number(name: str, value: Number, least: float = -math.inf, most: float = math.inf) -> Array:
     """Returns a number as a strongly typed array, so that 3, 3.0 and float32(3) are one compiled program."""
     if not isinstance(value, Array):
-        value = checks.number(name, value)
+        value = checks.number(name, value, least, most)
     return jnp.asarray(value, float)
 
 

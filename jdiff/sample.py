@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 # Folded into an image's key for the noise on the low-res image, and into the key of a cascade for its second stage.
 LOW, STAGE2 = 2**31 - 3, 2
-# A first level with more signal than this gets a warning, because sampling starts from pure noise. t = 803 in IF.
+# A first level with a larger share of signal gets a warning, because sampling starts from pure noise. t = 803 in IF.
 LARGEST_FIRST_SIGNAL = 0.3
+# Settings of `cascade` for its second stage.
+STAGE2_SETTINGS = ("steps", "guidance", "sampler", "noise_level", "branch_batch")
 
 
 class Sampler(NamedTuple):
@@ -58,7 +60,8 @@ def _discrete(timesteps: Callable[[int], np.ndarray], course: bool, abar: np.nda
 
 
 def _even(steps: int) -> np.ndarray:
-    return schedule.respaced([checks.whole("steps", steps, 1, 1000)])
+    steps = checks.whole("steps", steps, 1, 1000)
+    return schedule.respaced([steps]) if steps > 1 else np.array([999])  # one step starts from pure noise, too
 
 
 def _section(name: str, steps: int) -> np.ndarray:
@@ -169,14 +172,9 @@ def generate(
         Saharia et al. 2022 (Imagen), section 2; the course's 0, 1.5, 1.6, 1.8 and 1.9.
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
-    first = one(plan.levels, 0)
-    if first.signal > LARGEST_FIRST_SIGNAL:
-        warnings.warn(
-            f"the first timestep, {first.t:g}, is not pure noise, but pictures start from pure noise; use another "
-            f"number of steps than {len(plan.levels.t)}, or the sampler 'deepfloyd'",
-            stacklevel=2,
-        )
-    x = start(plan.keys, (*_size(model, size), plan.channels), level=first)
+    if advice := start_advice(plan.levels):
+        warnings.warn(advice, stacklevel=2)
+    x = start(plan.keys, (*_size(model, size), plan.channels), level=one(plan.levels, 0))
     _low_res(model, None, plan, 0, (0, 0))  # refuses a stage-2 model
     how = _How(keep, branch_batch, images_at_once, mesh, progress, watch)
     return _draw(model, plan, x, plan.levels, plan.solver, how)
@@ -236,10 +234,12 @@ def edit(
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
     originals = _images("image", image, plan)
-    _size(model, originals.shape[1:3])
+    _sides(model, originals)
     rows = from_row(plan.levels, _row(plan.levels, strength, i_start, 0.7))
     low = _low_res(model, low_res, plan, noise_level, originals.shape[1:3])
-    return _draw(model, plan, forward(plan.keys, originals, one(rows, 0)), rows, plan.solver, _How(**how), low=low)
+    return _draw(
+        model, plan, forward(plan.keys, originals, one(rows, 0)), rows, plan.solver, _how("edit", how), low=low
+    )
 
 
 def inpaint(
@@ -305,20 +305,21 @@ def inpaint(
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
     originals = _images("image", image, plan)
-    _size(model, originals.shape[1:3])
+    _sides(model, originals)
     resamplings = checks.whole("resamplings", resamplings, 1, 1000)
     jump_length = checks.whole("jump_length", jump_length, 1)
     masks = _masks(mask, plan, originals.shape[1:3])
     first = _row(plan.levels, strength, None, 1.0)
     rows = from_row(plan.levels, first)
     fresh = noised and first == 0
-    x = start(plan.keys, originals.shape[1:]) if fresh else forward(plan.keys, originals, one(rows, 0))
+    top = one(rows, 0)
+    x = start(plan.keys, originals.shape[1:], level=top) if fresh else forward(plan.keys, originals, top)
     known = lambda reference, mask: step.condition(plan.solver, reference, views.unmasked(mask), noised=noised)
     solver = jax.vmap(known)(originals, masks)._replace(table=known(originals[0], masks[0]).table)
     if resamplings > 1:
         rows = schedule.resample(rows, jump_length, resamplings)
     low = _low_res(model, low_res, plan, noise_level, originals.shape[1:3])
-    return _draw(model, plan, x, rows, solver, _How(**how), low=low, solver_axes=0)
+    return _draw(model, plan, x, rows, solver, _how("inpaint", how), low=low, solver_axes=0)
 
 
 def upscale(
@@ -377,7 +378,7 @@ def upscale(
     size = _size(model, (side * h // min(h, w), side * w // min(h, w)))
     low = _low_res(model, small.reshape(plan.p, plan.n, h, w, plan.channels), plan, noise_level, size)
     x = start(plan.keys, (*size, plan.channels), level=one(plan.levels, 0))
-    return _draw(model, plan, x, plan.levels, plan.solver, _How(**how), low=low)
+    return _draw(model, plan, x, plan.levels, plan.solver, _how("upscale", how), low=low)
 
 
 def cascade(
@@ -436,11 +437,14 @@ def cascade(
         Saharia et al. 2022 (Imagen), section 2; the course's 0.
     """
     given = dict(stage2_settings)
+    if wrong := [name for name in given if name not in STAGE2_SETTINGS]:
+        raise ValueError(f"stage2_settings must hold only {', '.join(STAGE2_SETTINGS)}, got {wrong[0]!r}")
     scale = given.pop("guidance", stage2.defaults.guidance)
     guided = stage1.guided(prompts, scale, negative)
     how: dict[str, Any] = {"n": n, "images_at_once": images_at_once, "mesh": mesh}
     rows = [steps or _steps(stage1, sampler), given.get("steps") or _steps(stage2, given.get("sampler"))]
-    calls = -(-n * len(guided) // (images_at_once or n * len(guided)))
+    devices = 1 if mesh is None else mesh.shape[meshes.DATA]
+    calls = sum(1 for _ in meshes.groups(checks.whole("n", n) * len(guided), images_at_once, devices))
     total = calls * sum(rows)
 
     def told(before: int) -> Progress | None:
@@ -478,6 +482,13 @@ class _How(NamedTuple):
     mesh: Mesh | None = None
     progress: Progress | None = None
     watch: Watch | None = None
+
+
+def _how(task: str, given: Mapping[str, Any]) -> _How:
+    """Returns the settings that a task passes on, and refuses others by name."""
+    if wrong := [name for name in given if name not in _How._fields]:
+        raise TypeError(f"{task}() got an unexpected argument {wrong[0]!r}; it passes on {', '.join(_How._fields)}")
+    return _How(**given)
 
 
 class _Plan(NamedTuple):
@@ -691,6 +702,32 @@ def _size(model: "Model", size: tuple[int, ...] | None) -> tuple[int, int]:
     return int(size[0]), int(size[1])
 
 
+def _sides(model: "Model", pictures: Array) -> None:
+    """Raises ValueError for pictures [n h w c] that the network cannot draw."""
+    (h, w), divisor = pictures.shape[1:3], model.config.divisor
+    if h % divisor or w % divisor:
+        raise ValueError(f"image must have a height and a width that are multiples of {divisor}, got {h} x {w}")
+
+
+def start_advice(levels: Level) -> str:
+    """Returns what is wrong with starting a table from pure noise; empty if nothing.
+
+    Args:
+        levels: a table of any kind.
+
+    Example:
+        >>> start_advice(schedule.levels(schedule.cosine(), schedule.leading(20)))
+        ''
+    """
+    first = one(levels, 0)
+    if first.signal <= LARGEST_FIRST_SIGNAL * np.hypot(first.signal, first.noise):
+        return ""
+    return (
+        f"the first timestep, {first.t:g}, is not pure noise, but pictures start from pure noise; use another number "
+        f"of steps than {len(levels.t)}, or the sampler 'deepfloyd'"
+    )
+
+
 def rank(pictures: Float[Array, "n ..."], scorer: Callable[[Array], Array]) -> tuple[Array, Array]:
     """Sorts images by a score, from high to low.
 
@@ -750,5 +787,6 @@ __all__ = [
     "resized",
     "sample",
     "start",
+    "start_advice",
     "upscale",
 ]

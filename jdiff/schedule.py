@@ -126,7 +126,7 @@ def respaced(counts: Sequence[int], total: int = 1000) -> np.ndarray:
         Timesteps [sum of counts].
 
     Raises:
-        ValueError: a count is below 1, or larger than its section.
+        ValueError: there is no count, or one is below 1 or larger than its section.
 
     Example:
         >>> respaced([3, 2]).tolist()
@@ -135,6 +135,8 @@ def respaced(counts: Sequence[int], total: int = 1000) -> np.ndarray:
     Reference:
         Nichol and Dhariwal 2021 (Improved DDPM), section 4; deep-floyd/IF, whose names are in `SECTIONS`.
     """
+    if not len(counts):
+        raise ValueError("counts must have a number for each section, got none")
     size, rest = divmod(total, len(counts))
     points, start = [], 0
     for i, count in enumerate(counts):
@@ -248,7 +250,8 @@ def karras(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: f
         Levels [steps], in float64.
 
     Raises:
-        ValueError: `steps` is below 1, or the noise levels do not fall, such as for a `sigma_min` of 0.
+        ValueError: `steps` is below 1, `rho` is not above 0, or the noise levels do not fall, such as for a `sigma_min`
+            of 0.
 
     Example:
         >>> karras(3).noise.round(3).tolist()
@@ -258,6 +261,8 @@ def karras(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: f
         Karras et al. 2022 (EDM), eq. 5.
     """
     share = np.arange(checks.whole("steps", steps)) / max(steps - 1, 1)
+    if checks.number("rho", rho, 0) == 0:
+        raise ValueError("rho must be above 0, got 0")
     least, most = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return exploding(np.append((most + share * (least - most)) ** rho, 0.0))
 
@@ -288,10 +293,13 @@ def transition(signal: Column, noise: Column, signal_to: Column, noise_to: Colum
     """
     a = np.asarray(signal / np.asarray(signal_to, np.float64))
     v = np.asarray((noise - a * noise_to) * (noise + a * noise_to))
-    if (v < -1e-12 * np.asarray(noise) ** 2).any() or not np.isfinite(v).all():
+    wrong = (v < -1e-12 * np.asarray(noise) ** 2) | ~np.isfinite(v)
+    if wrong.any():
+        i = int(wrong.argmax())
+        four = [np.broadcast_to(column, v.shape).ravel()[i] for column in (signal, noise, signal_to, noise_to)]
         raise ValueError(
-            "every step of a table must lead to a level with a higher ratio of signal to noise, "
-            f"got signal {signal} and noise {noise} to signal {signal_to} and noise {noise_to}"
+            "every step of a table must lead to a level with a higher ratio of signal to noise, got signal "
+            f"{four[0]:.6g} and noise {four[1]:.6g} to signal {four[2]:.6g} and noise {four[3]:.6g}, step {i}"
         )
     return a, np.maximum(v, 0.0)
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import jupytext
 from nbformat import NotebookNode, v4
 
+from jdiff.parts import write_text
+
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIAL = ROOT / "docs" / "tutorial"
 # A link to a page or a picture of the repository: `](name.md)`, not `](https://...)` or `](#place)`.
@@ -71,5 +73,5 @@ def _with_addresses(cell: NotebookNode, folder: Path, address: str) -> NotebookN
 
 if __name__ == "__main__":
     for chapter in chapters():
-        chapter.with_suffix(".ipynb").write_text(exported(chapter))
+        write_text(chapter.with_suffix(".ipynb"), exported(chapter))
         print(chapter.with_suffix(".ipynb").relative_to(ROOT))

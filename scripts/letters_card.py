@@ -11,6 +11,7 @@ from pathlib import Path
 import tyro
 
 import jdiff
+from jdiff.parts import write_text
 
 CARD = """# The letters model
 
@@ -119,7 +120,7 @@ def main(
         **{name: training[name] for name in ("updates", "batch", "rate", "decay")},
         **{name: getattr(model.defaults, name) for name in ("sampler", "steps", "guidance")},
     )  # fmt: skip
-    (folder / "README.md").write_text(card)
+    write_text(folder / "README.md", card)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tqdm import tqdm
 import jdiff
 from jdiff import images, sample
 from jdiff.letters import ambigrams, captions, data, judge, page
+from jdiff.parts import write_text
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 EACH = 20  # samples of each character, and of each style
@@ -235,7 +236,7 @@ def main(
     print(json.dumps(found, indent=1))
     path = model / "quality.json"
     before = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(before | found, indent=1) + "\n")
+    write_text(path, json.dumps(before | found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from jdiff import schedule
 from jdiff.letters import captions, data, folder
 from jdiff.mesh import over_devices, use_cores
 from jdiff.networks import t5, unet
+from jdiff.parts import write_text
 from jdiff.training.conv import fitting_conv
 from jdiff.training.log import Log, read
 from jdiff.training.loop import start, train
@@ -168,7 +169,7 @@ def main(
     rows = read(run / "log.csv")
     settings = {"updates": int(state.step), "batch": batch, "rate": rate, "decay": decay, "seed": seed}
     curve = [row for i, row in enumerate(rows) if i % 8 == 7 or row is rows[-1]]
-    (out / "training.json").write_text(json.dumps(settings | {"curve": curve}, indent=1) + "\n")
+    write_text(out / "training.json", json.dumps(settings | {"curve": curve}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

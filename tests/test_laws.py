@@ -183,6 +183,22 @@ def test_guidance_is_rescaled_to_the_deviation_of_the_texts_own():
     np.testing.assert_allclose(estimate(full, image()).estimate.std(), alone.std(), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: combine.between(7.0, 800, 200), "low must be at most high, got 800 and 200"),
+        (
+            lambda: combine.cfg(text(1), 3.0, text(0), rescale=5),
+            "rescale must be a finite number between 0 and 1, got 5",
+        ),
+        (lambda: views.low_and_high(8.0), "sigma must be a finite number between 1e-06 and 7, got 8.0"),
+    ],
+)
+def test_numbers_that_cannot_mean_anything_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
 def test_guidance_in_an_interval():
     told = combine.cfg(text(1), combine.between(3.0, 100, 400), text(0))
     for t, scale in ((50.0, 1.0), (100.0, 3.0), (400.0, 3.0), (401.0, 1.0)):

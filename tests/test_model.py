@@ -252,6 +252,8 @@ def test_what_is_no_model_is_said_in_one_message(folder, tmp_path):
         jdiff.load(tmp_path)
     with pytest.raises(ValueError, match="dtype must be float32, bfloat16, float16, got 'int8'"):
         jdiff.load("mini", dtype="int8")
+    with pytest.raises(ValueError, match="dtype float64 needs 64 bits in JAX"):
+        jdiff.load("mini", dtype="float64")
     theirs = tmp_path / "theirs" / "unet"
     theirs.mkdir(parents=True)
     (theirs / "diffusion_pytorch_model.safetensors").touch()

@@ -60,6 +60,23 @@ def test_leading_is_diffusers(steps):
     assert schedule.leading(steps).tolist() == scheduler.timesteps.tolist()
 
 
+def test_each_number_of_steps_of_the_even_samplers_starts_from_pure_noise():
+    for name in ("deepfloyd", "ddim", "dpmpp_2m", "unipc"):
+        for steps in (1, 2, 7, 1000):
+            levels = sample.SAMPLERS[name].table(schedule.cosine(), steps)
+            assert levels.t[0] == 999 and len(levels.t) == steps and sample.start_advice(levels) == ""
+
+
+@pytest.mark.parametrize("levels", [schedule.karras(5), schedule.flow([0, 0.5, 1])])
+def test_tables_that_start_from_noise_need_no_advice(levels):
+    assert sample.start_advice(levels) == ""
+
+
+def test_a_table_that_starts_late_gets_advice():
+    levels = schedule.levels(schedule.cosine(), [500, 0])
+    assert "the first timestep, 500, is not pure noise" in sample.start_advice(levels)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -67,6 +84,13 @@ def test_leading_is_diffusers(steps):
         (lambda: schedule.leading(1001), "steps must be .* got 1001"),
         (lambda: schedule.course(991), "steps must be a whole number between 1 and 990, got 991"),
         (lambda: schedule.respaced([0, 3]), "counts must be .* got 0"),
+        (lambda: schedule.respaced([]), "counts must have a number for each section, got none"),
+        (lambda: schedule.karras(5, rho=0), "rho must be above 0, got 0"),
+        (lambda: schedule.karras(5, rho=-1), "rho must be a finite number of at least 0, got -1"),
+        (
+            lambda: schedule.transition(*(np.array(a) for a in ([0.1, 0.5], [1.0, 0.5], [0.2, 0.4], [0.9, 0.6]))),
+            "got signal 0.5 and noise 0.5 to signal 0.4 and noise 0.6, step 1$",
+        ),
         (lambda: schedule.levels(schedule.cosine(), []), "timesteps must be falling"),
         (lambda: schedule.levels(schedule.cosine(), [1000]), r"between 0 and 999, got \[1000\]"),
         (lambda: schedule.levels(schedule.cosine(), [1, 2]), r"falling .* got \[1, 2\]"),

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
-from jdiff import combine, model, sample, schedule, step, views
+from jdiff import combine, model, sample, schedule, step, types, views
 from jdiff.networks import unet
 from jdiff.types import Conditioning, Level, Network, Prediction
 
@@ -288,6 +289,38 @@ def test_the_courses_loop_written_out():
         assert np.abs(np.asarray(state.x) - x).max() < 1e-10 * np.abs(x).max()
 
 
+@pytest.mark.parametrize(("task", "args"), [(sample.edit, (IMAGE,)), (sample.inpaint, (IMAGE, HALF))])
+def test_an_unknown_argument_is_named(task, args):
+    with pytest.raises(TypeError, match=rf"{task.__name__}\(\) got an unexpected argument 'foo'; it passes on keep, "):
+        task(make(), *args, PROMPTS, KEY, foo=3)
+
+
+def test_an_inpainting_starts_with_the_noise_of_its_table():
+    """On an exploding table that is 80, not 1."""
+    model = make()
+    network = types.as_network(lambda x, t, told: Prediction(0 * x))
+    model = model._replace(network=network)
+    solver = lambda model: step.ddim(predicts=step.clean)
+    exploding = sample.Sampler(lambda abar, steps: schedule.karras(steps), solver, 5)
+    seen = []
+    watch = lambda done, total, x: seen.append(x.std())
+    text = combine.conditional(embed(["a dog"])[0])
+    sample.inpaint(model, IMAGE, np.ones((16, 16)), text, KEY, sampler=exploding, watch=watch)
+    sample.generate(model, text, KEY, sampler=exploding, watch=watch)
+    assert seen[0] > 10 and seen[0] == pytest.approx(seen[5], rel=0.2)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_progress_of_both_stages_ends_at_its_total(devices):
+    told = []
+    over = None if devices == 1 else jax.make_mesh((2, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    sample.cascade(
+        make(), make(2), PROMPTS, KEY, n=3, steps=1, sampler="deepfloyd", images_at_once=3, mesh=over,
+        stage2_settings={"steps": 1, "sampler": "deepfloyd"}, progress=lambda *done: told.append(done),
+    )  # fmt: skip
+    assert told[-1][0] == told[-1][1] and [done for done, _ in told] == sorted(done for done, _ in told)
+
+
 def test_ranking_puts_the_best_first():
     images, order = sample.rank(jnp.array([3.0, 9.0, 6.0]), lambda images: images)
     assert images.tolist() == [9.0, 6.0, 3.0] and order.tolist() == [1, 2, 0]
@@ -323,7 +356,7 @@ def test_ranking_puts_the_best_first():
         ),
         (
             lambda: sample.edit(make(), IMAGE[:15], PROMPTS, KEY),
-            r"size must be \(height, width\), multiples of 2, got \(15, 16\)",
+            "image must have a height and a width that are multiples of 2, got 15 x 16",
         ),
         (
             lambda: sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, jump_length=0, resamplings=2),
@@ -336,6 +369,10 @@ def test_ranking_puts_the_best_first():
         (
             lambda: sample.inpaint(make(), IMAGE, HALF, PROMPTS, KEY, steps=1, resamplings=2),
             "resamplings must be 1 for a table of one row, got 2",
+        ),
+        (
+            lambda: sample.cascade(make(), make(2), PROMPTS, KEY, stage2_settings={"side": 64}),
+            "stage2_settings must hold only steps, guidance, sampler, noise_level, branch_batch, got 'side'",
         ),
         (lambda: sample.generate(make(2), PROMPTS, KEY), "is a model of stage 2, which needs a low_res picture"),
         (lambda: sample.upscale(make(1), SMALL, PROMPTS, KEY), "is a model of stage 1, which takes no low_res picture"),

@@ -180,6 +180,13 @@ def test_settings_that_are_no_json_are_refused(tmp_path):
         T.train(state, objective, data, optimizer, steps=1, checkpoints=tmp_path, settings={"a": object()})
 
 
+@pytest.mark.parametrize("name", ["every", "save_every"])
+def test_reports_and_checkpoints_need_updates_between_them(name):
+    state, optimizer = begin()
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1, got 0"):
+        T.train(state, objective, data, optimizer, steps=3, **{name: 0})
+
+
 def test_the_callers_arrays_stay():
     params = {"w": jnp.zeros(3), "b": jnp.zeros(())}
     optimizer = optax.adam(0.05)

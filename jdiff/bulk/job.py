@@ -129,12 +129,8 @@ def start(options: Options, prompts: Prompts, told: Told = silent) -> Job:
         batch=_batch(options.batch, layout, side), format=options.format,
     )  # fmt: skip
     levels = sampler.table(model.schedule, steps)
-    if levels.signal[0] > sample.LARGEST_FIRST_SIGNAL:
-        warnings.warn(
-            f"the first timestep, {levels.t[0]:g}, is not pure noise, though pictures start from it: choose another "
-            f"number of steps than {steps}, or the sampler 'deepfloyd'",
-            stacklevel=2,
-        )
+    if advice := sample.start_advice(levels):
+        warnings.warn(advice, stacklevel=2)
     about = {
         "pictures": layout.pictures, "shards": layout.shards, "model": model.name,
         "prompts": str(options.prompts), "device": jax.devices()[0].device_kind,

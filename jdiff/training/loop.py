@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
+from jdiff import checks
 from jdiff import mesh as meshes
 from jdiff.keys import as_key
 from jdiff.mesh import DATA
@@ -176,6 +177,7 @@ def train(
         >>> train(state, objective, lambda key: jnp.ones(2), optimizer, steps=100, every=10).params.round(3).tolist()
         [1.0, 1.0]
     """
+    every, save_every = checks.whole("every", every), checks.whole("save_every", save_every)
     objective = as_partial(objective)
     data = data if isinstance(data, Batches) else Batches(_nothing_ahead, Partial(_made_by_key, as_partial(data)))
     batch = as_partial(data.batch)

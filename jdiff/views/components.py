@@ -60,14 +60,14 @@ def low_and_high(sigma: float = 2.0) -> tuple[Partial, Partial]:
         sigma: standard deviation in pixels, at 64 pixels a side, up to 7.
 
     Raises:
-        ValueError: `sigma` is below 1e-6.
+        ValueError: `sigma` is below 1e-6 or above 7.
 
     Example:
         >>> x = jax.random.normal(jax.random.key(0), (32, 32, 3))
         >>> bool(jnp.allclose(sum(part(x) for part in low_and_high(3.0)), x, atol=1e-5))
         True
     """
-    kernel = 16 * math.ceil(sigma) + 1
+    kernel = 16 * math.ceil(checks.number("sigma", sigma, 1e-6, 7)) + 1
     return low_pass(sigma, kernel), high_pass(sigma, kernel)
 
 
