@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdiff import combine, sample
+from jdiff import checks, combine, sample
 from jdiff.checkpoints import files
 from jdiff.mnist.objectives import one_hot
 from jdiff.mnist.recipes import Recipe, recipes
@@ -138,7 +138,7 @@ def draw(
         raise ValueError(f"classes must be a list of digits 0 to 9, or -1 for no class, got {classes.tolist()}")
     recipe = model.recipe
     levels = recipe.table(recipe.steps if steps is None else steps)
-    guidance = recipe.guidance if guidance is None else guidance
+    guidance = checks.number("guidance", recipe.guidance if guidance is None else guidance)
     nothing = combine.conditional(one_hot(jnp.array([-1]))[0])
     keys = sample.image_keys(key, len(classes))
     images, ways = [], []
