@@ -1,6 +1,6 @@
 """Measures the letters model: its samples, its style words, and ambigrams of all pairs and of 200 English words.
 
-    python scripts/measure_letters.py samples styles --model weights/letters
+    python scripts/measure_letters.py samples styles tasks --model weights/letters
     python scripts/measure_letters.py pairs words --view rotate_180
 
 Results are added to quality.json in the model's folder. Pictures and tables are written to --out. Both judges read
@@ -19,13 +19,15 @@ import tyro
 from tqdm import tqdm
 
 import jdiff
-from jdiff import images, sample
+from jdiff import combine, images, sample, views
 from jdiff.letters import ambigrams, captions, data, judge, page
 from jdiff.parts import write_text
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 EACH = 20  # samples of each character, and of each style
 SHOWN = 24  # words in the gallery
+COLUMNS = 8  # pictures in a row of the sheet of tasks
+SIGMA = 4.0  # of hybrids, in pixels at a side of 64
 READ = 0.5  # probability from which a letter counts as read
 
 
@@ -192,8 +194,53 @@ def measure_words(found: dict, words: list[str], view: str, out: Path) -> dict[s
             "seconds a word": round(float(np.mean(seconds)), 1)}  # fmt: skip
 
 
+def strokes() -> np.ndarray:
+    """Returns a capital A as a hand might draw it: three thick lines [32 32 1], the ink at 1 as in samples."""
+    y, x = np.mgrid[:32, :32] + 0.5
+    ink = np.zeros((32, 32), bool)
+    for (x0, y0), (x1, y1) in (((16, 6), (8, 26)), ((15, 6), (25, 25)), ((10, 18), (23, 17))):
+        along = np.clip(((x - x0) * (x1 - x0) + (y - y0) * (y1 - y0)) / ((x1 - x0) ** 2 + (y1 - y0) ** 2), 0, 1)
+        ink |= np.hypot(x - x0 - along * (x1 - x0), y - y0 - along * (y1 - y0)) < 1.5
+    return np.where(ink, 1, -1).astype(np.float32)[..., None]
+
+
+def measure_tasks(model: Any, folder: Path, out: Path, steps: int | None) -> dict[str, Any]:
+    """Measures edits, inpaintings and hybrids of letters by the share that the judge reads, and draws a sheet."""
+    look, key, n = judges(folder)["judge"], jax.random.key(3), EACH
+    of = lambda pictures, letter: round(float(right(np.asarray(look(pictures)), letter * len(pictures)).mean()), 2)
+    drawing, rows, labels, found = strokes(), [], [], {}
+    for style in ("a bold serif capital A", "a thin italic capital A"):
+        made = np.asarray(sample.edit(model, drawing, [style], key, n=n, strength=0.75, steps=steps).images)[0]
+        found[f"a drawing as {style}"] = of(made, "A")
+        rows.append([drawing, *made[: COLUMNS - 1]])
+        labels.append(f"a drawing, and edits: {style}")
+    whole = np.asarray(sample.generate(model, ["a bold capital P"], key, steps=steps).images)[0, 0]
+    below = np.zeros((32, 32), np.float32)
+    below[16:] = 1
+    made = np.asarray(
+        sample.inpaint(
+            model, whole, below, ["a bold capital R"], key, n=n, steps=steps, resamplings=3, jump_length=3
+        ).images
+    )[0]
+    found["the lower half of a P, inpainted as R"] = of(made, "R")
+    rows.append([whole, *made[: COLUMNS - 1]])
+    labels.append("a P, and its lower half inpainted: a bold capital R")
+    far, near = model.guided(["a heavy capital I", "a light capital O"])
+    low, high = views.low_and_high(SIGMA)
+    made = np.asarray(sample.generate(model, combine.components({low: far, high: near}), key, n=n, steps=steps).images)[
+        0
+    ]
+    blurred = np.asarray(jax.vmap(low)(made))
+    found["hybrids: from afar I"], found["hybrids: from near O"] = of(blurred, "I"), of(made, "O")
+    rows += [list(made[:COLUMNS]), list(blurred[:COLUMNS])]
+    labels += ["hybrids: I from afar, O from near", "the same, blurred"]
+    shown = -np.repeat(np.stack([np.stack(row) for row in rows]), 3, -1).clip(-1, 1)  # ink on white
+    images.save(out / "tasks.png", images.grid(shown, labels, cell=64))
+    return found
+
+
 def main(
-    parts: tyro.conf.Positional[tuple[Literal["samples", "styles", "pairs", "words"], ...]],
+    parts: tyro.conf.Positional[tuple[Literal["samples", "styles", "tasks", "pairs", "words"], ...]],
     model: Path = Path("weights/letters"),
     glyphs: Path | None = None,
     out: Path = Path("docs/letters"),
@@ -222,6 +269,10 @@ def main(
         found["samples"] = measure_samples(loaded, model, glyphs, out, steps)
     if "styles" in parts:
         found["styles"] = measure_styles(loaded, steps)
+    if "tasks" in parts:
+        found["tasks"] = {"of each": EACH, "steps": steps or loaded.defaults.steps} | measure_tasks(
+            loaded, model, out, steps
+        )
     if "pairs" in parts or "words" in parts:
         words = (Path(__file__).parent / "letters_words.txt").read_text().split()[:first]
         wanted = (
