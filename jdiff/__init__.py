@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = (
-    "checkpoints", "combine", "images", "mnist", "model", "networks", "sample", "scan", "schedule", "step", "text",
-    "training", "types", "views",
+    "checkpoints", "combine", "images", "keys", "letters", "mesh", "mnist", "model", "networks", "sample", "scan",
+    "schedule", "step", "text", "training", "types", "views",
 )  # fmt: skip
 _NAMES = {"load": "model", "Model": "model"} | dict.fromkeys(
     ("Combiner", "Conditioning", "Info", "Level", "Prediction", "Row", "Solver", "State", "View"), "types"
