@@ -13,7 +13,7 @@ from PIL import Image
 from jdiff import images
 from jdiff.cli.drawing import File, Fitted, Prompted, Shown, Size, Sourced, check_stage, under
 from jdiff.cli.errors import accepted, demand
-from jdiff.cli.flags import MODEL_DEFAULT, OPTIONAL, REQUIRED, Number, PathOrNone, TextOrNone, Whole, WholeOrNone
+from jdiff.cli.flags import MODEL_DEFAULT, OPTIONAL, REQUIRED, Number, PlaceOrNone, TextOrNone, Whole, WholeOrNone
 
 if TYPE_CHECKING:
     import jax
@@ -99,8 +99,8 @@ class Inpaint(Prompted, Sourced):
     files = ("source", "mask")
     own = {"resamplings": int, "jump_length": int, "clean": bool}
 
-    mask: Annotated[PathOrNone, tyro.conf.arg(metavar="MASK", help_behavior_hint=REQUIRED)] = None
-    """A picture of the same size. White is redrawn; black or transparent is kept."""
+    mask: Annotated[PlaceOrNone, tyro.conf.arg(metavar="MASK", help_behavior_hint=REQUIRED)] = None
+    """A picture of the same size, a file or https://... of one. White is redrawn; black or transparent is kept."""
     resamplings: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 1
     """How often each stretch of steps is walked (RePaint). 1 is once; more blends the new part in better."""
     jump_length: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 10
@@ -154,10 +154,10 @@ class Upscale(Sourced):
     """The stage-2 model: mini-upscaler, the folder of a converted one, or OWNER/NAME of one on the hub."""
 
     source: Annotated[
-        tyro.conf.Positional[PathOrNone], tyro.conf.arg(metavar="IMAGE", help_behavior_hint=REQUIRED)
+        tyro.conf.Positional[PlaceOrNone], tyro.conf.arg(metavar="IMAGE", help_behavior_hint=REQUIRED)
     ] = None  # fmt: skip
-    """The picture to enlarge. Its middle square is reduced first to what the model enlarges, 32 pixels for
-    mini-upscaler and 64 for IF's, if it is larger."""
+    """The picture to enlarge: a file, or https://... of one. Its middle square is reduced first to what the model
+    enlarges, 32 pixels for mini-upscaler and 64 for IF's, if it is larger."""
     prompt: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[PROMPT]", help_behavior_hint=OPTIONAL)] = ""
     """What the picture shows, in quotes."""
     noise_level: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint=MODEL_DEFAULT)] = None

@@ -24,6 +24,7 @@ from jdiff.cli.flags import (
     Dtype,
     NumberOrNone,
     PathOrNone,
+    PlaceOrNone,
     TextOrNone,
     Whole,
     WholeOrNone,
@@ -48,7 +49,7 @@ Size = tuple[int, int]
 class File(NamedTuple):
     """A picture that was read."""
 
-    path: Path
+    path: Path | str  # or a URL
     sha256: str
     pixels: np.ndarray  # [h w 3] in [-1, 1], or [h w] in [0, 1] for a mask
 
@@ -132,9 +133,13 @@ class Drawing:
         """Returns the picture that a flag names."""
         path, flag = getattr(self, name), flag_of(name)
         demand(path is not None, f"{flag} is missing; give the path of a picture")
-        load = images.load_mask if name == "mask" else images.load
-        pixels = accepted(lambda: load(path), f"{flag}: ")
-        return File(path, hashlib.sha256(accepted(path.read_bytes)).hexdigest(), pixels)
+        data = accepted(lambda: images.read_bytes(path), f"{flag}: ")
+        found = accepted(lambda: images.decode(data, path), f"{flag}: ")
+        if name == "mask":
+            pixels = accepted(lambda: images.mask_of(found.colour, found.alpha, str(path)), f"{flag}: ")
+        else:
+            pixels = images.on_white(found)
+        return File(path, hashlib.sha256(data).hexdigest(), pixels)
 
     def hash(self, model: "Model", fitted: Fitted) -> str:
         """Returns what identifies the weights that draw."""
@@ -202,9 +207,9 @@ class Sourced(Drawing):
     files = ("source",)
 
     source: Annotated[
-        tyro.conf.Positional[PathOrNone], tyro.conf.arg(metavar="IMAGE", help_behavior_hint=REQUIRED)
+        tyro.conf.Positional[PlaceOrNone], tyro.conf.arg(metavar="IMAGE", help_behavior_hint=REQUIRED)
     ] = None  # fmt: skip
-    """The picture to start from. Its middle square is resized to the model's size."""
+    """The picture to start from: a file, or https://... of one. Its middle square is resized to the model's size."""
 
     def fit(self, model: "Model", files: dict[str, File]) -> Fitted:
         check_stage(self, model, 1)
@@ -241,7 +246,7 @@ def check(command: Drawing) -> None:
     inputs = [(flag, path) for flag, path in flags if path is not None]
     for flag, path in inputs:
         demand(is_unicode(str(path)), f"{flag} must be a path in UTF-8, got {str(path)!a}")
-    check_distinct(outputs, inputs)
+    check_distinct(outputs, [(flag, path) for flag, path in inputs if isinstance(path, Path)])
     video = command.mp4 is None or images.has_video()
     demand(video, f"--mp4 needs imageio, got {command.mp4}; install it by pip install 'imageio[ffmpeg]'")
 

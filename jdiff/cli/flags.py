@@ -6,6 +6,8 @@ from typing import Annotated, TypeVar
 
 from tyro.constructors import PrimitiveConstructorSpec
 
+from jdiff.images import web
+
 T = TypeVar("T")
 
 # What the help says in the place of a default.
@@ -49,6 +51,16 @@ def _whole(word: str) -> int:
     return int(word)
 
 
+def place(word: str) -> Path | str:
+    """Returns where a file lies: a URL as it is, and otherwise a path.
+
+    Example:
+        >>> place("https://example.org/a.png"), str(place("a.png"))
+        ('https://example.org/a.png', 'a.png')
+    """
+    return word if web.is_url(word) else Path(word)
+
+
 _WHOLE = _spec("INT", _whole, "a whole number")
 _NUMBER = _spec("FLOAT", float, "a number")
 Whole = Annotated[int, _WHOLE]
@@ -56,5 +68,6 @@ WholeOrNone = Annotated[int | None, _WHOLE]
 Number = Annotated[float, _NUMBER]
 NumberOrNone = Annotated[float | None, _NUMBER]
 PathOrNone = Annotated[Path | None, _spec("FILE", Path, "a path")]
+PlaceOrNone = Annotated[Path | str | None, _spec("FILE", place, "a path or a URL")]
 TextOrNone = Annotated[str | None, _spec("TEXT", str, "a text")]
 Dtype = Annotated[str, one_of(*DTYPES)]

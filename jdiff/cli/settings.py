@@ -11,6 +11,7 @@ import jdiff
 from jdiff import images
 from jdiff.cli.drawing import Drawing, File
 from jdiff.cli.errors import accepted, demand, is_unicode
+from jdiff.cli.flags import place
 from jdiff.cli.process import note
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def like(command: Drawing, path: Path) -> Drawing:
             flags[name] = _found_folder(flags[name], path.parent)
     for name in (*command.files, "embeddings"):
         given = settings[name]
-        flags[name] = None if given is None else _found(Path(given), path.parent, settings.get(f"{name}_sha256"))
+        flags[name] = None if given is None else _found(place(given), path.parent, settings.get(f"{name}_sha256"))
     for name in (name for name, kind in command.own.items() if kind is list):
         flags[name] = () if getattr(command, name) else tuple(settings[name])
     flags |= command.flags(settings["prompts"])
@@ -165,9 +166,9 @@ def _is_place(settings: Settings, command: Drawing) -> bool:
     return whole and all(0 <= i < count for i, count in zip(at, counts, strict=True))
 
 
-def _found(given: Path, folder: Path, sha256: str | None) -> Path:
+def _found(given: Path | str, folder: Path, sha256: str | None) -> Path | str:
     """A file as it is named, or beside the picture; of two, the one with the content that the settings name."""
-    if given.is_absolute():
+    if isinstance(given, str) or given.is_absolute():  # a URL stays as it is
         return given
     existing = [path for path in (given, folder / given) if accepted(path.is_file, "--like: ")]
     same = (path for path in existing if sha256 and _sha256(path) == sha256)
