@@ -1,12 +1,13 @@
 """The base of all commands that draw: their common flags and default methods.
 
-A command draws in steps that `jdiff.cli.make` walks: `check` its flags, `read` its files, `fit` them to the model,
+A command draws in steps that `jdiff.cli.make` walks: `check` its flags, `read` its files, `prepare` them for the model,
 `draw`, and lay out what is `shown`. JAX is imported late, so that `jdiff --help` does not wait for it.
 """
 
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
@@ -20,11 +21,10 @@ from jdiff.cli.flags import (
     LARGEST_SEED,
     MODEL_DEFAULT,
     OPTIONAL,
-    REQUIRED,
     Dtype,
     NumberOrNone,
     PathOrNone,
-    PlaceOrNone,
+    SizeOrNone,
     TextOrNone,
     Whole,
     WholeOrNone,
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 KEPT = 20
 # Most pictures that one command draws.
 MOST = 10_000
-# What a command's `fit` returns for its own `draw` and `shown`. Each command has a type of its own.
+# Largest height or width of a picture in pixels.
+LARGEST = 4096
+# What a command's `prepare` returns for its own `draw` and `shown`. Each command has a type of its own.
 Fitted = Any
 # Height and width in pixels.
 Size = tuple[int, int]
@@ -77,6 +79,8 @@ class Drawing:
     """Steps of the sampler, 1 to 1000."""
     guidance: Annotated[NumberOrNone, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=MODEL_DEFAULT)] = None
     """Guidance scale: how strongly the picture follows the prompt. 1 is no guidance."""
+    size: Annotated[SizeOrNone, tyro.conf.arg(metavar="HxW", help_behavior_hint=MODEL_DEFAULT)] = None
+    """Height and width of a picture in pixels, such as 48x32, or one number for a square."""
     negative: Annotated[str, tyro.conf.arg(metavar="PROMPT", help_behavior_hint=OPTIONAL)] = ""
     """Negative prompt: what the picture should not show."""
     sampler: Annotated[TextOrNone, tyro.conf.arg(metavar="NAME", help_behavior_hint=MODEL_DEFAULT)] = None
@@ -146,10 +150,11 @@ class Drawing:
         del fitted
         return model.hash
 
-    def fit(self, model: "Model", files: dict[str, File]) -> Fitted:
-        """Returns what `draw` and `shown` need of the files and flags, at the size of the model."""
+    def prepare(self, model: "Model", files: dict[str, File]) -> Fitted:
+        """Returns what `draw` and `shown` need of the files and flags, at the size of the pictures."""
         del files
         check_stage(self, model, 1)
+        size_of(self, model)
 
     def draw(self, model: "Model", fitted: Fitted, key: "jax.Array", **how: Any) -> "Samples":
         """Returns samples [p n h w c]. `how` are keywords of `jdiff.sample.generate`, each of its own type."""
@@ -160,10 +165,10 @@ class Drawing:
         del fitted
         return list(self.texts())
 
-    def size(self, model: "Model", fitted: Fitted) -> Size:
+    def picture_size(self, model: "Model", fitted: Fitted) -> Size:
         """Returns the size of a picture."""
         del fitted
-        return model.config.sample_size, model.config.sample_size
+        return size_of(self, model)
 
     def shown(self, made: np.ndarray, fitted: Fitted) -> Shown:
         """Returns what the sheet shows of images [p n h w c]."""
@@ -171,7 +176,7 @@ class Drawing:
 
     def moving(self, model: "Model", fitted: Fitted) -> tuple[list[str], Size]:
         """Returns the labels of the animation's rows, and the size of its pictures."""
-        return self.labels(fitted), self.size(model, fitted)
+        return self.labels(fitted), self.picture_size(model, fitted)
 
     def frames(self, made: np.ndarray, way: np.ndarray | None, fitted: Fitted) -> list[Shown]:
         """Returns the sheets of the animation, from the way [p n m h w c]."""
@@ -198,28 +203,6 @@ class Prompted(Drawing):
 
     def check(self) -> None:
         demand(len(self.prompts) > 0, f"no prompt is given; give one or more, such as {self.example}")
-
-
-@dataclasses.dataclass
-class Sourced(Drawing):
-    """A command that starts from a picture."""
-
-    files = ("source",)
-
-    source: Annotated[
-        tyro.conf.Positional[PlaceOrNone], tyro.conf.arg(metavar="IMAGE", help_behavior_hint=REQUIRED)
-    ] = None  # fmt: skip
-    """The picture to start from: a file, or https://... of one. Its middle square is resized to the model's size."""
-
-    def fit(self, model: "Model", files: dict[str, File]) -> Fitted:
-        check_stage(self, model, 1)
-        return images.square(files["source"].pixels, model.config.sample_size)
-
-    def labels(self, fitted: Fitted) -> list[str]:
-        return ["original", *self.texts()]
-
-    def shown(self, made: np.ndarray, fitted: Fitted) -> Shown:
-        return Shown(under([fitted], made), self.labels(fitted))
 
 
 def check(command: Drawing) -> None:
@@ -270,6 +253,9 @@ def check_values(command: Drawing) -> None:
     demand(steps is None or 1 <= steps <= 1000, f"--steps must be between 1 and 1000, got {steps}")
     demand(guidance is None or math.isfinite(guidance), f"--guidance must be a finite number, got {guidance}")
     demand(0 <= command.seed <= LARGEST_SEED, f"--seed must be between 0 and {LARGEST_SEED}, got {command.seed}")
+    size = command.size or "1x1"
+    sized = re.fullmatch(r"\d+x\d+", size) is not None and all(1 <= int(a) <= LARGEST for a in size.split("x"))
+    demand(sized, f"--size must be from 1 to {LARGEST} on each side, got {size}")
     demand(command.model != "", "--model must be the name or folder of a model, got ''")
     demand(command.encoder != "", "--encoder must be the folder of a text encoder, got ''")
 
@@ -279,6 +265,36 @@ def check_stage(command: Drawing, model: "Model", stage: int) -> None:
     found = 1 + model.config.upscales
     wanted = f"--model must be of stage {stage} for jdiff {command.name}"
     demand(found == stage, f"{wanted}, got {command.model}, which is of stage {found}")
+
+
+def size_of(command: Drawing, model: "Model") -> Size:
+    """Returns the height and width that --size gives, or the model's own.
+
+    Raises:
+        BadInput: the model cannot draw this size.
+    """
+    side = model.config.sample_size
+    if command.size is None:
+        return side, side
+    h, w = map(int, command.size.split("x"))
+    step = model.config.divisor
+    if model.config.upscales:
+        step = math.lcm(step, model.defaults.factor)
+    near = "x".join(str(max(step, round(length / step) * step)) for length in (h, w))
+    wanted = f"--size must be multiples of {step} for {command.model}"
+    demand(h % step == 0 and w % step == 0, f"{wanted}, got {command.size}; try {near}")
+    return h, w
+
+
+def in_words(size: Size) -> str:
+    """Returns a size in words.
+
+    Example:
+        >>> in_words((32, 32)), in_words((32, 48))
+        ('32 x 32', '48 wide and 32 high')
+    """
+    h, w = size
+    return f"{w} x {h}" if h == w else f"{w} wide and {h} high"
 
 
 def flag_of(name: str) -> str:
@@ -299,12 +315,3 @@ def alone(output: Path, i: int, j: int) -> Path:
         'out-0-2.png'
     """
     return output.with_name(f"{output.stem}-{i}-{j}{output.suffix}")
-
-
-def under(originals: Sequence[np.ndarray], made: np.ndarray) -> np.ndarray:
-    """Returns rows [r n h w c] with each of `originals` [h w c] first in a row of its own, above `made`."""
-    rows = np.full((len(originals), *made.shape[1:]), np.nan, np.float32)
-    if made.shape[-1] == 1:  # the model draws in grey
-        originals = [original.mean(axis=-1, keepdims=True) for original in originals]
-    rows[:, 0] = np.stack(originals)
-    return np.concatenate([rows, made])

@@ -1,5 +1,6 @@
 """Kinds of values that flags take. A wrong value is one line: the flag must be this, got that."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -61,6 +62,13 @@ def place(word: str) -> Path | str:
     return word if web.is_url(word) else Path(word)
 
 
+def _size(word: str) -> str:
+    found = re.fullmatch(r"(\d{1,5})(?:[xX×](\d{1,5}))?", word)
+    if found is None:
+        raise ValueError
+    return f"{int(found[1])}x{int(found[2] or found[1])}"
+
+
 _WHOLE = _spec("INT", _whole, "a whole number")
 _NUMBER = _spec("FLOAT", float, "a number")
 Whole = Annotated[int, _WHOLE]
@@ -70,4 +78,5 @@ NumberOrNone = Annotated[float | None, _NUMBER]
 PathOrNone = Annotated[Path | None, _spec("FILE", Path, "a path")]
 PlaceOrNone = Annotated[Path | str | None, _spec("FILE", place, "a path or a URL")]
 TextOrNone = Annotated[str | None, _spec("TEXT", str, "a text")]
+SizeOrNone = Annotated[str | None, _spec("HxW", _size, "a height and a width, such as 48x32, or one number")]
 Dtype = Annotated[str, one_of(*DTYPES)]

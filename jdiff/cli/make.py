@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jdiff.cli import cache, outputs, settings
-from jdiff.cli.drawing import Drawing, File, Fitted, check
+from jdiff.cli.drawing import Drawing, File, Fitted, check, in_words
 from jdiff.cli.errors import BadInput, accepted, demand, one_line
 from jdiff.cli.process import note
 from jdiff.cli.weights import known
@@ -50,7 +50,7 @@ def make(command: Drawing) -> outputs.Done:
         made = draw(command, model, files, before=before, table_sha256=table_sha256)
     p, n, height, width = made.images.shape[:4]
     count = p * n - made.broken
-    what = f"{count} {'picture' if count == 1 else 'pictures'}, {width} x {height}"
+    what = f"{count} {'picture' if count == 1 else 'pictures'}, {in_words((height, width))}"
     return outputs.write(outputs.of(command, made.settings, made.fitted, made.images, made.way), what)
 
 
@@ -89,7 +89,7 @@ def draw(
     from jdiff.sample import SAMPLERS
 
     _check_sampler(command)
-    fitted = command.fit(model, files)
+    fitted = command.prepare(model, files)
     sampler = command.sampler or model.defaults.sampler
     steps = command.steps or (SAMPLERS[sampler].steps if command.sampler else model.defaults.steps)
     outputs.check_sizes(command, model, fitted)
@@ -160,7 +160,7 @@ def _drawn(
     how: dict[str, Any] = {name: told[name] for name in ("n", "steps", "guidance", "negative", "sampler", "keep")}
     how["mesh"] = mesh.over_devices() if wanted >= devices else None
     how["watch"] = watch
-    side = math.ceil(math.sqrt(math.prod(command.size(model, fitted))))
+    side = math.ceil(math.sqrt(math.prod(command.picture_size(model, fitted))))
     how["images_at_once"] = at_once(wanted, side, devices if how["mesh"] is not None else 1)
     with Bar(told["steps"], unit="step", label="compiling", quiet=command.quiet, delay=PATIENCE) as bar:
         how["progress"] = lambda done, total: bar.update(done, total, label="sampling")

@@ -68,7 +68,7 @@ def check_sizes(command: Drawing, model: "Model", fitted: Fitted) -> None:
     """
     n = command.n
     advice = f"draw fewer than {n} pictures of each prompt"
-    height, width = _sheet_size(command.labels(fitted), n, *command.size(model, fitted))
+    height, width = _sheet_size(command.labels(fitted), n, *command.picture_size(model, fitted))
     accepted(lambda: images.check_size(command.output, height, width), "-o: ")
     found = f"got {width} x {height}; {advice}"
     demand(height * width <= LARGEST * 10**6, f"-o: the sheet must have at most {LARGEST} megapixels, {found}")

@@ -23,13 +23,15 @@ Settings = dict[str, Any]
 # Packages that may change a picture, jdiff aside.
 PACKAGES = ("jax", "flax", "numpy")
 # Flags that any command has and that go into the settings under their own names.
-SHARED = ("model", "n", "steps", "guidance", "negative", "sampler", "seed", "dtype", "encoder")
+SHARED = ("model", "n", "steps", "guidance", "negative", "sampler", "seed", "dtype", "encoder", "size")
 TEXT = (str, NoneType)
+# Settings that pictures of older versions lack, and what they were.
+ADDED = {"size": None, "fit": "crop"}
 # Types of the settings that any command has.
 TYPES: dict[str, Any] = {
     "model": str, "n": int, "steps": int, "guidance": (int, float), "negative": str, "sampler": str, "seed": int,
     "dtype": str, "encoder": TEXT, "prompts": list, "embeddings": TEXT, "embeddings_sha256": TEXT, "hash": str,
-    "versions": dict, "keep": int, "device": str,
+    "versions": dict, "keep": int, "device": str, "size": TEXT,
 }  # fmt: skip
 
 
@@ -40,7 +42,7 @@ def read(command: Drawing, path: Path) -> Settings:
         BadInput: it is no such picture.
     """
     demand(is_unicode(str(path)), f"--like must be a path in UTF-8, got {str(path)!a}")
-    settings = accepted(lambda: images.read_settings(path), "--like: ")
+    settings = ADDED | accepted(lambda: images.read_settings(path), "--like: ")
     wanted = f"--like must be a picture that jdiff {command.name} drew, got {path}"
     demand(settings.get("command") == command.name, f"{wanted}, which is another command's")
     types = TYPES | command.own | {key: str for name in command.files for key in (name, f"{name}_sha256")}
@@ -123,6 +125,7 @@ def of(
         "n": command.n,
         "steps": steps,
         "guidance": float(model.defaults.guidance if command.guidance is None else command.guidance),
+        "size": command.size,
         "negative": command.negative,
         "encoder": command.encoder,
         "embeddings": str(command.embeddings) if command.embeddings else None,
