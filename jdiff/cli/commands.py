@@ -11,9 +11,10 @@ import tyro
 from PIL import Image
 
 from jdiff import images
+from jdiff.cli import ladders
 from jdiff.cli.drawing import File, Fitted, Prompted, Shown, Size, check_stage, in_words, size_of
 from jdiff.cli.errors import accepted, demand
-from jdiff.cli.flags import MODEL_DEFAULT, OPTIONAL, REQUIRED, Number, PlaceOrNone, TextOrNone, Whole, WholeOrNone
+from jdiff.cli.flags import MODEL_DEFAULT, OPTIONAL, REQUIRED, Numbers, PlaceOrNone, TextOrNone, Whole, WholeOrNone
 from jdiff.cli.sourced import Sourced, under
 
 if TYPE_CHECKING:
@@ -83,19 +84,21 @@ class Edit(Prompted, Sourced):
 
     name = "edit"
     example = "jdiff edit three.png 'a red eight'"
-    own = {"strength": (int, float), "fit": str}
+    own = {"strength": (int, float, list), "fit": str}
 
-    strength: Annotated[Number, tyro.conf.arg(metavar="FLOAT")] = 0.7
-    """How much changes, from above 0 to 1. At 1 nothing of the original is left."""
+    strength: Annotated[Numbers, tyro.conf.arg(metavar="FLOAT...")] = 0.7
+    """How much changes, from above 0 to 1. At 1 nothing of the original is left. Several draw a row for each."""
 
     def check(self) -> None:
         super().check()
-        demand(0 < self.strength <= 1, f"--strength must be above 0 and at most 1, got {self.strength}")
+        for strength in ladders.values(self.strength):
+            demand(0 < strength <= 1, f"--strength must be above 0 and at most 1, got {strength}")
 
     def draw(self, model: "Model", fitted: np.ndarray, key: "jax.Array", **how: Any) -> "Samples":
         from jdiff.sample import edit
 
-        return edit(model, fitted, self.prompts, key, strength=self.strength, **how)
+        (strength,) = ladders.values(self.strength)
+        return edit(model, fitted, self.prompts, key, strength=strength, **how)
 
 
 @dataclasses.dataclass
@@ -105,6 +108,7 @@ class Inpaint(Prompted, Sourced):
     name = "inpaint"
     example = "jdiff inpaint three.png 'a red eight' --mask mask.png"
     files = ("source", "mask")
+    originals = 2
     own = {"resamplings": int, "jump_length": int, "clean": bool, "fit": str}
 
     mask: Annotated[PlaceOrNone, tyro.conf.arg(metavar="MASK", help_behavior_hint=REQUIRED)] = None

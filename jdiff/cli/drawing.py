@@ -16,18 +16,19 @@ import numpy as np
 import tyro
 
 from jdiff import images
+from jdiff.cli import ladders
 from jdiff.cli.errors import accepted, check_distinct, check_output, demand, is_unicode
 from jdiff.cli.flags import (
     LARGEST_SEED,
     MODEL_DEFAULT,
     OPTIONAL,
     Dtype,
-    NumberOrNone,
+    NumbersOrNone,
     PathOrNone,
     SizeOrNone,
     TextOrNone,
     Whole,
-    WholeOrNone,
+    WholesOrNone,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class Shown(NamedTuple):
 
     rows: np.ndarray  # [r n h w 3]; a picture of NaN leaves its cell empty
     labels: Sequence[str]  # [r]
+    title: str | None = None  # of a ladder's sheet
 
 
 @dataclasses.dataclass
@@ -69,16 +71,17 @@ class Drawing:
 
     name: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ()  # flags that name pictures to read
+    originals: ClassVar[int] = 0  # rows of the sheet above what is drawn
     own: ClassVar[dict[str, Any]] = {}  # flags of its own that go into a picture's settings: {name: type in JSON}
 
     model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER")] = "mini"
     """The model: mini, the folder of a converted one, or OWNER/NAME of one on the hub."""
     n: Annotated[Whole, tyro.conf.arg(aliases=["-n"], metavar="INT")] = 4
     """Pictures of each prompt."""
-    steps: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint=MODEL_DEFAULT)] = None
-    """Steps of the sampler, 1 to 1000."""
-    guidance: Annotated[NumberOrNone, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=MODEL_DEFAULT)] = None
-    """Guidance scale: how strongly the picture follows the prompt. 1 is no guidance."""
+    steps: Annotated[WholesOrNone, tyro.conf.arg(metavar="INT...", help_behavior_hint=MODEL_DEFAULT)] = None
+    """Steps of the sampler, 1 to 1000. Several, such as --steps 5 10 20, draw a row of the same seeds for each."""
+    guidance: Annotated[NumbersOrNone, tyro.conf.arg(metavar="FLOAT...", help_behavior_hint=MODEL_DEFAULT)] = None
+    """Guidance scale: how strongly the picture follows the prompt. 1 is no guidance. Several draw a row for each."""
     size: Annotated[SizeOrNone, tyro.conf.arg(metavar="HxW", help_behavior_hint=MODEL_DEFAULT)] = None
     """Height and width of a picture in pixels, such as 48x32, or one number for a square."""
     negative: Annotated[str, tyro.conf.arg(metavar="PROMPT", help_behavior_hint=OPTIONAL)] = ""
@@ -212,10 +215,14 @@ def check(command: Drawing) -> None:
         BadInput: the first thing that is wrong.
     """
     check_values(command)
-    count = command.count(command.texts())
+    count = command.count(command.texts()) * ladders.rungs(command)
     named = [("-o", command.output, ".png"), ("--npz", command.npz, ".npz")]
     named += [("--gif", command.gif, ".gif"), ("--mp4", command.mp4, ".mp4")]
     outputs = []
+    moving, ladder = command.gif or command.mp4, ladders.of(command)
+    if ladder is not None:
+        several = f"--{ladder.name} must have one value for an animation, got {len(ladder.values)}"
+        demand(moving is None, f"{several}; leave out {moving}")
     for flag, path, suffix in named:
         if path is not None:
             check_output(flag, path, suffix)
@@ -244,14 +251,16 @@ def check_values(command: Drawing) -> None:
     texts = command.texts()
     for name, text in [("a prompt", text) for text in texts] + [("--negative", command.negative)]:
         demand(is_unicode(text), f"{name} must be text in UTF-8, got {text!a}")
-    count = command.count(texts)
+    count = command.count(texts) * ladders.rungs(command)
     most = MOST // max(count, 1)
-    each = f" for {count} prompts" if count > 1 else ""
-    demand(count <= MOST, f"there must be at most {MOST} prompts, got {count}")
+    what = "prompts" if ladders.of(command) is None else "rows"
+    each = f" for {count} {what}" if count > 1 else ""
+    demand(count <= MOST, f"there must be at most {MOST} {what}, got {count}")
     demand(1 <= command.n <= most, f"-n must be between 1 and {most}{each}, got {command.n}")
-    steps, guidance = command.steps, command.guidance
-    demand(steps is None or 1 <= steps <= 1000, f"--steps must be between 1 and 1000, got {steps}")
-    demand(guidance is None or math.isfinite(guidance), f"--guidance must be a finite number, got {guidance}")
+    for steps in ladders.values(command.steps):
+        demand(1 <= steps <= 1000, f"--steps must be between 1 and 1000, got {steps}")
+    for guidance in ladders.values(command.guidance):
+        demand(math.isfinite(guidance), f"--guidance must be a finite number, got {guidance}")
     demand(0 <= command.seed <= LARGEST_SEED, f"--seed must be between 0 and {LARGEST_SEED}, got {command.seed}")
     size = command.size or "1x1"
     sized = re.fullmatch(r"\d+x\d+", size) is not None and all(1 <= int(a) <= LARGEST for a in size.split("x"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import jdiff
 from jdiff import images
+from jdiff.cli import ladders
 from jdiff.cli.drawing import Drawing, File
 from jdiff.cli.errors import accepted, demand, is_unicode
 from jdiff.cli.flags import place
@@ -29,9 +30,9 @@ TEXT = (str, NoneType)
 ADDED = {"size": None, "fit": "crop"}
 # Types of the settings that any command has.
 TYPES: dict[str, Any] = {
-    "model": str, "n": int, "steps": int, "guidance": (int, float), "negative": str, "sampler": str, "seed": int,
-    "dtype": str, "encoder": TEXT, "prompts": list, "embeddings": TEXT, "embeddings_sha256": TEXT, "hash": str,
-    "versions": dict, "keep": int, "device": str, "size": TEXT,
+    "model": str, "n": int, "steps": (int, list), "guidance": (int, float, list), "negative": str, "sampler": str,
+    "seed": int, "dtype": str, "encoder": TEXT, "prompts": list, "embeddings": TEXT, "embeddings_sha256": TEXT,
+    "hash": str, "versions": dict, "keep": int, "device": str, "size": TEXT,
 }  # fmt: skip
 
 
@@ -51,6 +52,7 @@ def read(command: Drawing, path: Path) -> Settings:
         lists = [name for name, kind in types.items() if kind is list]
         wrong = [name for name in lists if not all(isinstance(entry, str) for entry in settings[name])]
         wrong += [] if 0 <= settings["keep"] <= 1000 else ["keep"]
+        wrong += [name for name in ladders.LABELS if not _are_numbers(settings.get(name), types.get(name, ()))]
     if not wrong:
         wrong += [] if _is_place(settings, command) else ["image"]
         try:
@@ -75,6 +77,7 @@ def like(command: Drawing, path: Path) -> Drawing:
     """
     settings = read(command, path)
     flags = {name: settings[name] for name in (*SHARED, *command.own)}
+    flags |= {name: tuple(flags[name]) for name in ladders.LABELS if isinstance(flags.get(name), list)}
     for name in ("model", "encoder", "stage2"):
         if isinstance(flags.get(name), str):
             flags[name] = _found_folder(flags[name], path.parent)
@@ -93,7 +96,7 @@ def of(
     model: "Model",
     weights: str,
     sampler: str,
-    steps: int,
+    steps: int | tuple[int, ...],
     before: Settings | None,
     embeddings_sha256: str | None = None,
 ) -> Settings:
@@ -105,7 +108,7 @@ def of(
         model: that draws.
         weights: identifies the weights.
         sampler: its name.
-        steps: of the sampler.
+        steps: of the sampler, or several.
         before: settings of the picture that is drawn again.
         embeddings_sha256: of the file of prompt embeddings.
     """
@@ -113,6 +116,8 @@ def of(
 
     texts = list(command.texts())
     same = before is not None and (texts, command.n) == (before["prompts"], before["n"])
+    same = same and ladders.rungs(command) == ladders.rungs(before or {})
+    guidance = [float(g) for g in ladders.values(command.guidance)] or [model.defaults.guidance]
     read = {name: str(file.path) for name, file in files.items()}
     read |= {f"{name}_sha256": file.sha256 for name, file in files.items()}
     return {
@@ -123,8 +128,8 @@ def of(
         **read,
         **{name: getattr(command, name) for name in command.own},
         "n": command.n,
-        "steps": steps,
-        "guidance": float(model.defaults.guidance if command.guidance is None else command.guidance),
+        "steps": list(steps) if isinstance(steps, tuple) else steps,
+        "guidance": guidance if isinstance(command.guidance, tuple) else float(guidance[0]),
         "size": command.size,
         "negative": command.negative,
         "encoder": command.encoder,
@@ -162,11 +167,20 @@ def note_differences(now: Settings, before: Settings, files: Sequence[str]) -> N
 
 def _is_place(settings: Settings, command: Drawing) -> bool:
     """Whether "image" is [prompt, picture], or nothing."""
-    at, counts = settings.get("image"), (command.count(settings["prompts"]), settings["n"])
+    at, count = settings.get("image"), command.count(settings["prompts"]) * ladders.rungs(settings)
+    counts = (count, settings["n"])
     if at is None:
         return True
     whole = isinstance(at, list) and len(at) == 2 and all(type(i) is int for i in at)
     return whole and all(0 <= i < count for i, count in zip(at, counts, strict=True))
+
+
+def _are_numbers(given: Any, kind: Any) -> bool:
+    """Whether a setting that may have several values has one, or two or more of its types, such as (int, list)."""
+    if not isinstance(given, list):
+        return True
+    numbers = tuple(each for each in kind if each is not list)
+    return len(given) > 1 and all(isinstance(value, numbers) for value in given)
 
 
 def _found(given: Path | str, folder: Path, sha256: str | None) -> Path | str:

@@ -23,6 +23,7 @@ class Sourced(Drawing):
     """A command that starts from a picture."""
 
     files = ("source",)
+    originals = 1
 
     source: Annotated[
         tyro.conf.Positional[PlaceOrNone], tyro.conf.arg(metavar="IMAGE", help_behavior_hint=REQUIRED)
