@@ -392,6 +392,7 @@ def cascade(
     guidance: combine.Scale | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
+    size: tuple[int, int] | None = None,
     stage2_settings: Mapping[str, Any] = MappingProxyType({}),
     images_at_once: int | None = None,
     mesh: Mesh | None = None,
@@ -413,6 +414,7 @@ def cascade(
         guidance: as in `generate`, for stage 1.
         negative: as in `generate`, for both stages.
         sampler: as in `generate`, for stage 1.
+        size: as in `generate`, for stage 1. Stage 2 keeps its aspect ratio.
         stage2_settings: `steps`, `guidance`, `sampler`, `noise_level` and `branch_batch` of `upscale`.
         images_at_once: as in `generate`.
         mesh: as in `generate`.
@@ -460,8 +462,8 @@ def cascade(
         return lambda done, _, x: show(before + done, total, x)
 
     first = generate(
-        stage1, prompts, key, steps=steps, guidance=guidance, negative=negative, sampler=sampler, keep=keep,
-        progress=told(0), watch=seen(0), **how,
+        stage1, prompts, key, steps=steps, guidance=guidance, negative=negative, sampler=sampler, size=size,
+        keep=keep, progress=told(0), watch=seen(0), **how,
     )  # fmt: skip
     small, (h, w) = first.images, first.images.shape[2:4]
     if min(h, w) > stage2.defaults.low_res:

@@ -66,7 +66,8 @@ def no_number(read: type) -> st.SearchStrategy[str]:
 
     def is_none(word: str) -> bool:
         try:
-            read(word)
+            for part in word.split(","):  # a ladder
+                read(part)
         except ValueError:
             return not word.startswith("-") and "\0" not in word
         return False
@@ -94,9 +95,10 @@ SEED = outside(0, 2**32 - 1)
 STEPS = outside(1, 1000)
 NO_PICTURE = st.sampled_from(
     ["gone.png", "text.png", "cut.png", "empty.png", "huge.png", "folder.png", "pipe.png", "gone/in.png", "", ".", "/",
-     "in.png/x", "a" * 300, NO_TEXT + ".png"]
+     "in.png/x", "a" * 300, NO_TEXT + ".png", "file:///in.png", "ftp://example.org/a.png", "http://", "https://[::1]/a.png",
+     "http://127.0.0.1/in.png", "http://10.0.0.1:99999/a.png", "https://user:word@example.org/a.png"]
 )  # fmt: skip
-NO_SETTINGS = NO_PICTURE | st.sampled_from(["in.png", "old.png", *(f"like-{i}.png" for i in range(40))])
+NO_SETTINGS = NO_PICTURE | st.sampled_from(["in.png", "old.png", *(f"like-{i}.png" for i in range(50))])
 NO_FOLDER = st.sampled_from(["gone", "in.png", "", "folder.png", "a" * 300, "./gone/deeper"])
 
 
@@ -114,6 +116,7 @@ def no_output(suffix: str) -> st.SearchStrategy[str]:
 BAD: dict[str, dict[str, st.SearchStrategy[str]]] = {
     "drawing": {
         "-n": outside(1, 10_000), "--steps": STEPS, "--guidance": NOT_FINITE, "--seed": SEED,
+        "--size": st.sampled_from(["0", "31", "32x", "x32", "32x33", "4097", "1e2", "32x32x32", "-32", "", "9" * 99]),
         "--sampler": NO_WORD, "--dtype": NO_WORD, "--negative": st.just(NO_TEXT),
         "--model": NO_FOLDER, "--encoder": NO_FOLDER, "--prompts": st.sampled_from(
             ["gone.npy", "text.png", "text.npz", "text.safetensors", "text.pth", "text.npy", "folder.npz", "", "x"]
@@ -122,16 +125,20 @@ BAD: dict[str, dict[str, st.SearchStrategy[str]]] = {
         "--like": NO_SETTINGS,
     },
     "generate": {"--stage2": NO_FOLDER | st.just("mini")},
-    "edit": {"IMAGE": NO_PICTURE, "--strength": beyond(0, 1, open_below=True), "-o": st.just("in.png")},
+    "edit": {
+        "IMAGE": NO_PICTURE, "--strength": beyond(0, 1, open_below=True), "-o": st.just("in.png"), "--fit": NO_WORD,
+    },
     "inpaint": {
         "IMAGE": NO_PICTURE, "--mask": NO_PICTURE | st.sampled_from(["wide.png", "black.png", "white.png", "in.png"]),
-        "--resamplings": outside(1, 1000), "--jump-length": outside(1, 1000), "-o": st.sampled_from(
+        "--resamplings": outside(1, 1000), "--jump-length": outside(1, 1000), "--fit": NO_WORD, "-o": st.sampled_from(
             ["in.png", "mask.png", "link-to-in.png"]
         ),
     },
     "anagram": {"--view": NO_WORD},
     "hybrid": {"--sigma": beyond(0, 7, open_below=True)},
-    "upscale": {"IMAGE": NO_PICTURE, "--noise-level": outside(0, 999), "--model": NO_FOLDER | st.just("mini")},
+    "upscale": {
+        "IMAGE": NO_PICTURE, "--noise-level": outside(0, 999), "--model": NO_FOLDER | st.just("mini"), "--fit": NO_WORD,
+    },
     "ambigram": {
         "WORD": st.sampled_from(["", " ", "na-me", "a" * 40, "ö", NO_TEXT]), "--view": NO_WORD, "--paper": NO_WORD,
         "--ink": NO_WORD, "--style": st.sampled_from(["gothic", "thin bold", "serif sans", NO_TEXT]),
@@ -176,9 +183,9 @@ BAD: dict[str, dict[str, st.SearchStrategy[str]]] = {
 # Good flags that are added to a mistake.
 GOOD = {
     "drawing": [
-        ["-n", "3"], ["--steps", "5"], ["--guidance", "2"], ["--negative", "blue"], ["--sampler", "course"],
-        ["--seed", "7"], ["--dtype", "bfloat16"], ["--separate"], ["--gif", "good.gif"], ["--npz", "good.npz"],
-        ["-o", "good.png"], ["--quiet"],
+        ["-n", "3"], ["--steps", "5"], ["--guidance", "2"], ["--guidance", "2", "5"], ["--size", "64"],
+        ["--negative", "blue"], ["--sampler", "course"], ["--seed", "7"], ["--dtype", "bfloat16"], ["--separate"],
+        ["--gif", "good.gif"], ["--npz", "good.npz"], ["-o", "good.png"], ["--quiet"],
     ],
     "ambigram": [
         ["-n", "3"], ["--steps", "5"], ["--style", "bold"], ["--npz", "good.npz"], ["-o", "good.png"], ["--quiet"],
@@ -280,6 +287,8 @@ def _likes(folder: Path) -> None:
         ("model", ""), ("model", "\0"), ("model", "gone"), ("encoder", "\0"), ("encoder", "gone"),
         ("embeddings", "\0.npz"), ("embeddings", "gone.npz"), ("versions", []), ("device", None), ("hash", 3),
         ("stage2", 3), ("stage2", "gone"), ("stage2", "\0"), ("command", "edit"), ("command", None), ("dtype", None),
+        ("size", 32), ("size", "x"), ("size", "0x0"), ("size", "31x32"), ("steps", [2]), ("steps", [2, "3"]),
+        ("steps", [2, 0]), ("guidance", [1, 1e999]),
     ]  # fmt: skip
     for i, (name, value) in enumerate(wrong):
         info = PngInfo()  # not by `images.save`, which refuses bad settings

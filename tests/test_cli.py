@@ -114,6 +114,7 @@ def test_every_png_holds_all_settings(made):
         "n": 2,
         "steps": 3,
         "guidance": 2.5,
+        "size": None,
         "negative": "green",
         "encoder": None,
         "embeddings": None,

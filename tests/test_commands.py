@@ -20,6 +20,9 @@ from jdiff.networks import unet
 from jdiff.types import Prediction, as_network
 
 SIDE = 8
+CROPPED = (
+    "jdiff: note: in.png is 24 wide and 12 high; its middle, 12 x 12, is used (--fit pad or stretch uses the whole)\n"
+)
 rng = np.random.default_rng(0)
 
 
@@ -120,7 +123,7 @@ def test_edit(calls, capsys):
     assert main("edit", "in.png", "one", "two", *flags) == 0
     out, err = capsys.readouterr()
     assert (
-        err == ""
+        err == CROPPED
         and out.startswith("wrote a.png, a-0-0.png, a-0-1.png, a-1-0.png, a-1-1.png, a.npz, a.gif: ")
         and out.endswith("4 pictures, 8 x 8\n")
     )
@@ -270,7 +273,7 @@ def test_like_says_what_became_of_the_pictures(calls, capsys):
     capsys.readouterr()
     images.save("in.png", rng.uniform(-1, 1, (12, 24, 3)))
     assert main("inpaint", "--like", "a.png") == 0
-    err = capsys.readouterr().err
+    err = capsys.readouterr().err.removeprefix(CROPPED)
     assert err.count("\n") == 1 and "jdiff: note: " in err and "source in.png (sha256" in err and "mask" not in err
     Path("mask.png").unlink()
     before = sorted(os.listdir())
@@ -309,7 +312,7 @@ BAD = {  # arguments, and what the line must have in it
     ),
     "black": (["inpaint", "in.png", "a", "--mask", "black.png"], "got black.png, which is all black there"),
     "white": (["inpaint", "in.png", "a", "--mask", "white.png"], "got white.png, which is all white there"),
-    "outside": (["inpaint", "in.png", "a", "--mask", "edge.png"], "middle square, got edge.png, which is all black"),
+    "outside": (["inpaint", "in.png", "a", "--mask", "edge.png"], "part used, got edge.png, which is all black"),
     "resamplings": (
         ["inpaint", "in.png", "a", "--mask", "mask.png", "--resamplings", "0"],
         "--resamplings must be between 1 and 1000, got 0",
@@ -369,6 +372,7 @@ def test_bad_input_is_one_line_and_writes_nothing(name, calls, capsys, tmp_path)
     before = {path: path.read_bytes() for path in Path().iterdir()}
     assert main(*args) == 2
     out, err = capsys.readouterr()
+    err = err.removeprefix(CROPPED)  # what is wrong beyond the files is found after them
     assert out == "" and err.count("\n") == 1 and err.startswith("jdiff: ") and message in err
     assert {path: path.read_bytes() for path in Path().iterdir()} == before
     assert calls == [] or name == "strength small"
@@ -386,7 +390,7 @@ def test_files_of_like_are_found_beside_the_picture(calls, tmp_path, monkeypatch
     images.save("in.png", rng.uniform(-1, 1, (12, 24, 3)))
     capsys.readouterr()
     assert main("edit", "--like", tmp_path / "a.png") == 0
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == CROPPED.replace("in.png", str(tmp_path / "in.png"))
     np.testing.assert_array_equal(images.load(tmp_path / "a-again.png"), images.load(tmp_path / "a.png"))
 
 

@@ -420,7 +420,8 @@ WRONG = {
     "nothing": (["embed"], "no prompt is given; give one or more, such as jdiff embed"),
     "no encoder": (
         ["embed", "a"],
-        "--encoder must be the folder of a text encoder that `jdiff convert` wrote, got none",
+        "--encoder must be a folder that `jdiff convert` or transformers wrote of a T5 encoder, or OWNER/NAME"
+        "/text_encoder on the hub, got none",
     ),
     "nowhere": (
         ["embed", "a", "--encoder", "nowhere"],

@@ -9,18 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_cli import main
 from test_text import pieces  # noqa: F401, a fixture
 
-from jdiff import model
+from jdiff import images, model
 from jdiff.checkpoints import convert, files, int8
 from jdiff.checkpoints import folder as folder_writer
 from jdiff.networks import t5
-from jdiff.text import encoder
+from jdiff.text import embeddings, encoder
 from jdiff.text import tokens as text
 
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scripts"))
 import parity_rungs as parity  # noqa: E402  # pyright: ignore[reportMissingImports]
 
@@ -45,6 +46,33 @@ def made(source, tmp_path_factory):
     """{dtype: folder} as converted."""
     folder = tmp_path_factory.mktemp("made")
     return {dtype: convert.convert(source / "text_encoder", folder / dtype, dtype) for dtype in STORED}
+
+
+def test_commands_take_an_encoder_that_transformers_wrote(pieces, tmp_path, monkeypatch):  # noqa: F811
+    """Without a conversion: embed writes transformers' own states, and generate draws from them, again with --like."""
+    monkeypatch.setenv("JDIFF_CACHE", "")
+    monkeypatch.chdir(tmp_path)
+    module = parity.encoder("", SIZES | {"d_model": 128}).module.float().eval()
+    module.save_pretrained("t5")
+    tokenizer = transformers.T5Tokenizer.from_pretrained(pieces)
+    shutil.copytree(pieces, "t5", dirs_exist_ok=True)  # spiece.model, as the repositories of T5 have it
+    assert main("embed", "a red three", "--encoder", "t5", "-o", "p.safetensors") == 0
+    ids = tokenizer("a red three", padding="max_length", max_length=77, return_tensors="pt")
+    with parity.torch.no_grad():
+        expected = module(ids.input_ids, attention_mask=ids.attention_mask).last_hidden_state[0].numpy()
+    found = embeddings.read("p.safetensors")["a red three"]
+    tokens = int(ids.attention_mask.sum())
+    np.testing.assert_allclose(found[:tokens], expected[:tokens], atol=1e-4)
+
+    flags = ["-n", 1, "--steps", 2, "--quiet"]
+    assert main("generate", "a red three", "--encoder", "t5", *flags) == 0
+    assert main("generate", "a red three", *flags, "-o", "own.png") == 0
+    told, own = (images.read_settings(name) for name in ("out.png", "own.png"))
+    assert told["encoder"] == "t5" and told["hash"] != own["hash"]
+    assert (images.load("out.png") != images.load("own.png")).any()
+    monkeypatch.chdir(tmp_path.parent)
+    assert main("generate", "--like", tmp_path / "out.png", "--quiet") == 0
+    np.testing.assert_array_equal(images.load(tmp_path / "out-again.png"), images.load(tmp_path / "out.png"))
 
 
 def stored(name, weight, dtype):

@@ -179,6 +179,20 @@ def test_an_encoder_on_the_hub_is_used_without_a_conversion(server, source, piec
     assert not any("text_encoder" in name for name in server.asked) or variant
 
 
+def test_commands_take_an_encoder_by_its_name_on_the_hub(server, source, pieces, tmp_path, monkeypatch, capsys):  # noqa: F811
+    server.files = shutil.copytree(source, tmp_path / "files")
+    shutil.rmtree(server.files / "tokenizer")
+    shutil.copytree(pieces, server.files / "tokenizer")
+    monkeypatch.setenv("JDIFF_CACHE", "")
+    assert main("embed", "a red three", "--encoder", f"{NAME}/text_encoder", "-o", "hub.safetensors") == 0
+    assert main("embed", "a red three", "--encoder", server.files, "-o", "here.safetensors") == 0
+    found, here = (jdiff.text.embeddings.read(f"{name}.safetensors")["a red three"] for name in ("hub", "here"))
+    np.testing.assert_array_equal(found, here)
+    assert any("text_encoder/model" in name for name in server.asked)
+    assert main("embed", "a red three", "--encoder", NAME, "-o", "b.safetensors") == 2
+    assert capsys.readouterr().err.endswith(f"got {NAME!r}; add /text_encoder\n")
+
+
 @pytest.mark.parametrize(
     "refused",
     [

@@ -11,9 +11,11 @@ import tyro
 from PIL import Image
 
 from jdiff import images
-from jdiff.cli.drawing import File, Fitted, Prompted, Shown, Size, Sourced, check_stage, under
+from jdiff.cli import ladders
+from jdiff.cli.drawing import File, Fitted, Prompted, Shown, Size, check_stage, in_words, size_of
 from jdiff.cli.errors import accepted, demand
-from jdiff.cli.flags import MODEL_DEFAULT, OPTIONAL, REQUIRED, Number, PathOrNone, TextOrNone, Whole, WholeOrNone
+from jdiff.cli.flags import MODEL_DEFAULT, OPTIONAL, REQUIRED, Numbers, PlaceOrNone, TextOrNone, Whole, WholeOrNone
+from jdiff.cli.sourced import Sourced, under
 
 if TYPE_CHECKING:
     import jax
@@ -31,10 +33,11 @@ class Generate(Prompted):
     own = {"stage2": (str, NoneType)}
 
     stage2: Annotated[TextOrNone, tyro.conf.arg(metavar="NAME|FOLDER", help_behavior_hint=OPTIONAL)] = None
-    """A stage-2 model that enlarges each picture by its own settings: mini-upscaler (to 64 pixels) or another."""
+    """A stage-2 model that enlarges each picture by its own settings: mini-upscaler (to 64 pixels) or another.
+    --size is that of the pictures before."""
 
-    def fit(self, model: "Model", files: dict[str, File]) -> "Model | None":
-        super().fit(model, files)
+    def prepare(self, model: "Model", files: dict[str, File]) -> "Model | None":
+        super().prepare(model, files)
         name = self.stage2
         if name is None:
             return None
@@ -45,6 +48,9 @@ class Generate(Prompted):
         known = accepted(lambda: dict(zip(texts, np.asarray(model.embed(texts)), strict=True)))
         second = accepted(lambda: load(name, dtype=self.dtype, known=known), "--stage2: ")
         demand(second.config.upscales, f"--stage2 must be a stage-2 model, got {name}, which is of stage 1")
+        size, step = self.picture_size(model, second), second.config.divisor
+        whole = all(length % step == 0 for length in size)
+        demand(whole, f"--size must give multiples of {step} for {name}, got {in_words(size)}")
         return second
 
     def hash(self, model: "Model", fitted: "Model | None") -> str:
@@ -55,18 +61,21 @@ class Generate(Prompted):
     def draw(self, model: "Model", fitted: "Model | None", key: "jax.Array", **how: Any) -> "Samples":
         from jdiff.sample import cascade, generate
 
+        how["size"] = size_of(self, model)
         if fitted is None:
             return generate(model, self.prompts, key, **how)
         first, second = cascade(model, fitted, self.prompts, key, **how)
         return second._replace(way=first.way)
 
-    def size(self, model: "Model", fitted: "Model | None") -> Size:
-        small = model.config.sample_size
-        side = small if fitted is None else _enlarged(min(small, fitted.defaults.low_res), fitted)
-        return side, side
+    def picture_size(self, model: "Model", fitted: "Model | None") -> Size:
+        h, w = size_of(self, model)
+        if fitted is None:
+            return h, w
+        most, least = fitted.defaults.low_res, min(h, w)
+        return _enlarged((h, w) if least <= most else (most * h // least, most * w // least), fitted)
 
     def moving(self, model: "Model", fitted: "Model | None") -> tuple[list[str], Size]:
-        return self.labels(fitted), super().size(model, fitted)
+        return self.labels(fitted), super().picture_size(model, fitted)
 
 
 @dataclasses.dataclass
@@ -75,19 +84,21 @@ class Edit(Prompted, Sourced):
 
     name = "edit"
     example = "jdiff edit three.png 'a red eight'"
-    own = {"strength": (int, float)}
+    own = {"strength": (int, float, list), "fit": str}
 
-    strength: Annotated[Number, tyro.conf.arg(metavar="FLOAT")] = 0.7
-    """How much changes, from above 0 to 1. At 1 nothing of the original is left."""
+    strength: Annotated[Numbers, tyro.conf.arg(metavar="FLOAT...")] = 0.7
+    """How much changes, from above 0 to 1. At 1 nothing of the original is left. Several draw a row for each."""
 
     def check(self) -> None:
         super().check()
-        demand(0 < self.strength <= 1, f"--strength must be above 0 and at most 1, got {self.strength}")
+        for strength in ladders.values(self.strength):
+            demand(0 < strength <= 1, f"--strength must be above 0 and at most 1, got {strength}")
 
     def draw(self, model: "Model", fitted: np.ndarray, key: "jax.Array", **how: Any) -> "Samples":
         from jdiff.sample import edit
 
-        return edit(model, fitted, self.prompts, key, strength=self.strength, **how)
+        (strength,) = ladders.values(self.strength)
+        return edit(model, fitted, self.prompts, key, strength=strength, **how)
 
 
 @dataclasses.dataclass
@@ -97,10 +108,11 @@ class Inpaint(Prompted, Sourced):
     name = "inpaint"
     example = "jdiff inpaint three.png 'a red eight' --mask mask.png"
     files = ("source", "mask")
-    own = {"resamplings": int, "jump_length": int, "clean": bool}
+    originals = 2
+    own = {"resamplings": int, "jump_length": int, "clean": bool, "fit": str}
 
-    mask: Annotated[PathOrNone, tyro.conf.arg(metavar="MASK", help_behavior_hint=REQUIRED)] = None
-    """A picture of the same size. White is redrawn; black or transparent is kept."""
+    mask: Annotated[PlaceOrNone, tyro.conf.arg(metavar="MASK", help_behavior_hint=REQUIRED)] = None
+    """A picture of the same size, a file or https://... of one. White is redrawn; black or transparent is kept."""
     resamplings: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 1
     """How often each stretch of steps is walked (RePaint). 1 is once; more blends the new part in better."""
     jump_length: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 10
@@ -120,11 +132,12 @@ class Inpaint(Prompted, Sourced):
         demand((h, w) == (height, width), f"{wanted}, got {self.mask} with {w} x {h}")
         return files
 
-    def fit(self, model: "Model", files: dict[str, File]) -> tuple[np.ndarray, np.ndarray]:
-        image = super().fit(model, files)
-        mask = images.square(files["mask"].pixels[..., None], len(image), Image.Resampling.BOX)[..., 0] > 0.5
+    def prepare(self, model: "Model", files: dict[str, File]) -> tuple[np.ndarray, np.ndarray]:
+        image = super().prepare(model, files)
+        painted = files["mask"].pixels[..., None]
+        mask = images.fit(painted, image.shape[:2], self.fit, Image.Resampling.BOX, fill=0)[..., 0] > 0.5
         found = f"got {self.mask}, which is all {'white' if mask.all() else 'black'} there"
-        wanted = "--mask must be white where the picture is redrawn and black where it is kept, in the middle square"
+        wanted = "--mask must be white where the picture is redrawn and black where it is kept, in the part used"
         demand(bool(mask.any() and not mask.all()), f"{wanted}, {found}")
         return image, mask.astype(np.float32)
 
@@ -148,16 +161,16 @@ class Upscale(Sourced):
     """Draws a picture again, larger, by a stage-2 model: the original, then the larger pictures."""
 
     name = "upscale"
-    own = {"noise_level": (int, NoneType)}
+    own = {"noise_level": (int, NoneType), "fit": str}
 
     model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER")] = "mini-upscaler"
     """The stage-2 model: mini-upscaler, the folder of a converted one, or OWNER/NAME of one on the hub."""
 
     source: Annotated[
-        tyro.conf.Positional[PathOrNone], tyro.conf.arg(metavar="IMAGE", help_behavior_hint=REQUIRED)
+        tyro.conf.Positional[PlaceOrNone], tyro.conf.arg(metavar="IMAGE", help_behavior_hint=REQUIRED)
     ] = None  # fmt: skip
-    """The picture to enlarge. Its middle square is reduced first to what the model enlarges, 32 pixels for
-    mini-upscaler and 64 for IF's, if it is larger."""
+    """The picture to enlarge: a file, or https://... of one. It is reduced first to what the model enlarges, 32 pixels
+    for mini-upscaler and 64 for IF's, if it is larger."""
     prompt: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[PROMPT]", help_behavior_hint=OPTIONAL)] = ""
     """What the picture shows, in quotes."""
     noise_level: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint=MODEL_DEFAULT)] = None
@@ -174,26 +187,34 @@ class Upscale(Sourced):
         level = self.noise_level
         demand(level is None or 0 <= level <= 999, f"--noise-level must be between 0 and 999, got {level}")
 
-    def fit(self, model: "Model", files: dict[str, File]) -> np.ndarray:
+    def prepare(self, model: "Model", files: dict[str, File]) -> np.ndarray:
         check_stage(self, model, 2)
-        pixels = files["source"].pixels
-        return images.square(pixels, min(*pixels.shape[:2], model.defaults.low_res), Image.Resampling.BOX)
+        h, w = files["source"].pixels.shape[:2]
+        side = min(max(h, w) if self.fit == "pad" else min(h, w), model.defaults.low_res)
+        small = (side, side)
+        if self.size is not None:
+            height, width = size_of(self, model)
+            small = (height // model.defaults.factor, width // model.defaults.factor)
+        reduced = small[0] <= h and small[1] <= w
+        return self.fitted(files["source"], small, Image.Resampling.BOX if reduced else Image.Resampling.BILINEAR)
 
     def draw(self, model: "Model", fitted: np.ndarray, key: "jax.Array", **how: Any) -> "Samples":
         from jdiff.sample import upscale
 
-        how |= {"noise_level": self.noise_level, "side": _enlarged(len(fitted), model)}
+        how |= {"noise_level": self.noise_level, "side": min(self.picture_size(model, fitted))}
         return upscale(model, fitted, [self.prompt], key, **how)
 
-    def size(self, model: "Model", fitted: np.ndarray) -> Size:
-        side = _enlarged(len(fitted), model)
-        return side, side
+    def picture_size(self, model: "Model", fitted: np.ndarray) -> Size:
+        return size_of(self, model) if self.size is not None else _enlarged(fitted.shape[:2], model)
 
     def shown(self, made: np.ndarray, fitted: np.ndarray) -> Shown:
-        near = np.arange(made.shape[2]) * len(fitted) // made.shape[2]
-        return super().shown(made, fitted[near][:, near])
+        (h, w), (height, width) = fitted.shape[:2], made.shape[2:4]
+        rows, columns = np.arange(height) * h // height, np.arange(width) * w // width
+        return super().shown(made, fitted[rows][:, columns])
 
 
-def _enlarged(side: int, model: "Model") -> int:
-    """The side of what a stage-2 model makes of a square picture: its own size, or more for a larger picture."""
-    return max(model.config.sample_size, model.defaults.factor * side)
+def _enlarged(small: Sequence[int], model: "Model") -> Size:
+    """The size of what a stage-2 model makes of a picture: its shorter side is the model's, or more."""
+    h, w = small
+    side = max(model.config.sample_size, model.defaults.factor * min(h, w))
+    return side * h // min(h, w), side * w // min(h, w)

@@ -1,12 +1,13 @@
 """The base of all commands that draw: their common flags and default methods.
 
-A command draws in steps that `jdiff.cli.make` walks: `check` its flags, `read` its files, `fit` them to the model,
+A command draws in steps that `jdiff.cli.make` walks: `check` its flags, `read` its files, `prepare` them for the model,
 `draw`, and lay out what is `shown`. JAX is imported late, so that `jdiff --help` does not wait for it.
 """
 
 import dataclasses
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
@@ -15,18 +16,19 @@ import numpy as np
 import tyro
 
 from jdiff import images
+from jdiff.cli import ladders
 from jdiff.cli.errors import accepted, check_distinct, check_output, demand, is_unicode
 from jdiff.cli.flags import (
     LARGEST_SEED,
     MODEL_DEFAULT,
     OPTIONAL,
-    REQUIRED,
     Dtype,
-    NumberOrNone,
+    NumbersOrNone,
     PathOrNone,
+    SizeOrNone,
     TextOrNone,
     Whole,
-    WholeOrNone,
+    WholesOrNone,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
 KEPT = 20
 # Most pictures that one command draws.
 MOST = 10_000
-# What a command's `fit` returns for its own `draw` and `shown`. Each command has a type of its own.
+# Largest height or width of a picture in pixels.
+LARGEST = 4096
+# What a command's `prepare` returns for its own `draw` and `shown`. Each command has a type of its own.
 Fitted = Any
 # Height and width in pixels.
 Size = tuple[int, int]
@@ -48,7 +52,7 @@ Size = tuple[int, int]
 class File(NamedTuple):
     """A picture that was read."""
 
-    path: Path
+    path: Path | str  # or a URL
     sha256: str
     pixels: np.ndarray  # [h w 3] in [-1, 1], or [h w] in [0, 1] for a mask
 
@@ -58,6 +62,7 @@ class Shown(NamedTuple):
 
     rows: np.ndarray  # [r n h w 3]; a picture of NaN leaves its cell empty
     labels: Sequence[str]  # [r]
+    title: str | None = None  # of a ladder's sheet
 
 
 @dataclasses.dataclass
@@ -66,16 +71,19 @@ class Drawing:
 
     name: ClassVar[str]
     files: ClassVar[tuple[str, ...]] = ()  # flags that name pictures to read
+    originals: ClassVar[int] = 0  # rows of the sheet above what is drawn
     own: ClassVar[dict[str, Any]] = {}  # flags of its own that go into a picture's settings: {name: type in JSON}
 
     model: Annotated[str, tyro.conf.arg(metavar="NAME|FOLDER")] = "mini"
     """The model: mini, the folder of a converted one, or OWNER/NAME of one on the hub."""
     n: Annotated[Whole, tyro.conf.arg(aliases=["-n"], metavar="INT")] = 4
     """Pictures of each prompt."""
-    steps: Annotated[WholeOrNone, tyro.conf.arg(metavar="INT", help_behavior_hint=MODEL_DEFAULT)] = None
-    """Steps of the sampler, 1 to 1000."""
-    guidance: Annotated[NumberOrNone, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=MODEL_DEFAULT)] = None
-    """Guidance scale: how strongly the picture follows the prompt. 1 is no guidance."""
+    steps: Annotated[WholesOrNone, tyro.conf.arg(metavar="INT...", help_behavior_hint=MODEL_DEFAULT)] = None
+    """Steps of the sampler, 1 to 1000. Several, such as --steps 5 10 20, draw a row of the same seeds for each."""
+    guidance: Annotated[NumbersOrNone, tyro.conf.arg(metavar="FLOAT...", help_behavior_hint=MODEL_DEFAULT)] = None
+    """Guidance scale: how strongly the picture follows the prompt. 1 is no guidance. Several draw a row for each."""
+    size: Annotated[SizeOrNone, tyro.conf.arg(metavar="HxW", help_behavior_hint=MODEL_DEFAULT)] = None
+    """Height and width of a picture in pixels, such as 48x32, or one number for a square."""
     negative: Annotated[str, tyro.conf.arg(metavar="PROMPT", help_behavior_hint=OPTIONAL)] = ""
     """Negative prompt: what the picture should not show."""
     sampler: Annotated[TextOrNone, tyro.conf.arg(metavar="NAME", help_behavior_hint=MODEL_DEFAULT)] = None
@@ -87,8 +95,9 @@ class Drawing:
     embeddings: Annotated[PathOrNone, tyro.conf.arg(name="prompts", metavar="FILE", help_behavior_hint=OPTIONAL)] = None
     """A file of prompt embeddings, for prompts that then need no text encoder: .safetensors from `jdiff embed`, or
     .pth, .npy or .npz."""
-    encoder: Annotated[TextOrNone, tyro.conf.arg(metavar="FOLDER", help_behavior_hint=MODEL_DEFAULT)] = None
-    """Folder of a text encoder that `jdiff convert` wrote, for all other prompts."""
+    encoder: Annotated[TextOrNone, tyro.conf.arg(metavar="FOLDER|NAME", help_behavior_hint=MODEL_DEFAULT)] = None
+    """The text encoder for all other prompts: a folder that `jdiff convert` or transformers wrote, or
+    OWNER/NAME/text_encoder on the hub."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.png")] = Path("out.png")
     """The sheet of all pictures. With --like the default is NAME-again.png beside the given picture."""
     separate: bool = False
@@ -132,19 +141,24 @@ class Drawing:
         """Returns the picture that a flag names."""
         path, flag = getattr(self, name), flag_of(name)
         demand(path is not None, f"{flag} is missing; give the path of a picture")
-        load = images.load_mask if name == "mask" else images.load
-        pixels = accepted(lambda: load(path), f"{flag}: ")
-        return File(path, hashlib.sha256(accepted(path.read_bytes)).hexdigest(), pixels)
+        data = accepted(lambda: images.read_bytes(path), f"{flag}: ")
+        found = accepted(lambda: images.decode(data, path), f"{flag}: ")
+        if name == "mask":
+            pixels = accepted(lambda: images.mask_of(found.colour, found.alpha, str(path)), f"{flag}: ")
+        else:
+            pixels = images.on_white(found)
+        return File(path, hashlib.sha256(data).hexdigest(), pixels)
 
     def hash(self, model: "Model", fitted: Fitted) -> str:
         """Returns what identifies the weights that draw."""
         del fitted
         return model.hash
 
-    def fit(self, model: "Model", files: dict[str, File]) -> Fitted:
-        """Returns what `draw` and `shown` need of the files and flags, at the size of the model."""
+    def prepare(self, model: "Model", files: dict[str, File]) -> Fitted:
+        """Returns what `draw` and `shown` need of the files and flags, at the size of the pictures."""
         del files
         check_stage(self, model, 1)
+        size_of(self, model)
 
     def draw(self, model: "Model", fitted: Fitted, key: "jax.Array", **how: Any) -> "Samples":
         """Returns samples [p n h w c]. `how` are keywords of `jdiff.sample.generate`, each of its own type."""
@@ -155,10 +169,10 @@ class Drawing:
         del fitted
         return list(self.texts())
 
-    def size(self, model: "Model", fitted: Fitted) -> Size:
+    def picture_size(self, model: "Model", fitted: Fitted) -> Size:
         """Returns the size of a picture."""
         del fitted
-        return model.config.sample_size, model.config.sample_size
+        return size_of(self, model)
 
     def shown(self, made: np.ndarray, fitted: Fitted) -> Shown:
         """Returns what the sheet shows of images [p n h w c]."""
@@ -166,7 +180,7 @@ class Drawing:
 
     def moving(self, model: "Model", fitted: Fitted) -> tuple[list[str], Size]:
         """Returns the labels of the animation's rows, and the size of its pictures."""
-        return self.labels(fitted), self.size(model, fitted)
+        return self.labels(fitted), self.picture_size(model, fitted)
 
     def frames(self, made: np.ndarray, way: np.ndarray | None, fitted: Fitted) -> list[Shown]:
         """Returns the sheets of the animation, from the way [p n m h w c]."""
@@ -195,28 +209,6 @@ class Prompted(Drawing):
         demand(len(self.prompts) > 0, f"no prompt is given; give one or more, such as {self.example}")
 
 
-@dataclasses.dataclass
-class Sourced(Drawing):
-    """A command that starts from a picture."""
-
-    files = ("source",)
-
-    source: Annotated[
-        tyro.conf.Positional[PathOrNone], tyro.conf.arg(metavar="IMAGE", help_behavior_hint=REQUIRED)
-    ] = None  # fmt: skip
-    """The picture to start from. Its middle square is resized to the model's size."""
-
-    def fit(self, model: "Model", files: dict[str, File]) -> Fitted:
-        check_stage(self, model, 1)
-        return images.square(files["source"].pixels, model.config.sample_size)
-
-    def labels(self, fitted: Fitted) -> list[str]:
-        return ["original", *self.texts()]
-
-    def shown(self, made: np.ndarray, fitted: Fitted) -> Shown:
-        return Shown(under([fitted], made), self.labels(fitted))
-
-
 def check(command: Drawing) -> None:
     """Checks all that can be checked without the model and without reading files.
 
@@ -224,10 +216,14 @@ def check(command: Drawing) -> None:
         BadInput: the first thing that is wrong.
     """
     check_values(command)
-    count = command.count(command.texts())
+    count = command.count(command.texts()) * ladders.rungs(command)
     named = [("-o", command.output, ".png"), ("--npz", command.npz, ".npz")]
     named += [("--gif", command.gif, ".gif"), ("--mp4", command.mp4, ".mp4")]
     outputs = []
+    moving, ladder = command.gif or command.mp4, ladders.of(command)
+    if ladder is not None:
+        several = f"--{ladder.name} must have one value for an animation, got {len(ladder.values)}"
+        demand(moving is None, f"{several}; leave out {moving}")
     for flag, path, suffix in named:
         if path is not None:
             check_output(flag, path, suffix)
@@ -241,7 +237,7 @@ def check(command: Drawing) -> None:
     inputs = [(flag, path) for flag, path in flags if path is not None]
     for flag, path in inputs:
         demand(is_unicode(str(path)), f"{flag} must be a path in UTF-8, got {str(path)!a}")
-    check_distinct(outputs, inputs)
+    check_distinct(outputs, [(flag, path) for flag, path in inputs if isinstance(path, Path)])
     video = command.mp4 is None or images.has_video()
     demand(video, f"--mp4 needs imageio, got {command.mp4}; install it by pip install 'imageio[ffmpeg]'")
 
@@ -256,15 +252,20 @@ def check_values(command: Drawing) -> None:
     texts = command.texts()
     for name, text in [("a prompt", text) for text in texts] + [("--negative", command.negative)]:
         demand(is_unicode(text), f"{name} must be text in UTF-8, got {text!a}")
-    count = command.count(texts)
+    count = command.count(texts) * ladders.rungs(command)
     most = MOST // max(count, 1)
-    each = f" for {count} prompts" if count > 1 else ""
-    demand(count <= MOST, f"there must be at most {MOST} prompts, got {count}")
+    what = "prompts" if ladders.of(command) is None else "rows"
+    each = f" for {count} {what}" if count > 1 else ""
+    demand(count <= MOST, f"there must be at most {MOST} {what}, got {count}")
     demand(1 <= command.n <= most, f"-n must be between 1 and {most}{each}, got {command.n}")
-    steps, guidance = command.steps, command.guidance
-    demand(steps is None or 1 <= steps <= 1000, f"--steps must be between 1 and 1000, got {steps}")
-    demand(guidance is None or math.isfinite(guidance), f"--guidance must be a finite number, got {guidance}")
+    for steps in ladders.values(command.steps):
+        demand(1 <= steps <= 1000, f"--steps must be between 1 and 1000, got {steps}")
+    for guidance in ladders.values(command.guidance):
+        demand(math.isfinite(guidance), f"--guidance must be a finite number, got {guidance}")
     demand(0 <= command.seed <= LARGEST_SEED, f"--seed must be between 0 and {LARGEST_SEED}, got {command.seed}")
+    size = command.size or "1x1"
+    sized = re.fullmatch(r"\d+x\d+", size) is not None and all(1 <= int(a) <= LARGEST for a in size.split("x"))
+    demand(sized, f"--size must be from 1 to {LARGEST} on each side, got {size}")
     demand(command.model != "", "--model must be the name or folder of a model, got ''")
     demand(command.encoder != "", "--encoder must be the folder of a text encoder, got ''")
 
@@ -274,6 +275,36 @@ def check_stage(command: Drawing, model: "Model", stage: int) -> None:
     found = 1 + model.config.upscales
     wanted = f"--model must be of stage {stage} for jdiff {command.name}"
     demand(found == stage, f"{wanted}, got {command.model}, which is of stage {found}")
+
+
+def size_of(command: Drawing, model: "Model") -> Size:
+    """Returns the height and width that --size gives, or the model's own.
+
+    Raises:
+        BadInput: the model cannot draw this size.
+    """
+    side = model.config.sample_size
+    if command.size is None:
+        return side, side
+    h, w = map(int, command.size.split("x"))
+    step = model.config.divisor
+    if model.config.upscales:
+        step = math.lcm(step, model.defaults.factor)
+    near = "x".join(str(max(step, round(length / step) * step)) for length in (h, w))
+    wanted = f"--size must be multiples of {step} for {command.model}"
+    demand(h % step == 0 and w % step == 0, f"{wanted}, got {command.size}; try {near}")
+    return h, w
+
+
+def in_words(size: Size) -> str:
+    """Returns a size in words.
+
+    Example:
+        >>> in_words((32, 32)), in_words((32, 48))
+        ('32 x 32', '48 wide and 32 high')
+    """
+    h, w = size
+    return f"{w} x {h}" if h == w else f"{w} wide and {h} high"
 
 
 def flag_of(name: str) -> str:
@@ -294,12 +325,3 @@ def alone(output: Path, i: int, j: int) -> Path:
         'out-0-2.png'
     """
     return output.with_name(f"{output.stem}-{i}-{j}{output.suffix}")
-
-
-def under(originals: Sequence[np.ndarray], made: np.ndarray) -> np.ndarray:
-    """Returns rows [r n h w c] with each of `originals` [h w c] first in a row of its own, above `made`."""
-    rows = np.full((len(originals), *made.shape[1:]), np.nan, np.float32)
-    if made.shape[-1] == 1:  # the model draws in grey
-        originals = [original.mean(axis=-1, keepdims=True) for original in originals]
-    rows[:, 0] = np.stack(originals)
-    return np.concatenate([rows, made])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import tyro
 
-from jdiff.cli.drawing import Drawing, File, Prompted, Shown, Size, check_stage
+from jdiff.cli.drawing import Drawing, File, Prompted, Shown, Size, check_stage, size_of
 from jdiff.cli.errors import accepted, demand
 from jdiff.cli.flags import OPTIONAL, REPEATABLE, REQUIRED, Number, PathOrNone, TextOrNone
 
@@ -74,12 +74,13 @@ class Anagram(Prompted):
         enough = f"--view must be given {p - 1} or {p} times for {p} prompts"
         demand(given in (p - 1, p), f"{enough}, got {given}")
 
-    def fit(self, model: "Model", files: dict[str, File]) -> list[Seen]:
+    def prepare(self, model: "Model", files: dict[str, File]) -> list[Seen]:
         del files
         from jdiff.views import VIEWS
 
         check_stage(self, model, 1)
-        side = model.config.sample_size
+        side, width = size_of(self, model)
+        demand(side == width, f"--size must be a square for jdiff anagram, got {self.size}")
         seen = []
         for name in ["identity"][len(self.view) + 1 - len(self.prompts) :] + list(self.view):
             view = VIEWS[name](grid=min(64, side)) if name == "pixel_permute" else VIEWS[name]()
@@ -92,7 +93,7 @@ class Anagram(Prompted):
 
         guided = model.guided(self.prompts, how.pop("guidance"), how.pop("negative"))
         parts = [combine.view(seen.view, one) for seen, one in zip(fitted, guided, strict=True)]
-        return generate(model, combine.mean(parts), key, **how)
+        return generate(model, combine.mean(parts), key, size=size_of(self, model), **how)
 
     def shown(self, made: np.ndarray, fitted: list[Seen]) -> Shown:
         import jax
@@ -100,7 +101,8 @@ class Anagram(Prompted):
         return Shown(np.stack([jax.vmap(seen.view.apply)(made[0]) for seen in fitted]), self.labels(fitted))
 
     def moving(self, model: "Model", fitted: list[Seen]) -> tuple[list[str], Size]:
-        side = model.config.sample_size * math.ceil(LARGE / model.config.sample_size)
+        side, _ = size_of(self, model)
+        side *= math.ceil(LARGE / side)
         return [" / ".join(self.prompts)], (side, side)
 
     def frames(self, made: np.ndarray, way: np.ndarray | None, fitted: list[Seen]) -> list[Shown]:
@@ -151,7 +153,7 @@ class Hybrid(Drawing):
 
         guided = model.guided(self.texts(), how.pop("guidance"), how.pop("negative"))
         parts = zip(views.low_and_high(self.sigma), guided, strict=True)
-        return generate(model, combine.components(list(parts)), key, **how)
+        return generate(model, combine.components(list(parts)), key, size=size_of(self, model), **how)
 
     def labels(self, fitted: None) -> list[str]:
         return ["as it is", f"from afar: {self.low}", f"near: {self.high}"]

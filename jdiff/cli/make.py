@@ -4,13 +4,14 @@ import hashlib
 import math
 import os
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jdiff.cli import cache, outputs, settings
-from jdiff.cli.drawing import Drawing, File, Fitted, check
+from jdiff.cli import cache, ladders, outputs, settings
+from jdiff.cli.drawing import Drawing, File, Fitted, check, in_words
 from jdiff.cli.errors import BadInput, accepted, demand, one_line
 from jdiff.cli.process import note
 from jdiff.cli.weights import known
@@ -50,7 +51,7 @@ def make(command: Drawing) -> outputs.Done:
         made = draw(command, model, files, before=before, table_sha256=table_sha256)
     p, n, height, width = made.images.shape[:4]
     count = p * n - made.broken
-    what = f"{count} {'picture' if count == 1 else 'pictures'}, {width} x {height}"
+    what = f"{count} {'picture' if count == 1 else 'pictures'}, {in_words((height, width))}"
     return outputs.write(outputs.of(command, made.settings, made.fitted, made.images, made.way), what)
 
 
@@ -89,7 +90,7 @@ def draw(
     from jdiff.sample import SAMPLERS
 
     _check_sampler(command)
-    fitted = command.fit(model, files)
+    fitted = command.prepare(model, files)
     sampler = command.sampler or model.defaults.sampler
     steps = command.steps or (SAMPLERS[sampler].steps if command.sampler else model.defaults.steps)
     outputs.check_sizes(command, model, fitted)
@@ -97,7 +98,8 @@ def draw(
     told = settings.of(command, files, model, weights, sampler, steps, before, table_sha256)
     if before:
         settings.note_differences(told, before, command.files)
-    _note_noise(model, sampler, steps)
+    for one in ladders.values(steps):
+        _note_noise(model, sampler, one)
     images, way = _drawn(command, model, fitted, told, watch)
     broken = _without_broken(images, told, command.dtype)
     return Drawn(images, way, told, fitted, broken)
@@ -157,17 +159,23 @@ def _drawn(
     from jdiff import mesh
 
     devices, wanted = jax.device_count(), command.count(command.texts()) * command.n
-    how: dict[str, Any] = {name: told[name] for name in ("n", "steps", "guidance", "negative", "sampler", "keep")}
+    how: dict[str, Any] = {name: told[name] for name in ("n", "negative", "sampler", "keep")}
     how["mesh"] = mesh.over_devices() if wanted >= devices else None
     how["watch"] = watch
-    side = math.ceil(math.sqrt(math.prod(command.size(model, fitted))))
+    side = math.ceil(math.sqrt(math.prod(command.picture_size(model, fitted))))
     how["images_at_once"] = at_once(wanted, side, devices if how["mesh"] is not None else 1)
-    with Bar(told["steps"], unit="step", label="compiling", quiet=command.quiet, delay=PATIENCE) as bar:
-        how["progress"] = lambda done, total: bar.update(done, total, label="sampling")
-        made = accepted(lambda: command.draw(model, fitted, jax.random.key(told["seed"]), **how))
-        images = np.array(made.images, np.float32)  # waits until they are drawn
-        way = np.array(made.way, np.float32) if command.kept() else None
-    return images, way
+    images: list[np.ndarray] = []
+    way = None
+    each = ladders.each(command, told)
+    with Bar(each[0][1]["steps"], unit="step", label="compiling", quiet=command.quiet, delay=PATIENCE) as bar:
+        for one, own, label in each:
+            label = f"sampling {label}".strip()
+            how["progress"] = lambda done, total, label=label: bar.update(done, total, label=label)
+            how |= {name: own[name] for name in ("steps", "guidance")}
+            made = accepted(partial(one.draw, model, fitted, jax.random.key(told["seed"]), **how))
+            images.append(np.array(made.images, np.float32))  # waits until they are drawn
+            way = np.array(made.way, np.float32) if command.kept() else None
+    return np.stack(images, axis=1).reshape(-1, *images[0].shape[1:]), way
 
 
 def _without_broken(made: np.ndarray, told: settings.Settings, dtype: str) -> int:
@@ -177,11 +185,12 @@ def _without_broken(made: np.ndarray, told: settings.Settings, dtype: str) -> in
         BadInput: no picture is finite, or the one picture that --like asks for is not.
     """
     broken = [(i, j) for i, j in np.ndindex(made.shape[:2]) if not np.isfinite(made[i, j]).all()]
-    advice = f"try a wider dtype than {dtype}, or less guidance than {told['guidance']}"
+    advice = f"try a wider dtype than {dtype}, or less guidance than {max(ladders.values(told['guidance']))}"
     demand(len(broken) < made.shape[0] * made.shape[1], f"no picture is finite; {advice}")
     demand(tuple(told["image"] or ()) not in broken, f"the picture is not finite; {advice}")
     if broken:
-        places = ", ".join(f"{j} of prompt {i}" for i, j in broken)
+        row = "prompt" if ladders.of(told) is None else "row"
+        places = ", ".join(f"{j} of {row} {i}" for i, j in broken)
         count = made.shape[0] * made.shape[1]
         note(f"{len(broken)} of {count} pictures are not finite and left out: {places}; {advice}")
         for i, j in broken:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jdiff import images
+from jdiff.cli import ladders
 from jdiff.cli.drawing import Drawing, Fitted, alone
 from jdiff.cli.errors import accepted, demand, explained, one_line
 from jdiff.cli.settings import Settings
@@ -68,7 +69,8 @@ def check_sizes(command: Drawing, model: "Model", fitted: Fitted) -> None:
     """
     n = command.n
     advice = f"draw fewer than {n} pictures of each prompt"
-    height, width = _sheet_size(command.labels(fitted), n, *command.size(model, fitted))
+    labels, title = ladders.labels(command, fitted)
+    height, width = _sheet_size(labels, n, *command.picture_size(model, fitted), title=title)
     accepted(lambda: images.check_size(command.output, height, width), "-o: ")
     found = f"got {width} x {height}; {advice}"
     demand(height * width <= LARGEST * 10**6, f"-o: the sheet must have at most {LARGEST} megapixels, {found}")
@@ -94,17 +96,20 @@ def of(command: Drawing, settings: Settings, fitted: Fitted, made: np.ndarray, w
     finite = np.asarray(np.isfinite(made).all(axis=(2, 3, 4)))
 
     def whole() -> None:
-        picture = sheet(*command.shown(made, fitted)) if only is None else made[only[0], only[1]]
+        picture = sheet(*ladders.shown(command, made, fitted)) if only is None else made[only[0], only[1]]
         images.save(command.output, picture, settings)
 
     def save_alone(path: Path, i: int, j: int) -> None:
         images.save(path, made[i, j], settings | {"image": [i, j]})
 
     def arrays(path: Path) -> None:
-        texts = command.texts()
-        rows = [text for text in (texts if len(texts) == p else [texts]) for _ in range(n)]
+        texts, rungs, ladder = command.texts(), ladders.rungs(command), ladders.of(command)
+        rows = [text for text in (texts if len(texts) * rungs == p else [texts]) for _ in range(rungs * n)]
+        values: dict[str, Any] = {}
+        if ladder is not None:
+            values[ladder.name] = np.tile(np.repeat(ladder.values, n), p // rungs)
         with images.beside(path) as file:
-            np.savez_compressed(file, images=made.reshape(p * n, *made.shape[2:]), prompts=np.array(rows))
+            np.savez_compressed(file, images=made.reshape(p * n, *made.shape[2:]), prompts=np.array(rows), **values)
 
     frames: list[np.ndarray] = []  # drawn once, for the first file that needs them
 
@@ -129,25 +134,32 @@ def of(command: Drawing, settings: Settings, fitted: Fitted, made: np.ndarray, w
     return outputs
 
 
-def sheet(rows: np.ndarray, labels: Sequence[str]) -> np.ndarray:
+def sheet(rows: np.ndarray, labels: Sequence[str], title: str | None = None) -> np.ndarray:
     """Returns a labelled sheet [h w 3] uint8: a row of pictures for each label, or a square under the only one.
+
+    A ladder of single pictures is one row.
 
     Args:
         rows: [r n h w c].
         labels: [r].
+        title: of a ladder.
 
     Example:
         >>> sheet(np.zeros((1, 4, 32, 32, 3)), ["a red three"]).dtype
         dtype('uint8')
     """
-    arranged = _arranged(labels, rows.shape[1])
+    arranged = _arranged(labels, rows.shape[1], title)
     cells = np.full((arranged.rows * arranged.columns, *rows.shape[2:]), np.nan, np.float32)
     cells[: rows.shape[0] * rows.shape[1]] = rows.reshape(-1, *rows.shape[2:])
     return images.grid(cells.reshape(arranged.rows, arranged.columns, *rows.shape[2:]), **arranged.how)
 
 
-def _arranged(labels: Sequence[str], n: int) -> Arranged:
+def _arranged(labels: Sequence[str], n: int, title: str | None) -> Arranged:
     labels = [label.strip() or "(no prompt)" for label in labels]
+    if title is not None:
+        if n == 1 and title:
+            return Arranged(1, len(labels), {"column_labels": labels, "title": title, "cell": SMALL})
+        return Arranged(len(labels), n, {"row_labels": labels, "title": title, "cell": SMALL})
     if len(labels) > 1:
         return Arranged(len(labels), n, {"row_labels": labels, "cell": SMALL})
     root = math.isqrt(n - 1) + 1
@@ -155,6 +167,6 @@ def _arranged(labels: Sequence[str], n: int) -> Arranged:
     return Arranged(-(-n // columns), columns, {"title": labels[0], "cell": LARGE if n <= FEW else SMALL})
 
 
-def _sheet_size(labels: Sequence[str], n: int, height: int, width: int) -> tuple[int, int]:
-    rows, columns, how = _arranged(labels, n)
+def _sheet_size(labels: Sequence[str], n: int, height: int, width: int, title: str | None = None) -> tuple[int, int]:
+    rows, columns, how = _arranged(labels, n, title)
     return images.sheet_size((rows, columns, height, width), **how)

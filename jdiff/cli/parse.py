@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from jdiff.cli import settings
+from jdiff.cli import ladders, settings
 from jdiff.cli.bulk import Bulk
 from jdiff.cli.commands import Edit, Generate, Inpaint, Upscale
 from jdiff.cli.drawing import Drawing
@@ -50,6 +50,7 @@ def parse(args: Sequence[str]) -> Command:
         >>> parse(["generate", "a red three", "-n", "2"]).n
         2
     """
+    args = ladders.joined(args) if args and args[0] in [kind.name for kind in DRAWING] else args
     command = _parse(args)
     if not isinstance(command, Drawing) or command.like is None:
         return command

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import jdiff
 from jdiff import images
+from jdiff.cli import ladders
 from jdiff.cli.drawing import Drawing, File
 from jdiff.cli.errors import accepted, demand, is_unicode
+from jdiff.cli.flags import place
 from jdiff.cli.process import note
 
 if TYPE_CHECKING:
@@ -22,13 +24,15 @@ Settings = dict[str, Any]
 # Packages that may change a picture, jdiff aside.
 PACKAGES = ("jax", "flax", "numpy")
 # Flags that any command has and that go into the settings under their own names.
-SHARED = ("model", "n", "steps", "guidance", "negative", "sampler", "seed", "dtype", "encoder")
+SHARED = ("model", "n", "steps", "guidance", "negative", "sampler", "seed", "dtype", "encoder", "size")
 TEXT = (str, NoneType)
+# Settings that pictures of older versions lack, and what they were.
+ADDED = {"size": None, "fit": "crop"}
 # Types of the settings that any command has.
 TYPES: dict[str, Any] = {
-    "model": str, "n": int, "steps": int, "guidance": (int, float), "negative": str, "sampler": str, "seed": int,
-    "dtype": str, "encoder": TEXT, "prompts": list, "embeddings": TEXT, "embeddings_sha256": TEXT, "hash": str,
-    "versions": dict, "keep": int, "device": str,
+    "model": str, "n": int, "steps": (int, list), "guidance": (int, float, list), "negative": str, "sampler": str,
+    "seed": int, "dtype": str, "encoder": TEXT, "prompts": list, "embeddings": TEXT, "embeddings_sha256": TEXT,
+    "hash": str, "versions": dict, "keep": int, "device": str, "size": TEXT,
 }  # fmt: skip
 
 
@@ -39,7 +43,7 @@ def read(command: Drawing, path: Path) -> Settings:
         BadInput: it is no such picture.
     """
     demand(is_unicode(str(path)), f"--like must be a path in UTF-8, got {str(path)!a}")
-    settings = accepted(lambda: images.read_settings(path), "--like: ")
+    settings = ADDED | accepted(lambda: images.read_settings(path), "--like: ")
     wanted = f"--like must be a picture that jdiff {command.name} drew, got {path}"
     demand(settings.get("command") == command.name, f"{wanted}, which is another command's")
     types = TYPES | command.own | {key: str for name in command.files for key in (name, f"{name}_sha256")}
@@ -48,6 +52,7 @@ def read(command: Drawing, path: Path) -> Settings:
         lists = [name for name, kind in types.items() if kind is list]
         wrong = [name for name in lists if not all(isinstance(entry, str) for entry in settings[name])]
         wrong += [] if 0 <= settings["keep"] <= 1000 else ["keep"]
+        wrong += [name for name in ladders.LABELS if not _are_numbers(settings.get(name), types.get(name, ()))]
     if not wrong:
         wrong += [] if _is_place(settings, command) else ["image"]
         try:
@@ -72,12 +77,13 @@ def like(command: Drawing, path: Path) -> Drawing:
     """
     settings = read(command, path)
     flags = {name: settings[name] for name in (*SHARED, *command.own)}
+    flags |= {name: tuple(flags[name]) for name in ladders.LABELS if isinstance(flags.get(name), list)}
     for name in ("model", "encoder", "stage2"):
         if isinstance(flags.get(name), str):
             flags[name] = _found_folder(flags[name], path.parent)
     for name in (*command.files, "embeddings"):
         given = settings[name]
-        flags[name] = None if given is None else _found(Path(given), path.parent, settings.get(f"{name}_sha256"))
+        flags[name] = None if given is None else _found(place(given), path.parent, settings.get(f"{name}_sha256"))
     for name in (name for name, kind in command.own.items() if kind is list):
         flags[name] = () if getattr(command, name) else tuple(settings[name])
     flags |= command.flags(settings["prompts"])
@@ -90,7 +96,7 @@ def of(
     model: "Model",
     weights: str,
     sampler: str,
-    steps: int,
+    steps: int | tuple[int, ...],
     before: Settings | None,
     embeddings_sha256: str | None = None,
 ) -> Settings:
@@ -102,7 +108,7 @@ def of(
         model: that draws.
         weights: identifies the weights.
         sampler: its name.
-        steps: of the sampler.
+        steps: of the sampler, or several.
         before: settings of the picture that is drawn again.
         embeddings_sha256: of the file of prompt embeddings.
     """
@@ -110,6 +116,8 @@ def of(
 
     texts = list(command.texts())
     same = before is not None and (texts, command.n) == (before["prompts"], before["n"])
+    same = same and ladders.rungs(command) == ladders.rungs(before or {})
+    guidance = [float(g) for g in ladders.values(command.guidance)] or [model.defaults.guidance]
     read = {name: str(file.path) for name, file in files.items()}
     read |= {f"{name}_sha256": file.sha256 for name, file in files.items()}
     return {
@@ -120,8 +128,9 @@ def of(
         **read,
         **{name: getattr(command, name) for name in command.own},
         "n": command.n,
-        "steps": steps,
-        "guidance": float(model.defaults.guidance if command.guidance is None else command.guidance),
+        "steps": list(steps) if isinstance(steps, tuple) else steps,
+        "guidance": guidance if isinstance(command.guidance, tuple) else float(guidance[0]),
+        "size": command.size,
         "negative": command.negative,
         "encoder": command.encoder,
         "embeddings": str(command.embeddings) if command.embeddings else None,
@@ -158,16 +167,25 @@ def note_differences(now: Settings, before: Settings, files: Sequence[str]) -> N
 
 def _is_place(settings: Settings, command: Drawing) -> bool:
     """Whether "image" is [prompt, picture], or nothing."""
-    at, counts = settings.get("image"), (command.count(settings["prompts"]), settings["n"])
+    at, count = settings.get("image"), command.count(settings["prompts"]) * ladders.rungs(settings)
+    counts = (count, settings["n"])
     if at is None:
         return True
     whole = isinstance(at, list) and len(at) == 2 and all(type(i) is int for i in at)
     return whole and all(0 <= i < count for i, count in zip(at, counts, strict=True))
 
 
-def _found(given: Path, folder: Path, sha256: str | None) -> Path:
+def _are_numbers(given: Any, kind: Any) -> bool:
+    """Whether a setting that may have several values has one, or two or more of its types, such as (int, list)."""
+    if not isinstance(given, list):
+        return True
+    numbers = tuple(each for each in kind if each is not list)
+    return len(given) > 1 and all(isinstance(value, numbers) for value in given)
+
+
+def _found(given: Path | str, folder: Path, sha256: str | None) -> Path | str:
     """A file as it is named, or beside the picture; of two, the one with the content that the settings name."""
-    if given.is_absolute():
+    if isinstance(given, str) or given.is_absolute():  # a URL stays as it is
         return given
     existing = [path for path in (given, folder / given) if accepted(path.is_file, "--like: ")]
     same = (path for path in existing if sha256 and _sha256(path) == sha256)

@@ -64,8 +64,8 @@ class Embed:
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PROMPT...", help_behavior_hint=OPTIONAL)
     ] = ()
     """What to embed, each prompt in quotes."""
-    encoder: Annotated[TextOrNone, tyro.conf.arg(metavar="FOLDER", help_behavior_hint=OPTIONAL)] = None
-    """Folder of a text encoder that `jdiff convert` wrote."""
+    encoder: Annotated[TextOrNone, tyro.conf.arg(metavar="FOLDER|NAME", help_behavior_hint=OPTIONAL)] = None
+    """The text encoder: a folder that `jdiff convert` or transformers wrote, or OWNER/NAME/text_encoder on the hub."""
     embeddings: Annotated[PathOrNone, tyro.conf.arg(name="prompts", metavar="FILE", help_behavior_hint=OPTIONAL)] = None
     """A file whose embeddings are written too: .pth, .npy, .npz or .safetensors."""
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.safetensors")] = Path("prompts.safetensors")
@@ -93,8 +93,7 @@ class Embed:
         table = dict(known("--prompts", self.embeddings))
         missing = [prompt for prompt in dict.fromkeys(self.prompts) if prompt not in table]
         if missing:
-            wanted = "--encoder must be the folder of a text encoder that `jdiff convert` wrote"
-            demand(bool(self.encoder), f"{wanted}, got {self.encoder or 'none'}")
+            demand(bool(self.encoder), f"--encoder must be {encoders.ACCEPTED}, got none")
             cache.keep_compilations()
             kept = cache.usable("prompts")
             make = lambda: embeddings.embedder(

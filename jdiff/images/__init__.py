@@ -3,12 +3,14 @@
 from jdiff.images.masks import as_mask, mask_of
 from jdiff.images.pixels import Picture, on_white
 from jdiff.images.read import decode, load, load_mask, read_bytes, read_settings
+from jdiff.images.shapes import FITS, cropped, fit, square
 from jdiff.images.sheet import Sheet, grid, sheet_size, strip
-from jdiff.images.values import RANGE, as_picture, square, to_uint8
+from jdiff.images.values import RANGE, as_picture, to_uint8
 from jdiff.images.write import LIMITS, check_size, has_video, png, save, save_gif, save_mp4
 from jdiff.parts import beside, check_writable
 
 __all__ = [
+    "FITS",
     "LIMITS",
     "RANGE",
     "Picture",
@@ -18,7 +20,9 @@ __all__ = [
     "beside",
     "check_size",
     "check_writable",
+    "cropped",
     "decode",
+    "fit",
     "grid",
     "has_video",
     "load",

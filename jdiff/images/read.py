@@ -1,4 +1,4 @@
-"""Pictures from files: the right brightness, colour, alpha and orientation, or one line that says what is wrong."""
+"""Pictures from files and URLs: right in brightness, colour, alpha and orientation, or one line on what is wrong."""
 
 import io
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, features
 
+from jdiff.images import web
 from jdiff.images.masks import mask_of
 from jdiff.images.pixels import (
     DEPTH,
@@ -43,7 +44,7 @@ def load(path: str | Path) -> np.ndarray:
     Integers are scaled by the depth that the file declares, floats must lie in [0, 1], and ICC profiles are followed.
 
     Args:
-        path: of the file, in any format that Pillow reads.
+        path: of the file, in any format that Pillow reads, or its address: https://... or http://...; see `web.fetch`.
 
     Returns:
         [h w 3] float32 in [-1, 1].
@@ -69,11 +70,13 @@ def load_mask(path: str | Path) -> np.ndarray:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """Returns the bytes of a file.
+    """Returns the bytes of a file, which a URL may name.
 
     Raises:
         ValueError: there is no such file, or it cannot be read.
     """
+    if web.is_url(path):
+        return web.fetch(str(path))
     path = Path(path)
     try:
         if path.is_dir():
@@ -167,6 +170,8 @@ def _not_a_picture(data: bytes) -> str:
         return "this is HEIC, which needs pillow-heif: pip install pillow-heif, or save it as JPEG or PNG"
     if kind == "AVIF" and not features.check("avif"):
         return "this is AVIF, which this Pillow does not read: pip install -U pillow, or save it as JPEG or PNG"
+    if data[:256].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "this is a web page and no picture; give the address of the picture itself"
     return "this is no picture that can be read, or it is damaged"
 
 

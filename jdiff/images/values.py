@@ -88,11 +88,11 @@ def to_uint8(images: Any) -> np.ndarray:
     found = as_array(images)
     if found.dtype == np.uint8:
         return found
-    _check_range(found, "image")
+    check_range(found, "image")
     return np.round((np.clip(found, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def _check_range(found: np.ndarray, name: str) -> None:
+def check_range(found: np.ndarray, name: str) -> None:
     """Raises ValueError for floats that are not finite, or that look like 0 to 255. Noisy pictures pass."""
     bad = np.sum(~np.isfinite(found))
     if bad:
@@ -154,41 +154,3 @@ def as_picture(value: Any, name: str = "image") -> Any:
 
 def _is_pil(value: Any) -> bool:
     return isinstance(value, Image.Image) or isinstance(value, list | tuple) and bool(value) and _is_pil(value[0])
-
-
-def square(image: Any, side: int, resampling: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
-    """Returns the middle square of a picture: its shorter side is resized to `side`, and the rest is cut off.
-
-    Args:
-        image: [h w c] floats in [-1, 1], uint8, or a PIL picture.
-        side: pixels of the result's sides.
-        resampling: filter of Pillow.
-
-    Returns:
-        [side side c] float32.
-
-    Raises:
-        ValueError: `image` is no such picture, or `side` is less than 1.
-
-    Example:
-        >>> square(np.ones((200, 100, 3)), 64).shape
-        (64, 64, 3)
-
-    Reference:
-        The course's 1.7, by torchvision's resize and center_crop.
-    """
-    found = as_floats(image)
-    if found.ndim != 3 or not all(found.shape):
-        raise ValueError(f"image must have shape [h w c], got {list(found.shape)}")
-    if side < 1:
-        raise ValueError(f"side must be 1 or more, got {side}")
-    _check_range(found, "image")
-    box = []  # left, top, right, bottom of the square, in pixels of the image
-    for length in (found.shape[1], found.shape[0]):
-        resized = side * length // min(found.shape[:2])
-        first = round((resized - side) / 2)
-        box.append((first * length / resized, (first + side) * length / resized))
-    (left, right), (top, bottom) = box
-    planes = [Image.fromarray(found[..., k]) for k in range(found.shape[2])]
-    cut = [plane.resize((side, side), resampling, box=(left, top, right, bottom)) for plane in planes]
-    return np.stack([np.asarray(plane) for plane in cut], axis=-1)
