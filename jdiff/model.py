@@ -189,7 +189,7 @@ def load(
     name = str(getattr(dtype, "name", None) or (dtype if isinstance(dtype, str) else np.dtype(dtype).name))
     if name not in DTYPES:
         raise ValueError(f"dtype must be {', '.join(DTYPES[:3])}, got {name!r}")
-    if name == "float64" and not jax.config.jax_enable_x64:
+    if name == "float64" and jnp.result_type(float) != jnp.float64:
         raise ValueError("dtype float64 needs 64 bits in JAX; set jax.config.update('jax_enable_x64', True)")
     cache = None if cache is None else Path(cache)
     half = jnp.dtype(name).itemsize == 2
