@@ -33,10 +33,14 @@ class Bar:
             total=total, unit=unit, desc=label, disable=quiet, delay=delay, leave=leave, dynamic_ncols=True,
             file=_Lossy(sys.stderr),
         )  # fmt: skip
-        self._timer = threading.Timer(delay, self._bar.refresh)
+        self._timer = threading.Timer(delay, self._show)
         self._timer.daemon = True
         if delay > 0 and not quiet:
             self._timer.start()
+
+    def _show(self) -> None:
+        self._bar.delay = 0  # or tqdm takes it for a bar that was never shown, and does not clear it away
+        self._bar.refresh()
 
     def update(
         self, done: int, total: int | None = None, *, label: str = "", numbers: Mapping[str, str] | None = None

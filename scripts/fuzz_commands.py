@@ -326,7 +326,8 @@ def judge(case: Case, folder: Path) -> str:
         return "something was written or changed"
     if status != 2:
         return f"status {status}, {told[-200:]!r}"
-    lines = [line for line in told.split("\n") if line and not line.startswith("jdiff: note: ")]
+    lines = [line.rpartition("\r")[2] for line in told.split("\n")]  # without a bar that was cleared away
+    lines = [line for line in lines if line and not line.startswith("jdiff: note: ")]
     if out.getvalue() or len(lines) != 1 or not lines[0].startswith("jdiff: ") or len(lines[0]) > 6000:
         return f"not one line: {out.getvalue()!r} {told!r}"
     return ""

@@ -368,6 +368,14 @@ def test_the_bar_shows_what_takes_long(capsys):
         assert err == "" if quiet else ("compiling" in err and "sampling" in err and "4/8" in err)
 
 
+def test_a_bar_that_was_shown_once_is_cleared_away(capsys):
+    """An error behind it stands on a line of its own, even where nothing was done in the meantime."""
+    with Bar(8, unit="step", label="compiling", delay=0.1):
+        time.sleep(0.3)
+    err = capsys.readouterr().err
+    assert "compiling" in err and err.endswith("\r") and not err.rstrip("\r").rpartition("\r")[2].strip()
+
+
 class Refusing:
     """A stream that cannot be written to, as a full disk, a closed file, or a pipe without a reader."""
 

@@ -42,6 +42,8 @@ def read(command: Drawing, path: Path) -> Settings:
     Raises:
         BadInput: it is no such picture.
     """
+    is_url = path.parts[:1] in (("http:",), ("https:",)) and not path.exists()
+    demand(not is_url, f"--like must be a file on this machine, got {path}; save that picture first")
     demand(is_unicode(str(path)), f"--like must be a path in UTF-8, got {str(path)!a}")
     settings = ADDED | accepted(lambda: images.read_settings(path), "--like: ")
     wanted = f"--like must be a picture that jdiff {command.name} drew, got {path}"

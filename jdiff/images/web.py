@@ -204,7 +204,7 @@ def _connected(place: Place, addresses: Sequence[Address]) -> socket.socket:
         try:
             connection.settimeout(CONNECT)
             connection.connect(address)
-            connection.settimeout(SECONDS)
+            connection.settimeout(2 * SECONDS)  # `fetch` gives up before
             if place.scheme == "http":
                 return connection
             return ssl.create_default_context().wrap_socket(connection, server_hostname=place.host)
