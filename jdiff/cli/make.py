@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 AT_ONCE = 2**18
 # Seconds until the progress bar appears. What is wrong with the input is told before, on a line of its own.
 PATIENCE = 0.5
-# Signal of a first timestep that is more picture than noise.
-CLEAN = 0.9
+# Signals from which one step makes a picture. Below lies t = 999, and above t = 0; at t = 990 it is 0.014.
+FAINT, CLEAN = 0.001, 0.9
 
 
 def make(command: Drawing) -> outputs.Done:
@@ -206,13 +206,17 @@ def _check_sampler(command: Drawing) -> None:
 
 
 def _note_noise(model: "Model", sampler: str, steps: int) -> None:
-    """Notes where the only step starts at an almost clean timestep, so that noise goes in and noise comes out."""
+    """Notes where the only step cannot make a picture of noise.
+
+    At an almost clean timestep, noise goes in and comes out. At one with almost no signal, the error of the network's
+    estimate is divided by the signal.
+    """
     from jdiff.sample import SAMPLERS
 
     if steps > 1:
         return
     levels = accepted(lambda: SAMPLERS[sampler].table(model.schedule, steps))
-    if levels.signal[0] > CLEAN:
+    if not FAINT < levels.signal[0] < CLEAN:
         warnings.filterwarnings("ignore", "the first timestep")  # says the same, of any number of steps
         note(f"one step of the sampler {sampler} returns noise, since it starts at timestep {levels.t[0]:g}; "
              "give more --steps")  # fmt: skip
