@@ -1,14 +1,15 @@
-"""Measures how far the pictures of few steps are from those of 1,000, for each solver that draws no noise.
+"""Measures how far pictures of few steps, or of a network in 16 bits, are from pictures of many steps in float32.
 
-    python scripts/measure_solvers.py
+    python scripts/measure_sampling.py steps        # each solver that draws no noise, against DDIM with 1,000 steps
+    python scripts/measure_sampling.py precision    # bfloat16 and float16 against float32: both stages, and T5
 
-All pictures start from the same noise. The distance is the root mean square over all pixels, in [-1, 1], to DDIM with
-1,000 steps. Each step is one call of the network with guidance. Prints a table, and plots it in
-docs/pictures/solvers.png.
+All pictures start from the same noise. The distance is the root mean square over all pixels, in [-1, 1]. Each step is
+one call of the network with guidance. Prints tables, and plots the first one in docs/pictures/solvers.png.
 """
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import jax
 import matplotlib
@@ -17,7 +18,9 @@ import tyro
 
 import jdiff
 from jdiff import results, sample, step
+from jdiff.model import shipped
 from jdiff.parts import path_beside
+from jdiff.text import encoder
 from jdiff.types import Solver
 
 matplotlib.use("Agg")
@@ -80,22 +83,66 @@ def plot(path: Path, calls: tuple[int, ...], most: int, found: dict[str, dict[st
     plt.close(figure)
 
 
+def precision(n: int) -> list[tuple[object, ...]]:
+    """Returns the rows of a table: how far 16 bits are from float32, in the network and in the text encoder.
+
+    Args:
+        n: pictures of each prompt.
+    """
+    key, prompts, rows = jax.random.key(0), PROMPTS["mini"], []
+    rms = lambda made, wanted: float(np.sqrt(np.mean((made - wanted) ** 2)))
+    small = np.asarray(sample.generate(jdiff.load("mini"), prompts, key, n=n).images)
+    for name in ("mini", "mini-upscaler"):
+        pictures = {}
+        for dtype in ("float32", "bfloat16", "float16"):
+            model = jdiff.load(name, dtype)
+            if model.config.upscales:
+                known = jdiff.load("mini").guided(prompts, model.defaults.guidance)
+                made = sample.upscale(model, small, known, key, n=n, steps=20, side=64).images
+            else:
+                made = sample.generate(model, prompts, key, n=n).images
+            pictures[dtype] = np.asarray(made)
+        whole = pictures.pop("float32")
+        for dtype, made in pictures.items():
+            levels = np.abs(made - whole) * 127.5
+            share = f"{100 * np.mean(levels > 8):.1f} %"
+            rows.append(
+                (f"{name}, a loop of 20 steps", dtype, f"{rms(made, whole):.4f}", f"{np.median(levels):.1f}", share)
+            )
+    folder = shipped("mini") / "text_encoder"
+    states = {dtype: np.asarray(encoder.find(folder, dtype=dtype).encode(prompts), np.float32) for dtype in
+              ("float32", "bfloat16", "float16")}  # fmt: skip
+    whole = states.pop("float32")
+    for dtype, made in states.items():
+        rows.append(
+            ("T5 of the mini model, relative to its states", dtype, f"{rms(made, whole) / whole.std():.4f}", "", "")
+        )
+    return rows
+
+
 def main(
-    models: tyro.conf.Positional[tuple[str, ...]] = tuple(PROMPTS),
+    parts: tyro.conf.Positional[tuple[Literal["steps", "precision"], ...]],
+    models: tuple[str, ...] = tuple(PROMPTS),
     calls: tuple[int, ...] = (5, 10, 20, 50, 100),
     most: int = 1000,
     n: int = 4,
     out: Path = Path("docs/pictures/solvers.png"),
 ) -> None:
-    """Measures the solvers on the shipped models.
+    """Measures the shipped models.
 
     Args:
-        models: names of models.
+        parts: what to measure.
+        models: names of the models whose solvers are measured.
         calls: numbers of steps.
         most: steps of the reference.
         n: pictures of each of four prompts.
         out: file of the plot.
     """
+    if "precision" in parts:
+        head = ["", "dtype", "distance to float32", "median, in levels of 255", "values off by more than 8"]
+        print(results.table(head, precision(n)))
+    if "steps" not in parts:
+        return
     found = {name: distances(name, calls, most, n) for name in models}
     for name, solvers in found.items():
         print(f"\n{name} model\n")
