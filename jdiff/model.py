@@ -34,7 +34,7 @@ class Defaults(NamedTuple):
     guidance: float = 7.0
     noise_level: int = 250  # stage 2: timestep to which the low-res picture is noised
     factor: int = 4  # stage 2: size of the result divided by that of the low-res picture
-    low_res: int = 64  # stage 2: longer side of the low-res picture
+    low_res: int = 64  # stage 2: shorter side of the low-res picture
 
 
 STAGE2 = Defaults(steps=50, guidance=4.0)

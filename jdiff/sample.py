@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LOW, STAGE2 = 2**31 - 3, 2
 # A first level with a larger share of signal gets a warning, because sampling starts from pure noise. t = 803 in IF.
 LARGEST_FIRST_SIGNAL = 0.3
+# Shares of signal between which a single step makes a picture. In IF, 0.014 is t = 990.
+FAINT, CLEAN = 0.001, 0.9
 # Settings of `cascade` for its second stage.
 STAGE2_SETTINGS = ("steps", "guidance", "sampler", "noise_level", "branch_batch")
 
@@ -172,8 +174,7 @@ def generate(
         Saharia et al. 2022 (Imagen), section 2; the course's 0, 1.5, 1.6, 1.8 and 1.9.
     """
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
-    if advice := start_advice(plan.levels):
-        warnings.warn(advice, stacklevel=2)
+    _warn(plan.levels)
     x = start(plan.keys, (*_size(model, size), plan.channels), level=one(plan.levels, 0))
     _low_res(model, None, plan, 0, (0, 0))  # refuses a stage-2 model
     how = _How(keep, branch_batch, images_at_once, mesh, progress, watch)
@@ -235,7 +236,7 @@ def edit(
     plan = _plan(model, prompts, key, n, steps, guidance, negative, sampler)
     originals = _images("image", image, plan)
     _sides(model, originals)
-    rows = from_row(plan.levels, _row(plan.levels, strength, i_start, 0.7))
+    rows = from_row(plan.levels, first_row(plan.levels, strength, i_start, 0.7))
     low = _low_res(model, low_res, plan, noise_level, originals.shape[1:3])
     return _draw(
         model, plan, forward(plan.keys, originals, one(rows, 0)), rows, plan.solver, _how("edit", how), low=low
@@ -309,7 +310,7 @@ def inpaint(
     resamplings = checks.whole("resamplings", resamplings, 1, 1000)
     jump_length = checks.whole("jump_length", jump_length, 1)
     masks = _masks(mask, plan, originals.shape[1:3])
-    first = _row(plan.levels, strength, None, 1.0)
+    first = first_row(plan.levels, strength, None, 1.0)
     rows = from_row(plan.levels, first)
     fresh = noised and first == 0
     top = one(rows, 0)
@@ -318,6 +319,8 @@ def inpaint(
     solver = jax.vmap(known)(originals, masks)._replace(table=known(originals[0], masks[0]).table)
     if resamplings > 1:
         rows = schedule.resample(rows, jump_length, resamplings)
+    if fresh:
+        _warn(rows)
     low = _low_res(model, low_res, plan, noise_level, originals.shape[1:3])
     return _draw(model, plan, x, rows, solver, _how("inpaint", how), low=low, solver_axes=0)
 
@@ -377,6 +380,7 @@ def upscale(
     side = model.config.sample_size if side is None else checks.whole("side", side)
     size = _size(model, (side * h // min(h, w), side * w // min(h, w)))
     low = _low_res(model, small.reshape(plan.p, plan.n, h, w, plan.channels), plan, noise_level, size)
+    _warn(plan.levels)
     x = start(plan.keys, (*size, plan.channels), level=one(plan.levels, 0))
     return _draw(model, plan, x, plan.levels, plan.solver, _how("upscale", how), low=low)
 
@@ -441,10 +445,13 @@ def cascade(
     given = dict(stage2_settings)
     if wrong := [name for name in given if name not in STAGE2_SETTINGS]:
         raise ValueError(f"stage2_settings must hold only {', '.join(STAGE2_SETTINGS)}, got {wrong[0]!r}")
-    scale = given.pop("guidance", stage2.defaults.guidance)
-    guided = stage1.guided(prompts, scale, negative)
+    scale = given.pop("guidance", None)
+    guided = stage1.guided(prompts, stage2.defaults.guidance if scale is None else scale, negative)
     how: dict[str, Any] = {"n": n, "images_at_once": images_at_once, "mesh": mesh}
-    rows = [steps or _steps(stage1, sampler), given.get("steps") or _steps(stage2, given.get("sampler"))]
+    wanted = ((stage1, steps, sampler), (stage2, given.get("steps"), given.get("sampler")))
+    rows = [_steps(model, name) if n is None else checks.whole("steps", n) for model, n, name in wanted]
+    small_size, side = _second_size(stage2, _size(stage1, size))
+    _check_second(stage2, rows[1], given)  # before stage 1 is drawn
     devices = 1 if mesh is None else mesh.shape[meshes.DATA]
     calls = sum(1 for _ in meshes.groups(checks.whole("n", n) * len(guided), images_at_once, devices))
     total = calls * sum(rows)
@@ -465,14 +472,31 @@ def cascade(
         stage1, prompts, key, steps=steps, guidance=guidance, negative=negative, sampler=sampler, size=size,
         keep=keep, progress=told(0), watch=seen(0), **how,
     )  # fmt: skip
-    small, (h, w) = first.images, first.images.shape[2:4]
-    if min(h, w) > stage2.defaults.low_res:
-        shape = tuple(stage2.defaults.low_res * length // min(h, w) for length in (h, w))
-        small = jax.image.resize(small, (*small.shape[:2], *shape, small.shape[-1]), "linear")
-    side = max(stage2.config.sample_size, stage2.defaults.factor * min(small.shape[2:4]))
+    small = first.images
+    if small.shape[2:4] != small_size:
+        small = jax.image.resize(small, (*small.shape[:2], *small_size, small.shape[-1]), "linear")
     key = jax.random.fold_in(as_key(key), STAGE2)  # otherwise both stages would start from the same noise
     how |= {"progress": told(calls * rows[0]), "watch": seen(calls * rows[0])}
     return first, upscale(stage2, small, guided, key, side=side, **how, **given)
+
+
+def _second_size(stage2: "Model", size: tuple[int, int]) -> tuple[tuple[int, int], int]:
+    """Returns the size to which stage 1's images are reduced, and the shorter side of stage 2's."""
+    least, most = min(size), stage2.defaults.low_res
+    h, w = size if least <= most else (most * size[0] // least, most * size[1] // least)
+    side = max(stage2.config.sample_size, stage2.defaults.factor * min(h, w))
+    _size(stage2, (side * h // min(h, w), side * w // min(h, w)))
+    return (h, w), side
+
+
+def _check_second(stage2: "Model", steps: int, given: Mapping[str, Any]) -> None:
+    """Raises ValueError for what `upscale` would refuse."""
+    if not stage2.config.upscales:
+        raise ValueError(f"stage2 must be a model of stage 2, got {stage2.name!r}, which is of stage 1")
+    sampler = given.get("sampler")
+    find_sampler(stage2.defaults.sampler if sampler is None else sampler).table(stage2.schedule, steps)
+    level = given.get("noise_level")
+    checks.whole("noise_level", stage2.defaults.noise_level if level is None else level, 0, len(stage2.schedule) - 1)
 
 
 class _How(NamedTuple):
@@ -681,8 +705,22 @@ def _interpolation(old: int, new: int) -> np.ndarray:
     return np.maximum(1 - np.abs(places[:, None] - np.arange(old)), 0)
 
 
-def _row(levels: Level, strength: float | None, i_start: int | None, default: float) -> int:
-    """Returns the row of the table where an image starts."""
+def first_row(levels: Level, strength: float | None, i_start: int | None = None, default: float = 0.7) -> int:
+    """Returns the row of the table where an edit starts.
+
+    Args:
+        levels: a table.
+        strength: share of its rows, counted from the end; `default` if None.
+        i_start: the row itself, in the place of `strength`.
+        default: of `strength`.
+
+    Raises:
+        ValueError: both are given, or one is out of range.
+
+    Example:
+        >>> first_row(schedule.levels(schedule.cosine(), schedule.leading(20)), 0.7)
+        6
+    """
     n = len(levels.t)
     if i_start is not None:
         if strength is not None:
@@ -714,6 +752,9 @@ def _sides(model: "Model", pictures: Array) -> None:
 def start_advice(levels: Level) -> str:
     """Returns what is wrong with starting a table from pure noise; empty if nothing.
 
+    At an almost clean level, the noise stays in the picture. A single step from a level with almost no signal divides
+    the error of the estimate by that signal.
+
     Args:
         levels: a table of any kind.
 
@@ -722,12 +763,21 @@ def start_advice(levels: Level) -> str:
         ''
     """
     first = one(levels, 0)
-    if first.signal <= LARGEST_FIRST_SIGNAL * np.hypot(first.signal, first.noise):
+    share = first.signal / np.hypot(first.signal, first.noise)
+    if len(levels.t) == 1 and (0 < share < FAINT or share > CLEAN):
+        return f"one step from t = {first.t:g} returns noise; use more steps"
+    if share <= LARGEST_FIRST_SIGNAL:
         return ""
     return (
         f"the first timestep, {first.t:g}, is not pure noise, but pictures start from pure noise; use another number "
         f"of steps than {len(levels.t)}, or the sampler 'deepfloyd'"
     )
+
+
+def _warn(levels: Level) -> None:
+    """Warns the caller of a task where its table does not start from pure noise."""
+    if advice := start_advice(levels):
+        warnings.warn(advice, stacklevel=3)
 
 
 def rank(pictures: Float[Array, "n ..."], scorer: Callable[[Array], Array]) -> tuple[Array, Array]:
@@ -777,6 +827,7 @@ __all__ = [
     "discrete",
     "edit",
     "find_sampler",
+    "first_row",
     "forward",
     "from_row",
     "generate",

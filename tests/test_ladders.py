@@ -40,6 +40,25 @@ def test_a_row_for_each_value(calls, words, name, values, labels):  # noqa: F811
     assert told[name] == values and len({picture.tobytes() for picture in made[:, 0]}) == len(values)
 
 
+@pytest.mark.parametrize("args, message", [
+    (["edit", "in.png", "a", "--steps", 10, "--strength", 0.9, 0.01], "strength must be between 0.1 (one of 10 steps)"),
+    (["generate", "a", "--sampler", "smart27", "--steps", 27, 50], "steps must be 27 for the sampler 'smart27'"),
+    (["inpaint", "in.png", "a", "--mask", "mask.png", "--steps", 50, 5, "--resamplings", 2],
+     "jump_length must be a whole number between 1 and 4, got 10"),
+    (["generate", "a", "--size", 48, 32], "--size must be one word, got 48 32; write 48x32"),
+])  # fmt: skip
+def test_a_value_that_does_not_fit_is_told_before_any_is_drawn(calls, capsys, args, message):  # noqa: F811
+    assert main(*args) == 2 and not calls
+    *notes, error = capsys.readouterr().err.splitlines()
+    assert message in error and all(line.startswith("jdiff: note: ") for line in notes)
+
+
+def test_values_may_stand_behind_an_equals_sign():
+    assert parse(["generate", "--steps=5", "10", "20", "a red three"]) == parse(
+        ["generate", "a red three", "--steps", "5", "10", "20"]
+    )
+
+
 def test_strengths_of_an_edit_are_a_strip(calls):  # noqa: F811
     flags = ["--strength", 0.25, 0.5, 1, "-n", 1, "--npz", "a.npz", "--separate"]
     assert main("edit", "in.png", "one", *flags) == 0

@@ -17,6 +17,7 @@ import jdiff.model
 from jdiff import images, mesh, sample, schedule, step
 from jdiff.cli import main as cli
 from jdiff.cli.errors import BadInput
+from jdiff.cli.parse import parse
 from jdiff.networks import unet
 from jdiff.studio import grammar, results, runs, show, tasks
 from jdiff.studio.listing import python
@@ -110,6 +111,18 @@ def test_the_command_and_the_python_give_the_same_picture(name, models, tmp_path
     np.testing.assert_allclose(by_python(python(task)), drawn, atol=1e-6)
     assert len(python(task).splitlines()) <= 8
     assert show.result(made).count("data:image/png") >= len(drawn)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        lambda: tasks.hybrid(COMMON._replace(negative="-x"), "a red one", "-5", 2.0),
+        lambda: tasks.generate(COMMON._replace(guidance=-2.0), ["-5", "--n"]),
+    ],
+)
+def test_words_that_begin_with_a_hyphen_are_no_flags(task):
+    made = task().command
+    assert parse(shlex.split(tasks.words(task()))[1:]) == made
 
 
 @pytest.mark.parametrize(("steps", "rows"), [(4, 10), (20, 50)])

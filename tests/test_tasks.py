@@ -289,6 +289,21 @@ def test_the_courses_loop_written_out():
         assert np.abs(np.asarray(state.x) - x).max() < 1e-10 * np.abs(x).max()
 
 
+def never(done, total):
+    raise AssertionError("a picture was drawn before the settings of stage 2 were checked")
+
+
+def test_no_guidance_of_stage_2_is_its_own(monkeypatch):
+    asked = []
+    guided = model.Model.guided
+    monkeypatch.setattr(model.Model, "guided", lambda self, *args: (asked.append(args[1]), guided(self, *args))[1])
+    second = make(2)
+    for given in ({}, {"guidance": None}, {"guidance": 2.0}):
+        settings = {"steps": 2, "sampler": "deepfloyd", **given}
+        sample.cascade(make(), second, ["one"], KEY, steps=2, sampler="deepfloyd", stage2_settings=settings)
+    assert asked[::2] == [second.defaults.guidance, second.defaults.guidance, 2.0]
+
+
 @pytest.mark.parametrize(("task", "args"), [(sample.edit, (IMAGE,)), (sample.inpaint, (IMAGE, HALF))])
 def test_an_unknown_argument_is_named(task, args):
     with pytest.raises(TypeError, match=rf"{task.__name__}\(\) got an unexpected argument 'foo'; it passes on keep, "):
@@ -311,6 +326,7 @@ def test_an_inpainting_starts_with_the_noise_of_its_table():
 
 
 @pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.filterwarnings("ignore:one step from")
 def test_the_progress_of_both_stages_ends_at_its_total(devices):
     told = []
     over = None if devices == 1 else jax.make_mesh((2, 1), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
@@ -374,6 +390,21 @@ def test_ranking_puts_the_best_first():
             lambda: sample.cascade(make(), make(2), PROMPTS, KEY, stage2_settings={"side": 64}),
             "stage2_settings must hold only steps, guidance, sampler, noise_level, branch_batch, got 'side'",
         ),
+        (
+            lambda: sample.cascade(make(), make(), PROMPTS, KEY, progress=never),
+            "stage2 must be a model of stage 2, got .* which is of stage 1",
+        ),
+        (
+            lambda: sample.cascade(make(), make(2), PROMPTS, KEY, progress=never, stage2_settings={"steps": 5000}),
+            "steps must be .* got 5000",
+        ),
+        (
+            lambda: sample.cascade(
+                make(), make(2), PROMPTS, KEY, progress=never, stage2_settings={"noise_level": 5000}
+            ),
+            "noise_level must be a whole number between 0 and 999, got 5000",
+        ),
+        (lambda: sample.cascade(make(), make(2), PROMPTS, KEY, steps="20"), "steps must be a whole number"),
         (lambda: sample.generate(make(2), PROMPTS, KEY), "is a model of stage 2, which needs a low_res picture"),
         (lambda: sample.upscale(make(1), SMALL, PROMPTS, KEY), "is a model of stage 1, which takes no low_res picture"),
         (

@@ -1,6 +1,7 @@
 """Pictures from the web, from servers on this machine: what is read, what is refused and why, and for how long."""
 
 import hashlib
+import io
 import shutil
 import socket
 import ssl
@@ -14,6 +15,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_cli import main
 
 from jdiff import images
@@ -308,6 +310,33 @@ def test_a_resolver_that_hangs_is_given_up(monkeypatch):
     monkeypatch.setattr(web, "SECONDS", 0.2)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(1) or [])
     assert "this took longer than 0.2 seconds" in error("http://slow.test/a.png")
+
+
+@pytest.mark.parametrize("location, leads_to", [
+    ("/\xc3\xa9.png", "https://example.org/\u00e9.png"),  # UTF-8, as http.client reads it
+    ("http://example.org/", "the server leads from https to http://example.org/"),
+    ("http://[", "the server leads to an address that cannot be read"),
+])  # fmt: skip
+def test_where_a_redirect_leads(location, leads_to):
+    try:
+        found = web._moved("https://example.org/a.png", location)
+    except ValueError as error:
+        found = str(error)
+    assert found.startswith(leads_to)
+
+
+def test_a_name_that_means_two_hosts_is_refused():
+    with pytest.raises(ValueError, match="its host has letters that are written in more than one way"):
+        web.split("https://stra\u00dfe.de/a.png")
+    assert web.split("https://b\u00fccher.de/a.png").host == "xn--bcher-kva.de"
+
+
+def test_a_small_file_of_many_pixels_is_refused(monkeypatch):
+    file = io.BytesIO()
+    Image.new("1", (6000, 5000)).save(file, "PNG")
+    images.decode(file.getvalue(), "a.png")
+    with pytest.raises(ValueError, match="the picture has more than 24 megapixels"):
+        images.decode(file.getvalue(), "https://example.org/a.png")
 
 
 def test_no_host_and_no_answer(monkeypatch, served):

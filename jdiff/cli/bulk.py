@@ -83,7 +83,7 @@ class Bulk:
     """Pictures that a device draws in one call."""
     embeddings: Annotated[PathOrNone, tyro.conf.arg(name="prompts", metavar="FILE", help_behavior_hint=OPTIONAL)] = None
     """A file of prompt embeddings. Prompts that it holds need no text encoder."""
-    encoder: Annotated[TextOrNone, tyro.conf.arg(metavar="FOLDER", help_behavior_hint=MODEL_DEFAULT)] = None
+    encoder: Annotated[TextOrNone, tyro.conf.arg(metavar="FOLDER|NAME", help_behavior_hint=MODEL_DEFAULT)] = None
     """The text encoder for all other prompts: a folder that `jdiff convert` or transformers wrote, or
     OWNER/NAME/text_encoder on the hub."""
     quiet: bool = False

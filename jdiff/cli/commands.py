@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from jdiff.model import Model
     from jdiff.scan import Samples
+    from jdiff.types import Level
 
 
 @dataclasses.dataclass
@@ -34,7 +35,7 @@ class Generate(Prompted):
 
     stage2: Annotated[TextOrNone, tyro.conf.arg(metavar="NAME|FOLDER", help_behavior_hint=OPTIONAL)] = None
     """A stage-2 model that enlarges each picture by its own settings: mini-upscaler (to 64 pixels) or another.
-    --size is that of the pictures before."""
+    --size then sets the size of the stage-1 pictures."""
 
     def prepare(self, model: "Model", files: dict[str, File]) -> "Model | None":
         super().prepare(model, files)
@@ -50,7 +51,8 @@ class Generate(Prompted):
         demand(second.config.upscales, f"--stage2 must be a stage-2 model, got {name}, which is of stage 1")
         size, step = self.picture_size(model, second), second.config.divisor
         whole = all(length % step == 0 for length in size)
-        demand(whole, f"--size must give multiples of {step} for {name}, got {in_words(size)}")
+        enlarged = f"--size must lead to multiples of {step} for {name}, got {self.size}, which is enlarged to"
+        demand(whole, f"{enlarged} {in_words(size)}; give a square, or sides of which one divides the other")
         return second
 
     def hash(self, model: "Model", fitted: "Model | None") -> str:
@@ -93,6 +95,11 @@ class Edit(Prompted, Sourced):
         super().check()
         for strength in ladders.values(self.strength):
             demand(0 < strength <= 1, f"--strength must be above 0 and at most 1, got {strength}")
+
+    def check_levels(self, levels: "Level") -> None:
+        from jdiff.sample import first_row
+
+        first_row(levels, *ladders.values(self.strength))
 
     def draw(self, model: "Model", fitted: np.ndarray, key: "jax.Array", **how: Any) -> "Samples":
         from jdiff.sample import edit
@@ -140,6 +147,11 @@ class Inpaint(Prompted, Sourced):
         wanted = "--mask must be white where the picture is redrawn and black where it is kept, in the part used"
         demand(bool(mask.any() and not mask.all()), f"{wanted}, {found}")
         return image, mask.astype(np.float32)
+
+    def check_levels(self, levels: "Level") -> None:
+        from jdiff.schedule import resample
+
+        resample(levels, self.jump_length, self.resamplings)
 
     def draw(self, model: "Model", fitted: tuple[np.ndarray, np.ndarray], key: "jax.Array", **how: Any) -> "Samples":
         from jdiff.sample import inpaint

@@ -17,8 +17,9 @@ import tyro
 
 from jdiff import images
 from jdiff.cli import ladders
-from jdiff.cli.errors import accepted, check_distinct, check_output, demand, is_unicode
+from jdiff.cli.errors import accepted, check_distinct, check_local, check_output, demand, is_unicode
 from jdiff.cli.flags import (
+    LARGEST_NUMBER,
     LARGEST_SEED,
     MODEL_DEFAULT,
     OPTIONAL,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from jdiff.model import Model
     from jdiff.scan import Samples
+    from jdiff.types import Level
 
 # Pictures of the way from noise that an animation shows.
 KEPT = 20
@@ -91,7 +93,7 @@ class Drawing:
     seed: Annotated[Whole, tyro.conf.arg(metavar="INT")] = 0
     """Random seed. Picture k of a prompt is the same for every -n, up to rounding."""
     dtype: Dtype = "float32"
-    """What the network computes in. Everything else is float32."""
+    """Number type of the network. Everything else is float32."""
     embeddings: Annotated[PathOrNone, tyro.conf.arg(name="prompts", metavar="FILE", help_behavior_hint=OPTIONAL)] = None
     """A file of prompt embeddings, for prompts that then need no text encoder: .safetensors from `jdiff embed`, or
     .pth, .npy or .npz."""
@@ -101,7 +103,7 @@ class Drawing:
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="FILE.png")] = Path("out.png")
     """The sheet of all pictures. With --like the default is NAME-again.png beside the given picture."""
     separate: bool = False
-    """Also write each picture into a file of its own: NAME-0-1.png is picture 1 of prompt 0."""
+    """Also write each picture into a file of its own: NAME-0-1.png is picture 1 of row 0."""
     gif: Annotated[PathOrNone, tyro.conf.arg(metavar="FILE.gif", help_behavior_hint=OPTIONAL)] = None
     """Also write an animation of the way from noise to the pictures."""
     mp4: Annotated[PathOrNone, tyro.conf.arg(metavar="FILE.mp4", help_behavior_hint=OPTIONAL)] = None
@@ -159,6 +161,9 @@ class Drawing:
         del files
         check_stage(self, model, 1)
         size_of(self, model)
+
+    def check_levels(self, levels: "Level") -> None:
+        """Raises ValueError where the flags do not fit a sampler's table of levels."""
 
     def draw(self, model: "Model", fitted: Fitted, key: "jax.Array", **how: Any) -> "Samples":
         """Returns samples [p n h w c]. `how` are keywords of `jdiff.sample.generate`, each of its own type."""
@@ -236,6 +241,8 @@ def check(command: Drawing) -> None:
     flags = [(flag_of(name), getattr(command, name)) for name in (*command.files, "embeddings", "like")]
     inputs = [(flag, path) for flag, path in flags if path is not None]
     for flag, path in inputs:
+        check_local(flag, path)
+    for flag, path in inputs:
         demand(is_unicode(str(path)), f"{flag} must be a path in UTF-8, got {str(path)!a}")
     check_distinct(outputs, [(flag, path) for flag, path in inputs if isinstance(path, Path)])
     video = command.mp4 is None or images.has_video()
@@ -261,11 +268,11 @@ def check_values(command: Drawing) -> None:
     for steps in ladders.values(command.steps):
         demand(1 <= steps <= 1000, f"--steps must be between 1 and 1000, got {steps}")
     for guidance in ladders.values(command.guidance):
-        demand(math.isfinite(guidance), f"--guidance must be a finite number, got {guidance}")
+        demand(abs(guidance) <= LARGEST_NUMBER, f"--guidance must be a finite number, got {str(guidance)[:40]}")
     demand(0 <= command.seed <= LARGEST_SEED, f"--seed must be between 0 and {LARGEST_SEED}, got {command.seed}")
     size = command.size or "1x1"
-    sized = re.fullmatch(r"\d+x\d+", size) is not None and all(1 <= int(a) <= LARGEST for a in size.split("x"))
-    demand(sized, f"--size must be from 1 to {LARGEST} on each side, got {size}")
+    sized = re.fullmatch(r"\d{1,5}x\d{1,5}", size) is not None and all(1 <= int(a) <= LARGEST for a in size.split("x"))
+    demand(sized, f"--size must be from 1 to {LARGEST} on each side, got {size[:40]}")
     demand(command.model != "", "--model must be the name or folder of a model, got ''")
     demand(command.encoder != "", "--encoder must be the folder of a text encoder, got ''")
 

@@ -132,6 +132,16 @@ def check_distinct(outputs: Sequence[tuple[str, Path]], inputs: Sequence[tuple[s
         taken[place] = f"{flag} writes"
 
 
+def check_local(flag: str, path: object) -> None:
+    """Checks that a path is not a URL, whose slashes a path has lost.
+
+    Raises:
+        BadInput: it is one.
+    """
+    is_url = isinstance(path, Path) and path.parts[:1] and path.parts[0].lower() in ("http:", "https:")
+    demand(not is_url, f"{flag} must be a file on this machine, got {path}; save that file first")
+
+
 def _longest_name(folder: Path) -> int:
     try:
         return os.pathconf(folder, "PC_NAME_MAX")

@@ -1,6 +1,7 @@
 """Kinds of values that flags take. A wrong value is one line: the flag must be this, got that."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -11,6 +12,8 @@ from jdiff.images import web
 
 T = TypeVar("T")
 
+# Largest number of a flag. Numbers of JSON may be larger.
+LARGEST_NUMBER = sys.float_info.max
 # What the help says in the place of a default.
 MODEL_DEFAULT = "(default: the model's own)"
 OPTIONAL = "(optional)"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from jdiff.cli.errors import demand
+from jdiff.cli.errors import BadInput, demand
 
 if TYPE_CHECKING:
     from jdiff.cli.drawing import Drawing, Fitted, Shown
@@ -33,7 +33,10 @@ class Ladder(NamedTuple):
 def joined(words: Sequence[str]) -> list[str]:
     """Returns the words of a command line with the numbers after a flag that takes several in one word.
 
-    A number of arguments that is not fixed would swallow the prompts behind it.
+    If the parser took any number of values, it would also take the prompts behind them.
+
+    Raises:
+        BadInput: --size has two numbers with a space between them.
 
     Example:
         >>> joined(["edit", "a.png", "--steps", "5", "10", "a red 3", "--strength", "1"])
@@ -41,7 +44,11 @@ def joined(words: Sequence[str]) -> list[str]:
     """
     made: list[str] = []
     flag = 0  # words since such a flag
-    for word in words:
+    several = tuple(f"--{name}=" for name in LABELS)
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith(several) else (word,))]
+    for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False):
+        if before == "--size" and NUMBER.fullmatch(word) and NUMBER.fullmatch(after):
+            raise BadInput(f"--size must be one word, got {word} {after}; write {word}x{after}")
         flag = 1 if word in [f"--{name}" for name in LABELS] else flag + 1 if flag and NUMBER.fullmatch(word) else 0
         if flag > 2:
             made[-1] += f",{word}"

@@ -1,7 +1,6 @@
 """`jdiff ambigram`: its flags, what it checks and writes. JAX is imported late."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +9,21 @@ import tyro
 
 import jdiff
 from jdiff import images
-from jdiff.cli.errors import accepted, check_distinct, check_output, demand, is_unicode
-from jdiff.cli.flags import LARGEST_SEED, OPTIONAL, NumberOrNone, PathOrNone, TextOrNone, WholeOrNone, one_of
+from jdiff.cli.errors import accepted, check_distinct, check_local, check_output, demand, is_unicode
+from jdiff.cli.flags import (
+    LARGEST_NUMBER,
+    LARGEST_SEED,
+    OPTIONAL,
+    NumberOrNone,
+    PathOrNone,
+    TextOrNone,
+    WholeOrNone,
+    one_of,
+)
 from jdiff.cli.make import PATIENCE, start_jax
 from jdiff.cli.outputs import Done, Output, write
+from jdiff.cli.process import note
+from jdiff.cli.settings import found_folder
 from jdiff.progress import Bar
 
 # Settings of an ambigram, as its PNG has them, and their defaults; None is the model's own.
@@ -101,6 +111,8 @@ class Ambigram:
         model = accepted(lambda: load(settings["model"]))
         wanted = "--model must be a model of letters, such as letters"
         demand(model.config.channels == 1, f"{wanted}, got {settings['model']!r}")
+        if self.like is not None:
+            _note_other_model(images.read_settings(self.like), settings["model"], model.hash)
         if settings["guidance"] is None:
             settings["guidance"] = model.defaults.guidance
         how = {name: settings[name] for name in ("view", "style", "n", "steps", "guidance")}
@@ -124,9 +136,12 @@ class Ambigram:
         given = {name: getattr(self, name) for name in SETTINGS if getattr(self, name) not in (None, ())}
         before: dict[str, Any] = {}
         if (like := self.like) is not None:
+            check_local("--like", like)
             demand(is_unicode(str(like)), f"--like must be a path in UTF-8, got {str(like)!a}")
             before = accepted(lambda: images.read_settings(like), "--like: ")
             demand(before.get("command") == "ambigram", f"--like must be a picture of jdiff ambigram, got {like}")
+            if isinstance(before.get("model"), str):
+                before = before | {"model": found_folder(before["model"], like.parent)}
         found = SETTINGS | {name: before[name] for name in SETTINGS if name in before} | given
         found["words"] = list(found["words"]) if isinstance(found["words"], list | tuple) else [found["words"]]
         texts = [(f"--{name}", found[name]) for name in ("view", "style", "model", "paper", "ink")]
@@ -139,8 +154,8 @@ class Ambigram:
             good = isinstance(value, int) and least <= value <= most
             demand(good, f"{flag} must be between {least} and {most}, got {value}")
         guidance = found["guidance"]
-        good = guidance is None or (isinstance(guidance, int | float) and math.isfinite(guidance))
-        demand(good, f"--guidance must be a finite number, got {guidance}")
+        good = guidance is None or (isinstance(guidance, int | float) and abs(guidance) <= LARGEST_NUMBER)
+        demand(good, f"--guidance must be a finite number, got {str(guidance)[:40]}")
         return found
 
     def outputs(
@@ -166,3 +181,11 @@ class Ambigram:
         if (gif := self.gif) is not None:
             outputs.append(Output(gif, lambda: images.save_gif(gif, page.frames(made, paper, ink), seconds=3.0)))
         return outputs
+
+
+def _note_other_model(before: dict[str, Any], model: str, now: str) -> None:
+    """Notes where the model of this name has changed since a picture was drawn."""
+    old = before.get("hash")
+    if isinstance(old, str) and old != now:
+        note(f"the model {model} differs from when the picture was drawn (hash {now[:12]}, was {old[:12]}), and may "
+             "change it")  # fmt: skip

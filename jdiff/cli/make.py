@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 AT_ONCE = 2**18
 # Seconds until the progress bar appears. What is wrong with the input is told before, on a line of its own.
 PATIENCE = 0.5
-# Signals from which one step makes a picture. Below lies t = 999, and above t = 0; at t = 990 it is 0.014.
-FAINT, CLEAN = 0.001, 0.9
 
 
 def make(command: Drawing) -> outputs.Done:
@@ -98,8 +96,9 @@ def draw(
     told = settings.of(command, files, model, weights, sampler, steps, before, table_sha256)
     if before:
         settings.note_differences(told, before, command.files)
-    for one in ladders.values(steps):
-        _note_noise(model, sampler, one)
+    for one, own, _ in ladders.each(command, told):  # before the first picture is drawn
+        levels = accepted(partial(SAMPLERS[sampler].table, model.schedule, own["steps"]))
+        accepted(partial(one.check_levels, levels))
     images, way = _drawn(command, model, fitted, told, watch)
     broken = _without_broken(images, told, command.dtype)
     return Drawn(images, way, told, fitted, broken)
@@ -203,23 +202,6 @@ def _check_sampler(command: Drawing) -> None:
 
     names = ", ".join(sorted(SAMPLERS))
     demand(command.sampler in (None, *SAMPLERS), f"--sampler must be one of {names}, got {command.sampler}")
-
-
-def _note_noise(model: "Model", sampler: str, steps: int) -> None:
-    """Notes where the only step cannot make a picture of noise.
-
-    At an almost clean timestep, noise goes in and comes out. At one with almost no signal, the error of the network's
-    estimate is divided by the signal.
-    """
-    from jdiff.sample import SAMPLERS
-
-    if steps > 1:
-        return
-    levels = accepted(lambda: SAMPLERS[sampler].table(model.schedule, steps))
-    if not FAINT < levels.signal[0] < CLEAN:
-        warnings.filterwarnings("ignore", "the first timestep")  # says the same, of any number of steps
-        note(f"one step of the sampler {sampler} returns noise, since it starts at timestep {levels.t[0]:g}; "
-             "give more --steps")  # fmt: skip
 
 
 def _sha256(path: Path | None) -> str | None:

@@ -68,7 +68,7 @@ def check_sizes(command: Drawing, model: "Model", fitted: Fitted) -> None:
         BadInput: one does.
     """
     n = command.n
-    advice = f"draw fewer than {n} pictures of each prompt"
+    advice = f"draw fewer than {n} pictures in a row" if n > 1 else "draw fewer rows, or at a smaller --size"
     labels, title = ladders.labels(command, fitted)
     height, width = _sheet_size(labels, n, *command.picture_size(model, fitted), title=title)
     accepted(lambda: images.check_size(command.output, height, width), "-o: ")

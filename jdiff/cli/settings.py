@@ -11,7 +11,7 @@ import jdiff
 from jdiff import images
 from jdiff.cli import ladders
 from jdiff.cli.drawing import Drawing, File
-from jdiff.cli.errors import accepted, demand, is_unicode
+from jdiff.cli.errors import accepted, check_local, demand, is_unicode
 from jdiff.cli.flags import place
 from jdiff.cli.process import note
 
@@ -42,8 +42,7 @@ def read(command: Drawing, path: Path) -> Settings:
     Raises:
         BadInput: it is no such picture.
     """
-    is_url = path.parts[:1] in (("http:",), ("https:",)) and not path.exists()
-    demand(not is_url, f"--like must be a file on this machine, got {path}; save that picture first")
+    check_local("--like", path)
     demand(is_unicode(str(path)), f"--like must be a path in UTF-8, got {str(path)!a}")
     settings = ADDED | accepted(lambda: images.read_settings(path), "--like: ")
     wanted = f"--like must be a picture that jdiff {command.name} drew, got {path}"
@@ -82,7 +81,7 @@ def like(command: Drawing, path: Path) -> Drawing:
     flags |= {name: tuple(flags[name]) for name in ladders.LABELS if isinstance(flags.get(name), list)}
     for name in ("model", "encoder", "stage2"):
         if isinstance(flags.get(name), str):
-            flags[name] = _found_folder(flags[name], path.parent)
+            flags[name] = found_folder(flags[name], path.parent)
     for name in (*command.files, "embeddings"):
         given = settings[name]
         flags[name] = None if given is None else _found(place(given), path.parent, settings.get(f"{name}_sha256"))
@@ -178,7 +177,7 @@ def _is_place(settings: Settings, command: Drawing) -> bool:
 
 
 def _are_numbers(given: Any, kind: Any) -> bool:
-    """Whether a setting that may have several values has one, or two or more of its types, such as (int, list)."""
+    """Whether a setting of types such as (int, list) has one value, or a list of two or more."""
     if not isinstance(given, list):
         return True
     numbers = tuple(each for each in kind if each is not list)
@@ -194,7 +193,8 @@ def _found(given: Path | str, folder: Path, sha256: str | None) -> Path | str:
     return next(same, existing[0] if existing else given)
 
 
-def _found_folder(given: str, folder: Path) -> str:
+def found_folder(given: str, folder: Path) -> str:
+    """Returns the folder of a model as it is named, or beside a picture in `folder` if it is only there."""
     exists = lambda path: accepted(path.is_dir, "--like: ")
     return str(folder / given) if given and not exists(Path(given)) and exists(folder / given) else given
 

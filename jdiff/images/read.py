@@ -31,6 +31,8 @@ from jdiff.images.pixels import (
 KEY = "jdiff"
 # Megapixels, and gigabytes of a file, that are read.
 LARGEST, LARGEST_FILE = 100, 4
+# Megapixels of a picture from the web, of which a small file can have many.
+LARGEST_WEB = 24
 # Brands of ISO media files: AVIF, and HEIC for files with no brand of AVIF.
 AVIF = {b"avif", b"avis"}
 HEIC = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
@@ -123,7 +125,8 @@ def decode(data: bytes, name: str | Path = "picture") -> Picture:
 @contextmanager
 def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     """The first frame, decoded; whatever a decoder raises becomes one ValueError with the file's name."""
-    large = f"{name}: the picture has more than {LARGEST} megapixels; make it smaller"
+    most = LARGEST_WEB if web.is_url(name) else LARGEST
+    large = f"{name}: the picture has more than {most} megapixels; make it smaller"
     try:
         image = _identified(data)
     except Image.DecompressionBombError as error:
@@ -133,7 +136,7 @@ def _opened(data: bytes, name: str) -> Iterator[Image.Image]:
     with image:
         if image.format == "EPS":
             raise ValueError(f"{name}: EPS is a program for printers, which is not run; save it as PNG")
-        if math.prod(image.size) > LARGEST * 10**6:
+        if math.prod(image.size) > most * 10**6:
             raise ValueError(large)
         if image.format == "PNG" and data[12:16] == b"IHDR":
             image.info[DEPTH] = data[24]

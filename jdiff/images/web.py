@@ -108,7 +108,7 @@ class _Fetch:
                 moved = self._answered(place, self.socket)
             if moved is None:
                 return self.data
-            self.now = urljoin(self.now, moved)
+            self.now = _moved(self.now, moved)
         raise ValueError(f"there are more than {REDIRECTS} redirects; give the address that they lead to")
 
     def _answered(self, place: Place, connection: socket.socket) -> str | None:
@@ -123,6 +123,8 @@ class _Fetch:
                     return moved
                 if response.status != 200:
                     raise ValueError(f"the server answers {_status(response.status)}; check the address")
+                if (packed := response.getheader("Content-Encoding", "identity")) != "identity":
+                    raise ValueError(f"the server sends the file packed by {packed[:20]!r}; {SAVE}")
                 self.data = _body(response)
         except (OSError, http.client.HTTPException) as error:
             what = str(error) or type(error).__name__
@@ -146,6 +148,9 @@ def split(url: str) -> Place:
         parts = urlsplit(url)
         host = (parts.hostname or "").encode("idna" if not (parts.hostname or "").isascii() else "ascii").decode()
         port = parts.port
+        name = (parts.hostname or "").lower()
+        if not name.isascii() and host.encode().decode("idna") != name:
+            raise ValueError("its host has letters that are written in more than one way")
     except ValueError as error:
         raise ValueError(f"the address cannot be read ({error}); check it") from error
     if parts.scheme not in PORTS:
@@ -225,13 +230,31 @@ def _body(response: http.client.HTTPResponse) -> bytes:
     if response.length is not None and response.length > LARGEST:
         raise ValueError(large)
     data = bytearray()
-    while chunk := response.read(CHUNK):
+    while True:
+        try:
+            chunk = response.read(CHUNK)
+        except ValueError as error:  # such as a chunk of negative length
+            raise ValueError(f"the server's answer cannot be read; {SAVE}") from error
+        if not chunk:
+            break
         data += chunk
         if len(data) > LARGEST:
             raise ValueError(large)
     if response.length:
         raise ValueError(f"the connection ended before the file did; try again, or {SAVE}")
     return bytes(data)
+
+
+def _moved(url: str, location: str) -> str:
+    """The URL of a redirect, which may not lead from https to http."""
+    try:
+        location = location.encode("latin-1").decode("utf-8", "replace")  # http.client reads headers as Latin-1
+        new = urljoin(url, location)
+    except ValueError as error:
+        raise ValueError(f"the server leads to an address that cannot be read ({error}); {SAVE}") from error
+    if url.lower().startswith("https:") and new.lower().startswith("http:"):
+        raise ValueError(f"the server leads from https to {_shown(new)}; {SAVE}")
+    return new
 
 
 def _status(status: int) -> str:

@@ -162,7 +162,7 @@ def words(task: Task) -> str:
     command = task.command
     if task.strengths and isinstance(command, Edit):
         one = words(task._replace(command=dataclasses.replace(command, strength=-1.0), strengths=()))
-        line = one.replace("--strength -1.0", '--strength "$s"')
+        line = one.replace("--strength=-1.0", '--strength "$s"')
         return f'for s in {" ".join(map(str, task.strengths))}; do {line} -o "edit-$s.png"; done'
     return shlex.join(_words(command))
 
@@ -171,9 +171,12 @@ def _words(command: Command) -> list[str]:
     name = command.name if isinstance(command, Drawing) else "ambigram"
     line = ["jdiff", "mnist", "sample"] if isinstance(command, Digits) else ["jdiff", name]
     fields = {field.name: field for field in dataclasses.fields(command)}
+    positional: list[str] = []
     for name in POSITIONAL:
         value = getattr(command, name, ())
-        line += [str(entry) for entry in (value if isinstance(value, tuple) else (value,))]
+        positional += [str(entry) for entry in (value if isinstance(value, tuple) else (value,))]
+    last = any(word.startswith("-") for word in positional)  # a parser would take it for a flag
+    line += [] if last else positional
     for name, field in fields.items():
         value = getattr(command, name)
         own_output = isinstance(command, Digits) and name == "output"  # it writes nothing without
@@ -184,8 +187,8 @@ def _words(command: Command) -> list[str]:
             line.append(flag)
             continue
         for entry in value if isinstance(value, tuple) else (value,):
-            line += [flag, str(entry)]
-    return line
+            line += [f"{flag}={entry}"] if str(entry).startswith("-") else [flag, str(entry)]
+    return [*line, "--", *positional] if last else line
 
 
 def as_file(name: str, image: np.ndarray) -> tuple[File, dict[str, bytes]]:
