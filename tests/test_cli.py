@@ -177,6 +177,7 @@ def test_a_sampler_brings_its_number_of_steps(here):
     assert images.read_settings("out.png")["steps"] == tasks.SAMPLERS["dpmpp_2m"].steps == 25
 
 
+@pytest.mark.filterwarnings("default:one step from")
 @pytest.mark.parametrize("sampler", ["diffusers", "deepfloyd", "ddim", "course"])
 def test_one_step_that_returns_noise_says_so(sampler, here, capsys):
     """One step at t = 0 leaves the noise it starts from, one at t = 999 divides by almost 0; the course takes 990."""
