@@ -171,7 +171,7 @@ def test_the_models_own_size_changes_nothing(here):
     (["generate", "a", "--size", "32x"], "--size must be a height and a width, such as 48x32, or one number, got '32"),
     (["anagram", "a", "b", "--view", "flip", "--size", "8x4"], "--size must be a square for jdiff anagram, got 8x4"),
     (["edit", "wide.png", "a", "--fit", "squash"], "--fit must be one of crop, pad, stretch, got 'squash'"),
-    (["generate", "a", "--stage2", "mini-upscaler", "--size", "36x44"], "--size must give multiples of 4 for mini-"),
+    (["generate", "a", "--stage2", "mini-upscaler", "--size", "36x44"], "--size must lead to multiples of 4 for mini-"),
 ])  # fmt: skip
 def test_wrong_sizes_are_one_line(here, capsys, words, why):
     before = sorted(Path().iterdir())

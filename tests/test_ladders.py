@@ -21,7 +21,7 @@ def arrays(name="a.npz"):
     (["--guidance", 1, 2.5], "guidance", [1.0, 2.5], ["guidance 1", "guidance 2.5"]),
     (["--steps", "3,1"], "steps", [3, 1], ["3 steps", "1 step"]),
 ])  # fmt: skip
-@pytest.mark.filterwarnings("ignore:the first timestep")
+@pytest.mark.filterwarnings("ignore:one step from")
 def test_a_row_for_each_value(calls, words, name, values, labels):  # noqa: F811
     """Each row is what one value alone draws."""
     shared = ["-n", 2, "--negative", "no", "--sampler", "deepfloyd", "--npz", "a.npz"]

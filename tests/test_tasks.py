@@ -130,6 +130,7 @@ def test_the_courses_last_step_leaves_the_noise_of_its_level_on_what_is_known():
     assert 0.9 * want < off.std() < 1.1 * want
 
 
+@pytest.mark.filterwarnings("ignore:the first timestep", "ignore:one step from")
 def test_upscaling_shows_the_network_the_resized_and_noised_picture():
     seen = []
 
@@ -149,6 +150,7 @@ def test_upscaling_shows_the_network_the_resized_and_noised_picture():
     assert 0.6 < (seen[0][0][0] - 0.7 * sample.resized(SMALL[None], (32, 32))[0]).std() < 0.8
 
 
+@pytest.mark.filterwarnings("ignore:the first timestep", "ignore:one step from")
 def test_a_view_turns_what_stage_2_enlarges_too():
     seen = []
 

@@ -231,7 +231,7 @@ REFUSED = {
     ),
     "no extras": (
         lambda n: {"tokenizer_config": {"additional_special_tokens": ["<sks>"]}},
-        r"has special tokens \('<sks>'\) but not the 100 <extra_id_...>",
+        r"has special tokens \('<sks>'\) without the 100 <extra_id_...>",
     ),
     "in the map alone": (
         lambda n: {"special_tokens_map": {"additional_special_tokens": [*EXTRAS, "<sks>"]}},

@@ -425,9 +425,7 @@ def test_commands_take_urls_and_like_asks_again(served, here, capsys):
 def test_like_takes_files_only(here, capsys):
     assert main("edit", "--like", "https://example.org/a.png") == 2
     told = capsys.readouterr().err
-    assert (
-        told == "jdiff: --like must be a file on this machine, got https:/example.org/a.png; save that picture first\n"
-    )
+    assert told == "jdiff: --like must be a file on this machine, got https:/example.org/a.png; save that file first\n"
 
 
 @pytest.mark.parametrize("command", ["edit", "inpaint", "upscale"])
