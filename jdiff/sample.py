@@ -450,8 +450,8 @@ def cascade(
     how: dict[str, Any] = {"n": n, "images_at_once": images_at_once, "mesh": mesh}
     wanted = ((stage1, steps, sampler), (stage2, given.get("steps"), given.get("sampler")))
     rows = [_steps(model, name) if n is None else checks.whole("steps", n) for model, n, name in wanted]
-    small_size, side = _second_size(stage2, _size(stage1, size))
-    _check_second(stage2, rows[1], given)  # before stage 1 is drawn
+    small_size, large_size = second_size(stage2, _size(stage1, size))
+    _check_second(stage2, large_size, rows[1], given)  # before stage 1 is drawn
     devices = 1 if mesh is None else mesh.shape[meshes.DATA]
     calls = sum(1 for _ in meshes.groups(checks.whole("n", n) * len(guided), images_at_once, devices))
     total = calls * sum(rows)
@@ -477,26 +477,40 @@ def cascade(
         small = jax.image.resize(small, (*small.shape[:2], *small_size, small.shape[-1]), "linear")
     key = jax.random.fold_in(as_key(key), STAGE2)  # otherwise both stages would start from the same noise
     how |= {"progress": told(calls * rows[0]), "watch": seen(calls * rows[0])}
-    return first, upscale(stage2, small, guided, key, side=side, **how, **given)
+    return first, upscale(stage2, small, guided, key, side=min(large_size), **how, **given)
 
 
-def _second_size(stage2: "Model", size: tuple[int, int]) -> tuple[tuple[int, int], int]:
-    """Returns the size to which stage 1's images are reduced, and the shorter side of stage 2's."""
+def second_size(stage2: "Model", size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Returns the size to which images are reduced for stage 2, and the size that stage 2 enlarges them to.
+
+    Args:
+        stage2: a stage-2 model.
+        size: height and width of the images.
+
+    Example:
+        >>> import jdiff
+        >>> second_size(jdiff.load("mini-upscaler"), (64, 128))
+        ((32, 64), (64, 128))
+    """
     least, most = min(size), stage2.defaults.low_res
     h, w = size if least <= most else (most * size[0] // least, most * size[1] // least)
     side = max(stage2.config.sample_size, stage2.defaults.factor * min(h, w))
-    _size(stage2, (side * h // min(h, w), side * w // min(h, w)))
-    return (h, w), side
+    return (h, w), (side * h // min(h, w), side * w // min(h, w))
 
 
-def _check_second(stage2: "Model", steps: int, given: Mapping[str, Any]) -> None:
+def _check_second(stage2: "Model", size: tuple[int, int], steps: int, given: Mapping[str, Any]) -> None:
     """Raises ValueError for what `upscale` would refuse."""
     if not stage2.config.upscales:
         raise ValueError(f"stage2 must be a model of stage 2, got {stage2.name!r}, which is of stage 1")
     sampler = given.get("sampler")
     find_sampler(stage2.defaults.sampler if sampler is None else sampler).table(stage2.schedule, steps)
-    level = given.get("noise_level")
-    checks.whole("noise_level", stage2.defaults.noise_level if level is None else level, 0, len(stage2.schedule) - 1)
+    _noise_level(stage2, given.get("noise_level"))
+    _size(stage2, size)
+
+
+def _noise_level(model: "Model", given: int | None) -> int:
+    level = model.defaults.noise_level if given is None else given
+    return checks.whole("noise_level", level, 0, len(model.schedule) - 1)
 
 
 class _How(NamedTuple):
@@ -670,8 +684,7 @@ def _low_res(
         raise ValueError(f"{model.name!r} is a model of stage {1 + model.config.upscales}, which {needs}")
     if low_res is None:
         return None
-    noise_level = model.defaults.noise_level if noise_level is None else noise_level
-    noise_level = checks.whole("noise_level", noise_level, 0, len(model.schedule) - 1)
+    noise_level = _noise_level(model, noise_level)
     level = one(schedule.levels(model.schedule, [noise_level]), 0)
     keys = jax.vmap(lambda key: fold_in(key, LOW))(plan.keys)
     return forward(keys, resized(_images("low_res", low_res, plan), size), level), noise_level
@@ -839,6 +852,7 @@ __all__ = [
     "rank",
     "resized",
     "sample",
+    "second_size",
     "start",
     "start_advice",
     "upscale",

@@ -18,9 +18,9 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="module", autouse=True)
 def programs():
-    """Frees all compiled programs where there are many.
+    """Frees all compiled programs if there are many.
 
-    Each takes three memory maps. A process may have 65,530 (Linux's vm.max_map_count), and crashes beyond.
+    Each takes three memory maps. A process may have 65,530 (Linux's vm.max_map_count), and crashes if it needs more.
     """
     yield
     maps = Path("/proc/self/maps")

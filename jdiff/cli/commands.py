@@ -73,8 +73,7 @@ class Generate(Prompted):
         h, w = size_of(self, model)
         if fitted is None:
             return h, w
-        most, least = fitted.defaults.low_res, min(h, w)
-        return _enlarged((h, w) if least <= most else (most * h // least, most * w // least), fitted)
+        return _enlarged((h, w), fitted)
 
     def moving(self, model: "Model", fitted: "Model | None") -> tuple[list[str], Size]:
         return self.labels(fitted), super().picture_size(model, fitted)
@@ -225,8 +224,8 @@ class Upscale(Sourced):
         return super().shown(made, fitted[rows][:, columns])
 
 
-def _enlarged(small: Sequence[int], model: "Model") -> Size:
-    """The size of what a stage-2 model makes of a picture: its shorter side is the model's, or more."""
-    h, w = small
-    side = max(model.config.sample_size, model.defaults.factor * min(h, w))
-    return side * h // min(h, w), side * w // min(h, w)
+def _enlarged(size: Size, model: "Model") -> Size:
+    """Returns the size to which a stage-2 model enlarges a picture."""
+    from jdiff.sample import second_size
+
+    return second_size(model, size)[1]

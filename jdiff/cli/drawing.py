@@ -242,7 +242,6 @@ def check(command: Drawing) -> None:
     inputs = [(flag, path) for flag, path in flags if path is not None]
     for flag, path in inputs:
         check_local(flag, path)
-    for flag, path in inputs:
         demand(is_unicode(str(path)), f"{flag} must be a path in UTF-8, got {str(path)!a}")
     check_distinct(outputs, [(flag, path) for flag, path in inputs if isinstance(path, Path)])
     video = command.mp4 is None or images.has_video()
