@@ -1,4 +1,6 @@
-"""`conv_by_patches` equals XLA's convolution, gradients included, on one device and on several."""
+"""`conv_by_patches` and the forms that CPUs use equal XLA's own, gradients included, on one device and on several."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -92,16 +94,53 @@ def test_no_collective_is_inside_a_loop():
     assert {where for where, _ in collectives(without)} != {"ENTRY"}  # XLA's own choice, which this test can tell
 
 
-def test_the_network_is_the_same_with_it():
+def predict(*conv):
+    """The prediction of a small network with attention of two heads, as a compiled function of x."""
     config = unet.Config(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=(1, 1), attention_head_dim=8, norm_num_groups=4,
         down_block_types=(unet.PLAIN_DOWN, unet.CROSS_DOWN), up_block_types=(unet.CROSS_UP, unet.PLAIN_UP),
         cross_attention_dim=32, encoder_hid_dim=8, addition_embed_type_num_heads=4,
     )  # fmt: skip
     params = jax.tree.map(lambda a: a + 0.1, unet.init(config, jax.random.key(0)))
-    x, told = jax.random.normal(jax.random.key(1), (2, 8, 4, 3)), Conditioning(jnp.ones((2, 5, 8)))
-    a, b = (jax.jit(unet.unet(config, *conv).apply)(params, x, jnp.ones(2), told) for conv in ((), (conv_by_patches,)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), a, b)
+    told = Conditioning(jnp.ones((2, 5, 8)))
+    return jax.jit(lambda x: unet.unet(config, *conv).apply(params, x, jnp.ones(2), told).estimate)
+
+
+def test_the_network_is_the_same_with_it():
+    x = jax.random.normal(jax.random.key(1), (2, 8, 4, 3))
+    np.testing.assert_allclose(predict(conv_by_patches)(x), predict()(x), atol=1e-5)
+
+
+def test_the_forms_for_cpus_do_not_change_the_network(monkeypatch):
+    x = jax.random.normal(jax.random.key(1), (2, 8, 4, 3))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(jax, "default_backend", lambda: "gpu")
+        want = predict()(x)
+    monkeypatch.setattr(jax, "local_device_count", lambda: 1)
+    np.testing.assert_allclose(predict()(x), want, atol=1e-5)
+
+
+def test_attention_over_heads_has_the_same_gradient(x64, monkeypatch):
+    heads = [jax.random.normal(jax.random.key(i), (3, 2, 5 + i, 4), jnp.float64) for i in (0, 1, 1)]
+    one_by_one, back = jax.vjp(partial(unet.over_heads, unet.attend), *heads)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    at_once, back_at_once = jax.vjp(partial(unet.over_heads, unet.attend), *heads)
+    g = jnp.cos(at_once)
+    for ours, want in zip((one_by_one, *back(g)), (at_once, *back_at_once(g)), strict=True):
+        np.testing.assert_allclose(ours, want, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_convolve_equals_lax(size, devices, x64, monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    x = jax.random.normal(jax.random.key(0), (2, 6, 4, 3), jnp.float64)
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 5), jnp.float64)
+    forms = [lambda x, k, f=f: f(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+             for f in (unet.convolve, jax.lax.conv_general_dilated)]  # fmt: skip
+    (a, back_a), (b, back_b) = (jax.vjp(form, x, kernel) for form in forms)
+    for ours, want in zip((a, *back_a(jnp.cos(a))), (b, *back_b(jnp.cos(b))), strict=True):
+        np.testing.assert_allclose(ours, want, atol=1e-12)
 
 
 @pytest.mark.parametrize(

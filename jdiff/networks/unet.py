@@ -1,7 +1,7 @@
 """The UNets of DeepFloyd IF's stages 1 and 2, as pure functions of a nested dict of parameters."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,11 @@ from jdiff.types import Array, Conditioning, Network, Prediction
 
 
 def gelu(x: Array) -> Array:
-    """Returns the exact GELU. Flax's default, by tanh, has errors up to 4.7e-4."""
-    return jax.nn.gelu(x, approximate=False)
+    """Returns the exact GELU, by erf as PyTorch computes it. Flax's default, by tanh, has errors up to 4.7e-4.
+
+    `jax.nn.gelu(approximate=False)` uses erfc, which takes two to four times as long on CPUs.
+    """
+    return x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype))) * 0.5
 
 
 def group_norm(groups: int, channels: int, eps: float, rngs: nnx.Rngs) -> nnx.GroupNorm:
@@ -35,6 +38,21 @@ def sinusoid(t: Array, width: int) -> Array:
     half = width // 2
     angle = t[:, None] * jnp.exp(-np.log(10000.0) / half * jnp.arange(half, dtype=t.dtype))[None]
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: str, **options: Any) -> Array:
+    """Convolves x [n h w c] with a kernel [k k c o] of an odd k, stride 1 and padding "SAME". It is fast on CPUs.
+
+    A kernel of one pixel is a matrix product. XLA has two convolutions for CPUs. The one that it prefers is slower on
+    several threads, and XLA does not use it if the output is larger than the input. So on a single CPU device, the
+    output gets one more row, which is cut off. See `python scripts/benchmark.py step`.
+    """
+    if kernel.shape[:2] == (1, 1):
+        return x @ kernel[0, 0]
+    if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    side = kernel.shape[0] // 2
+    return jax.lax.conv_general_dilated(x, kernel, strides, [(side, side + 1), (side, side)], **options)[:, :-1]
 
 
 def convolution(inputs: int, outputs: int, size: int, conv: Callable, rngs: nnx.Rngs) -> nnx.Conv:
@@ -169,6 +187,23 @@ def double(x: Array) -> Array:
     return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
 
 
+def attend(q: Array, k: Array, v: Array) -> Array:
+    """Returns the attention of one head, [n q d], of queries [n q d] to keys and values [n k d]."""
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum("nqd,nkd->nqk", q, k, preferred_element_type=wide) * q.shape[-1] ** -0.5
+    return jnp.einsum("nqk,nkd->nqd", jax.nn.softmax(logits).astype(v.dtype), v)
+
+
+def over_heads(function: Callable[..., Array], *heads: Array) -> Array:
+    """Applies a function to each head of arrays [heads ...].
+
+    CPUs do one head after another: the weights of one head fit into their cache, so they take half as long.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda head: function(*head), heads)
+    return jax.vmap(function)(*heads)
+
+
 class Attention(nnx.Module):
     """Attention of the pixels to the text and, unless `only_cross_attention`, to each other. Both share one softmax."""
 
@@ -194,10 +229,8 @@ class Attention(nnx.Module):
         if self.to_k is not None and self.to_v is not None:
             k = jnp.concatenate([k, self.to_k(h)], axis=1)
             v = jnp.concatenate([v, self.to_v(h)], axis=1)
-        q, k, v = (a.reshape(n, a.shape[1], -1, self.head_dim) for a in (self.to_q(h), k, v))
-        wide = jnp.promote_types(q.dtype, jnp.float32)
-        logits = jnp.einsum("nqhd,nkhd->nhqk", q, k, preferred_element_type=wide) * self.head_dim**-0.5
-        h = jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(logits).astype(v.dtype), v)
+        q, k, v = (a.reshape(n, a.shape[1], -1, self.head_dim).transpose(2, 0, 1, 3) for a in (self.to_q(h), k, v))
+        h = over_heads(attend, q, k, v).transpose(1, 2, 0, 3)
         return x + self.to_out(h.reshape(n, height * width, c)).reshape(x.shape)
 
 
@@ -328,7 +361,7 @@ class UNet(nnx.Module):
         return Prediction(estimate, variance if variance.shape[-1] else None)
 
 
-def unet(config: Config, conv: Callable = jax.lax.conv_general_dilated) -> Network:
+def unet(config: Config, conv: Callable = convolve) -> Network:
     """Returns the network of a config. Its parameters are shapes without values.
 
     The network predicts for images x [n h w c], timesteps t [n] in 0 to 999 and a conditioning [n ...]. The result has
