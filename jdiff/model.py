@@ -205,7 +205,8 @@ def load(
         embed = embeddings.embedder(known, found, cache, why)
     network = unet.unet(config)
     source = sources.find("unet", folder / "unet", network.params, half)
-    flat = {path: jax.block_until_ready(jnp.array(x)) for path, x in source.arrays(jnp.dtype(name))}  # one at a time
+    copied = lambda x: jax.block_until_ready(jax.device_put(x, may_alias=False))  # one array at a time
+    flat = {path: copied(x) for path, x in source.arrays(jnp.dtype(name))}
     network = network.bind(files.unflatten(flat, network.params))
     return Model(
         network=network,

@@ -121,7 +121,7 @@ def network(kind: str = "judge", conv: Callable = jax.lax.conv_general_dilated) 
         >>> sum(a.size for a in jax.tree.leaves(shapes))
         279810
     """
-    return pure(lambda: Judge(KINDS[kind], conv, nnx.Rngs(0)), (Judge, kind, conv))
+    return pure(lambda rngs: Judge(KINDS[kind], conv, rngs), (Judge, kind, conv))
 
 
 def init(kind: str, key: Array) -> dict:

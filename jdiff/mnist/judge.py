@@ -97,7 +97,7 @@ def network(conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, Param
         >>> sum(a.size for a in jax.tree.leaves(shapes))
         192714
     """
-    return pure(lambda: Judge(conv, rngs=nnx.Rngs(0)), (Judge, conv))
+    return pure(lambda rngs: Judge(conv, rngs=rngs), (Judge, conv))
 
 
 def init(key: Array) -> dict:

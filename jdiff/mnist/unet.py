@@ -197,7 +197,7 @@ def unet(config: Config, conv: Callable = lax.conv_general_dilated) -> Network:
     Reference:
         The course's part B, figure 2 (the denoiser) and sections 2.1 and 2.4 (time and class).
     """
-    apply, shapes = pure(lambda: UNet(config, conv, rngs=nnx.Rngs(0)), (UNet, config, conv), KINDS)
+    apply, shapes = pure(lambda rngs: UNet(config, conv, rngs=rngs), (UNet, config, conv), KINDS)
     return Network(shapes, apply)
 
 
@@ -208,7 +208,7 @@ def training(config: Config, conv: Callable = lax.conv_general_dilated) -> Apply
         config: as in `unet`.
         conv: as in `unet`.
     """
-    return pure(lambda: UNet(config, conv, rngs=nnx.Rngs(0)), (UNet, config, conv), KINDS)[0].at("in_training")
+    return pure(lambda rngs: UNet(config, conv, rngs=rngs), (UNet, config, conv), KINDS)[0].at("in_training")
 
 
 def init(config: Config, key: Array) -> dict:

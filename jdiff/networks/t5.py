@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from jdiff import checks
 from jdiff.networks import config as config_json
-from jdiff.networks.pure import Apply, pure
+from jdiff.networks.pure import Apply, abstract, pure
 from jdiff.types import Array, Params
 
 # Keys of config.json that must be given. The others have a default.
@@ -192,7 +192,7 @@ def t5(config: Config) -> tuple[Apply, Params]:
         >>> sum(a.size for a in jax.tree.leaves(shapes))
         4762310656
     """
-    return pure(lambda: Encoder(config, rngs=nnx.Rngs(0)), (Encoder, config))
+    return pure(lambda rngs: Encoder(config, rngs=rngs), (Encoder, config))
 
 
 def in_dtype(shapes: Params, dtype: DTypeLike) -> Params:
@@ -239,8 +239,8 @@ def layers(config: Config) -> tuple[Callable, Callable]:
         >>> bool(jnp.allclose(x, t5(config)[0](params, tokens, mask), atol=1e-5))
         True
     """
-    block, _ = nnx.split(nnx.eval_shape(lambda: Block(config, nnx.Rngs(0))))
-    scale, _ = nnx.split(nnx.eval_shape(lambda: RMSNorm(config.d_model, config.layer_norm_epsilon)))
+    block, _ = nnx.split(abstract(lambda rngs: Block(config, rngs)))
+    scale, _ = nnx.split(abstract(lambda _: RMSNorm(config.d_model, config.layer_norm_epsilon)))
     layer = lambda params, table, x, mask: nnx.merge(block, params)(x, position_bias(table, mask, config))
     return layer, lambda params, x: nnx.merge(scale, params)(x)
 

@@ -376,7 +376,7 @@ def unet(config: Config, conv: Callable = convolve) -> Network:
         >>> sum(a.size for a in jax.tree.leaves(network.params))
         371605830
     """
-    apply, shapes = pure(lambda: UNet(config, conv, rngs=nnx.Rngs(0)), (UNet, config, conv))
+    apply, shapes = pure(lambda rngs: UNet(config, conv, rngs=rngs), (UNet, config, conv))
     return Network(shapes, apply, apply.at("prepare"))
 
 
