@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jdiff.networks import config as config_json
 from jdiff.networks import unet
 from jdiff.text import embeddings
 from jdiff.text import encoder as encoders
-from jdiff.types import Array, Network, Params
+from jdiff.types import Array, Json, Network, Params
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")  # of a network; float64 only where JAX has it enabled
 
@@ -241,7 +241,7 @@ def _embedded(embed: Callable[[Sequence[str]], np.ndarray], width: int, prompts:
     return states
 
 
-def _json(path: Path) -> Mapping[str, Any]:
+def _json(path: Path) -> Json:
     """Returns the contents of a JSON file, or an empty dict if there is no file."""
     return config_json.read(path) if path.is_file() else {}
 

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -106,13 +106,24 @@ SAMPLERS: dict[str, Sampler] = {
     },
 }
 
+
+class How(TypedDict, total=False):
+    """Settings of the tasks that do not change the images. `generate` explains them."""
+
+    keep: int
+    branch_batch: int | None
+    images_at_once: int | None
+    mesh: Mesh | None
+    progress: "Progress | None"
+    watch: Watch | None
+
+
 # What the tasks take besides lists of prompts, such as an anagram.
 Combining = Combiner | Callable
 Prompts = Sequence[str] | Combining | Sequence[Combiner]
 Progress = Callable[[int, int], None]
-# Pictures that the tasks take: float arrays in [-1, 1], uint8 arrays, or PIL pictures. There is one picture for all
-# prompts, one for each prompt, or one for each sample.
-Pictures = Any
+# The pictures that the tasks take: one picture for all prompts, one for each prompt, or one for each sample.
+Pictures = images.Pictures
 
 
 def generate(
@@ -196,7 +207,7 @@ def edit(
     guidance: combine.Scale | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
-    **how: Any,
+    **how: Unpack[How],
 ) -> Samples:
     """Noises images and denoises them again under each prompt (SDEdit).
 
@@ -261,7 +272,7 @@ def inpaint(
     guidance: combine.Scale | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
-    **how: Any,
+    **how: Unpack[How],
 ) -> Samples:
     """Inpaints images from each prompt, where a mask is white (1).
 
@@ -338,7 +349,7 @@ def upscale(
     guidance: combine.Scale | None = None,
     negative: str = "",
     sampler: str | Sampler | None = None,
-    **how: Any,
+    **how: Unpack[How],
 ) -> Samples:
     """Enlarges images with a stage-2 model, which adds detail.
 
@@ -447,7 +458,6 @@ def cascade(
         raise ValueError(f"stage2_settings must hold only {', '.join(STAGE2_SETTINGS)}, got {wrong[0]!r}")
     scale = given.pop("guidance", None)
     guided = stage1.guided(prompts, stage2.defaults.guidance if scale is None else scale, negative)
-    how: dict[str, Any] = {"n": n, "images_at_once": images_at_once, "mesh": mesh}
     wanted = ((stage1, steps, sampler), (stage2, given.get("steps"), given.get("sampler")))
     rows = [_steps(model, name) if n is None else checks.whole("steps", n) for model, n, name in wanted]
     small_size, large_size = second_size(stage2, _size(stage1, size))
@@ -469,15 +479,18 @@ def cascade(
         return lambda done, _, x: show(before + done, total, x)
 
     first = generate(
-        stage1, prompts, key, steps=steps, guidance=guidance, negative=negative, sampler=sampler, size=size,
-        keep=keep, progress=told(0), watch=seen(0), **how,
+        stage1, prompts, key, n=n, steps=steps, guidance=guidance, negative=negative, sampler=sampler, size=size,
+        keep=keep, images_at_once=images_at_once, mesh=mesh, progress=told(0), watch=seen(0),
     )  # fmt: skip
     small = first.images
     if small.shape[2:4] != small_size:
         small = jax.image.resize(small, (*small.shape[:2], *small_size, small.shape[-1]), "linear")
     key = jax.random.fold_in(as_key(key), STAGE2)  # otherwise both stages would start from the same noise
-    how |= {"progress": told(calls * rows[0]), "watch": seen(calls * rows[0])}
-    return first, upscale(stage2, small, guided, key, side=min(large_size), **how, **given)
+    second = upscale(
+        stage2, small, guided, key, n=n, side=min(large_size), images_at_once=images_at_once, mesh=mesh,
+        progress=told(calls * rows[0]), watch=seen(calls * rows[0]), **given,
+    )  # fmt: skip
+    return first, second
 
 
 def second_size(stage2: "Model", size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -514,7 +527,7 @@ def _noise_level(model: "Model", given: int | None) -> int:
 
 
 class _How(NamedTuple):
-    """Settings that do not change the images."""
+    """`How` with all defaults."""
 
     keep: int = 0
     branch_batch: int | None = None

@@ -1,7 +1,7 @@
 """The library's basic types. Each describes one image; `jax.vmap` makes the batch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ Batch = Float[Array, "n *image"]
 Column = Any
 # A nested dict of arrays, or of their shapes. JAX has no type for it.
 Params = Any
+# A JSON object, such as the contents of a config.json. Its values can be of any type of JSON.
+Json = Mapping[str, Any]
 # An `in_axes` of `jax.vmap`: an int, None, or a tree of them.
 Axes = Any
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from jdiff.checkpoints import convert, files, sources
 from jdiff.networks import t5, unet
-from jdiff.types import Params
+from jdiff.types import Json, Params
 
 PARTS = ("unet", "text_encoder", "scheduler", "defaults.json")  # what a model's folder holds
 
@@ -32,8 +32,8 @@ def write_model(
     config: unet.Config,
     params: Params,
     *,
-    scheduler: Mapping[str, Any],
-    defaults: Mapping[str, Any],
+    scheduler: Json,
+    defaults: Json,
     text_encoder: ByteEncoder | Path | None = None,
 ) -> None:
     """Writes a model's folder, which `jdiff.load` reads.
@@ -114,13 +114,13 @@ def _check(folder: Path) -> None:
         )
 
 
-def _network(folder: Path, kind: str, config: Mapping[str, Any], flat: Mapping[str, Any]) -> None:
+def _network(folder: Path, kind: str, config: Json, flat: Mapping[str, Any]) -> None:
     folder.mkdir()
     _json(folder / "config.json", config)
     files.save(folder / sources.OURS, {path: np.asarray(x) for path, x in flat.items()}, {"kind": kind})
 
 
-def _json(path: Path, value: Mapping[str, Any]) -> None:
+def _json(path: Path, value: Json) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 
 from jdiff import checks, schedule, step
 from jdiff.checkpoints import files
-from jdiff.types import Array
+from jdiff.types import Array, Json
 
 STEPS = 1000  # timesteps of the noise schedules that the samplers walk
 # What `prediction_type` calls the parametrisations, and `variance_type` the variances of ancestral sampling.
@@ -51,7 +51,7 @@ class Scheduler(NamedTuple):
     variance: Callable[..., Array]  # of ancestral sampling: `step.learned`, `small` or `large`
 
 
-def read(config: Mapping[str, Any], stage2: bool = False) -> Scheduler:
+def read(config: Json, stage2: bool = False) -> Scheduler:
     """Reads diffusers' scheduler_config.json.
 
     Args:
@@ -133,20 +133,20 @@ def _name_of(what: str, function: Callable, names: Mapping[str, Callable]) -> st
     return name
 
 
-def _listed(bad: list[str], make: Callable[[Mapping[str, Any]], Any], given: Mapping[str, Any]) -> Any:
+def _listed(bad: list[str], make: Callable[[Json], Any], given: Json) -> Any:
     try:
         return make(given)
     except (ValueError, TypeError) as error:
         bad.append(str(error))
 
 
-def _one_of(key: str, given: Mapping[str, Any], accepted: Mapping[str, Any]) -> Any:
+def _one_of(key: str, given: Json, accepted: Mapping[str, Any]) -> Any:
     if not isinstance(given[key], str) or given[key] not in accepted:
         raise ValueError(f"{key} must be {' or '.join(map(repr, accepted))}, got {given[key]!r}")
     return accepted[given[key]]
 
 
-def _abar(given: Mapping[str, Any]) -> np.ndarray:
+def _abar(given: Json) -> np.ndarray:
     if given["trained_betas"] is not None:
         betas = np.asarray(given["trained_betas"], np.float64)
         if betas.shape != (STEPS,) or not ((betas > 0) & (betas < 1)).all():
@@ -175,7 +175,7 @@ def _betas(abar: np.ndarray) -> dict[str, Any]:
     return {"trained_betas": betas.tolist()}
 
 
-def _x0_rule(given: Mapping[str, Any]) -> Callable[[Array], Array]:
+def _x0_rule(given: Json) -> Callable[[Array], Array]:
     for key in ("thresholding", "clip_sample"):
         if not isinstance(given[key], bool):
             raise ValueError(f"{key} must be true or false, got {given[key]!r}")

@@ -190,7 +190,7 @@ class Upscale(Sourced):
     def texts(self) -> tuple[str, ...]:
         return (self.prompt,)
 
-    def flags(self, texts: Sequence[str]) -> dict[str, Any]:
+    def flags(self, texts: Sequence[str]) -> images.Settings:
         (prompt,) = texts
         return {"prompt": prompt}
 

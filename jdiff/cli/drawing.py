@@ -119,7 +119,7 @@ class Drawing:
         """Returns the prompts, in the order of the settings."""
         raise NotImplementedError
 
-    def flags(self, texts: Sequence[str]) -> dict[str, Any]:
+    def flags(self, texts: Sequence[str]) -> images.Settings:
         """Returns the flags that hold these prompts; raises ValueError where there are too many or too few."""
         raise NotImplementedError
 
@@ -207,7 +207,7 @@ class Prompted(Drawing):
     def texts(self) -> tuple[str, ...]:
         return self.prompts
 
-    def flags(self, texts: Sequence[str]) -> dict[str, Any]:
+    def flags(self, texts: Sequence[str]) -> images.Settings:
         return {"prompts": tuple(texts)}
 
     def check(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import numpy as np
 import tyro
 
+from jdiff import images
 from jdiff.cli.drawing import Drawing, File, Prompted, Shown, Size, check_stage, size_of
 from jdiff.cli.errors import accepted, demand
 from jdiff.cli.flags import OPTIONAL, REPEATABLE, REQUIRED, Number, PathOrNone, TextOrNone
@@ -133,7 +134,7 @@ class Hybrid(Drawing):
     def texts(self) -> tuple[str, ...]:
         return tuple(text for text in (self.low, self.high) if text is not None)
 
-    def flags(self, texts: Sequence[str]) -> dict[str, Any]:
+    def flags(self, texts: Sequence[str]) -> images.Settings:
         low, high = texts
         return {"low": low, "high": high}
 

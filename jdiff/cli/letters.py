@@ -131,10 +131,10 @@ class Ambigram:
             return self.output
         return Path("ambigram.png") if self.like is None else self.like.with_name(f"{self.like.stem}-again.png")
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> images.Settings:
         """Returns all settings: those given, then those of --like, then the defaults."""
         given = {name: getattr(self, name) for name in SETTINGS if getattr(self, name) not in (None, ())}
-        before: dict[str, Any] = {}
+        before: images.Settings = {}
         if (like := self.like) is not None:
             check_local("--like", like)
             demand(is_unicode(str(like)), f"--like must be a path in UTF-8, got {str(like)!a}")
@@ -159,7 +159,7 @@ class Ambigram:
         return found
 
     def outputs(
-        self, output: Path, made: Any, settings: dict[str, Any], colours: list[tuple[int, int, int]]
+        self, output: Path, made: Any, settings: images.Settings, colours: list[tuple[int, int, int]]
     ) -> list[Output]:
         """Returns the files to write. `made` is an Ambigram of the library, whose type would import JAX."""
         from jdiff.letters import page
@@ -183,7 +183,7 @@ class Ambigram:
         return outputs
 
 
-def _note_other_model(before: dict[str, Any], model: str, now: str) -> None:
+def _note_other_model(before: images.Settings, model: str, now: str) -> None:
     """Notes where the model of this name has changed since a picture was drawn."""
     old = before.get("hash")
     if isinstance(old, str) and old != now:

@@ -205,7 +205,7 @@ class Sample:
         demand(finite, "pictures are not finite; try less --guidance, or more --steps")
         return write(self.outputs(made, classes, self.settings(digits)), f"{len(classes)} digits")
 
-    def settings(self, digits: "Digits") -> dict[str, Any]:
+    def settings(self, digits: "Digits") -> images.Settings:
         """Returns all settings of digits that this network draws, as JSON."""
         settings = {"command": "mnist sample", "kind": self.kind, "n": self.n, "seed": self.seed}
         settings |= {"recipe": digits.facts["recipe"], "steps": self.steps or digits.recipe.steps}
@@ -228,7 +228,7 @@ class Sample:
             if path is not None:
                 check_output(flag, path, suffix)
 
-    def outputs(self, made: "Drawn", classes: np.ndarray, settings: dict[str, Any]) -> list[Output]:
+    def outputs(self, made: "Drawn", classes: np.ndarray, settings: images.Settings) -> list[Output]:
         """Returns the files to write. `settings` are JSON."""
 
         def arrays(path: Path) -> None:

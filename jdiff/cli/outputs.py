@@ -105,7 +105,7 @@ def of(command: Drawing, settings: Settings, fitted: Fitted, made: np.ndarray, w
     def arrays(path: Path) -> None:
         texts, rungs, ladder = command.texts(), ladders.rungs(command), ladders.of(command)
         rows = [text for text in (texts if len(texts) * rungs == p else [texts]) for _ in range(rungs * n)]
-        values: dict[str, Any] = {}
+        values: Settings = {}
         if ladder is not None:
             values[ladder.name] = np.tile(np.repeat(ladder.values, n), p // rungs)
         with images.beside(path) as file:

@@ -18,8 +18,7 @@ from jdiff.cli.process import note
 if TYPE_CHECKING:
     from jdiff.model import Model
 
-# Settings as a file has them: JSON, whose values are of many types.
-Settings = dict[str, Any]
+Settings = images.Settings
 
 # Packages that may change a picture, jdiff aside.
 PACKAGES = ("jax", "flax", "numpy")

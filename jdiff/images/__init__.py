@@ -2,10 +2,10 @@
 
 from jdiff.images.masks import as_mask, mask_of
 from jdiff.images.pixels import Picture, on_white
-from jdiff.images.read import decode, load, load_mask, read_bytes, read_settings
+from jdiff.images.read import Settings, decode, load, load_mask, read_bytes, read_settings
 from jdiff.images.shapes import FITS, cropped, fit, square
 from jdiff.images.sheet import Sheet, grid, sheet_size, strip
-from jdiff.images.values import RANGE, as_picture, to_uint8
+from jdiff.images.values import RANGE, Pictures, as_picture, to_uint8
 from jdiff.images.write import LIMITS, check_size, has_video, png, save, save_gif, save_mp4
 from jdiff.parts import beside, check_writable
 
@@ -14,6 +14,8 @@ __all__ = [
     "LIMITS",
     "RANGE",
     "Picture",
+    "Pictures",
+    "Settings",
     "Sheet",
     "as_mask",
     "as_picture",

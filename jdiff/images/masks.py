@@ -1,11 +1,10 @@
 """Masks: 1 where a picture is made new, 0 where it is kept."""
 
-from typing import Any
-
 import numpy as np
 from PIL import Image
 
 from jdiff.images.pixels import of_pil
+from jdiff.images.values import Pictures
 
 # A pixel is black below the first share of the mask's largest value, and white from the second on.
 BLACK, WHITE = 0.25, 0.75
@@ -20,7 +19,7 @@ STRAY = 0.05
 MEANING = "a mask is white where the picture is redrawn and black or transparent where it is kept"
 
 
-def as_mask(value: Any, name: str = "mask") -> np.ndarray:
+def as_mask(value: Pictures, name: str = "mask") -> np.ndarray:
     """Returns a mask as float32 in [0, 1]: 0 is kept, 1 is made new.
 
     In a Pillow picture, a pixel that is black or transparent is kept, and a pixel that is painted in any light colour

@@ -29,6 +29,8 @@ from jdiff.images.pixels import (
 
 # Key of the PNG text chunk that holds the settings.
 KEY = "jdiff"
+# The settings of a picture, as its file keeps them: JSON, whose values are of many types.
+Settings = dict[str, Any]
 # Megapixels, and gigabytes of a file, that are read.
 LARGEST, LARGEST_FILE = 100, 4
 # Megapixels of a picture from the web, of which a small file can have many.
@@ -187,7 +189,7 @@ def _media(data: bytes) -> str:
     return "AVIF" if brands & AVIF else "HEIC" if brands & HEIC else ""
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
+def read_settings(path: str | Path) -> Settings:
     """Returns the settings that `save` wrote into a PNG.
 
     Raises:

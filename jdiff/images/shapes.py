@@ -1,17 +1,15 @@
 """Pictures at a size of another shape: the middle of them, the whole with borders, or the whole squeezed."""
 
-from typing import Any
-
 import numpy as np
 from PIL import Image
 
-from jdiff.images.values import as_floats, check_range
+from jdiff.images.values import Pictures, as_floats, check_range
 
 # How a picture becomes one of another shape.
 FITS = ("crop", "pad", "stretch")
 
 
-def square(image: Any, side: int, resampling: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
+def square(image: Pictures, side: int, resampling: Image.Resampling = Image.Resampling.BILINEAR) -> np.ndarray:
     """Returns the middle square of a picture: its shorter side is resized to `side`, and the rest is cut off.
 
     Args:
@@ -38,7 +36,7 @@ def square(image: Any, side: int, resampling: Image.Resampling = Image.Resamplin
 
 
 def fit(
-    image: Any, size: tuple[int, int], how: str = "crop", resampling: Image.Resampling = Image.Resampling.BILINEAR,
+    image: Pictures, size: tuple[int, int], how: str = "crop", resampling: Image.Resampling = Image.Resampling.BILINEAR,
     fill: float | None = None,
 ) -> np.ndarray:  # fmt: skip
     """Returns a picture at a size that may have another shape.

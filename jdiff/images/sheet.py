@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from jdiff.images.text import Text
-from jdiff.images.values import as_floats
+from jdiff.images.values import Pictures, as_floats
 from jdiff.images.write import as_pil
 
 # Paper, and the hairline round a picture, in RGB.
@@ -76,7 +75,12 @@ class Sheet:
 
 
 def grid(
-    images: Any, row_labels: Sequence[str] = (), *, column_labels: Sequence[str] = (), title: str = "", cell: int = 128
+    images: Pictures,
+    row_labels: Sequence[str] = (),
+    *,
+    column_labels: Sequence[str] = (),
+    title: str = "",
+    cell: int = 128,
 ) -> np.ndarray:
     """Draws a contact sheet on white, with labels.
 
@@ -122,7 +126,7 @@ def sheet_size(
     return Sheet(rows, columns, h, w, row_labels, column_labels, title, cell).size
 
 
-def strip(images: Any, labels: Sequence[str] = (), *, title: str = "", cell: int = 128) -> np.ndarray:
+def strip(images: Pictures, labels: Sequence[str] = (), *, title: str = "", cell: int = 128) -> np.ndarray:
     """Draws a sheet of one row, a label above each picture; otherwise as `grid`.
 
     Args:

@@ -13,14 +13,15 @@ RANGE = 2.0
 # Larger values than this, none of them far below 0, are of a picture in 0 to 255, not of a noisy one.
 FAR = 8.0
 KINDS = "floats in [-1, 1], uint8 or PIL pictures"
+# Pictures of one of these kinds. `as_array` refuses values of other types.
+Pictures = Any
 
 
-def as_array(value: Any, name: str = "image") -> np.ndarray:
+def as_array(value: Pictures, name: str = "image") -> np.ndarray:
     """Returns pictures as one NumPy array, uint8 or float32.
 
     Args:
-        value: floats, uint8, a PIL picture, or nested lists of PIL pictures of one size. Of any type, since refusing
-            the others is the purpose.
+        value: floats, uint8, a PIL picture, or nested lists of PIL pictures of one size.
         name: what errors call it.
 
     Returns:
@@ -45,7 +46,7 @@ def as_array(value: Any, name: str = "image") -> np.ndarray:
     return found.astype(np.float32)
 
 
-def _of_pil(value: Any, name: str) -> np.ndarray | None:
+def _of_pil(value: Pictures, name: str) -> np.ndarray | None:
     """[... h w 3] float32 in [-1, 1] of PIL pictures; None for everything else."""
     if isinstance(value, Image.Image):
         return on_white(of_pil(value, name))
@@ -60,7 +61,7 @@ def _of_pil(value: Any, name: str) -> np.ndarray | None:
     return np.stack([part for part in parts if part is not None])
 
 
-def as_floats(value: Any, name: str = "image") -> np.ndarray:
+def as_floats(value: Pictures, name: str = "image") -> np.ndarray:
     """Returns pictures of any accepted kind as float32 in [-1, 1]; floats keep their values.
 
     Example:
@@ -71,7 +72,7 @@ def as_floats(value: Any, name: str = "image") -> np.ndarray:
     return found / np.float32(127.5) - 1 if found.dtype == np.uint8 else found
 
 
-def to_uint8(images: Any) -> np.ndarray:
+def to_uint8(images: Pictures) -> np.ndarray:
     """Returns pictures as uint8 of the same shape: -1 becomes 0 and 1 becomes 255, rounded.
 
     Args:
@@ -102,7 +103,7 @@ def check_range(found: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} must have floats in [-1, 1], got {least:.4g} to {most:.4g}; give 0 to 255 as uint8")
 
 
-def as_picture(value: Any, name: str = "image") -> Any:
+def as_picture(value: Pictures, name: str = "image") -> Any:
     """Returns a picture, or an array of pictures, as floats in [-1, 1] (a JAX array).
 
     Floats in [0, 1] cannot be told from a bright picture in [-1, 1]: they keep their values, with a warning.
@@ -152,5 +153,5 @@ def as_picture(value: Any, name: str = "image") -> Any:
     return found.astype(jnp.promote_types(found.dtype, jnp.float32))
 
 
-def _is_pil(value: Any) -> bool:
+def _is_pil(value: Pictures) -> bool:
     return isinstance(value, Image.Image) or isinstance(value, list | tuple) and bool(value) and _is_pil(value[0])

@@ -7,14 +7,13 @@ import re
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from jdiff.images.read import KEY
-from jdiff.images.values import as_array, to_uint8
+from jdiff.images.read import KEY, Settings
+from jdiff.images.values import Pictures, as_array, to_uint8
 from jdiff.parts import beside, path_beside, running
 
 # Largest width and height, in pixels, of each kind of file: H.264's and GIF's own limits, and a PNG that Pillow writes.
@@ -25,7 +24,7 @@ QUALITY = "18"
 SHORTEST, LONGEST = 20, 655350
 
 
-def save(path: str | Path, image: Any, settings: dict[str, Any] | None = None) -> None:
+def save(path: str | Path, image: Pictures, settings: Settings | None = None) -> None:
     """Writes a picture as PNG, with settings in it as JSON. The file appears only when it is complete.
 
     Args:
@@ -42,7 +41,7 @@ def save(path: str | Path, image: Any, settings: dict[str, Any] | None = None) -
         file.write(data)
 
 
-def png(image: Any, settings: dict[str, Any] | None = None) -> bytes:
+def png(image: Pictures, settings: Settings | None = None) -> bytes:
     """Returns a picture as the bytes of a PNG file; otherwise as `save`.
 
     Example:
@@ -60,7 +59,7 @@ def png(image: Any, settings: dict[str, Any] | None = None) -> bytes:
     return file.getvalue()
 
 
-def save_gif(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 2.0) -> None:
+def save_gif(path: str | Path, frames: Pictures, seconds: float = 3.0, hold: float = 2.0) -> None:
     """Writes an animation as a GIF that repeats. The file appears only when it is complete.
 
     Args:
@@ -88,7 +87,7 @@ def save_gif(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 
         pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
-def save_mp4(path: str | Path, frames: Any, seconds: float = 3.0, hold: float = 2.0) -> None:
+def save_mp4(path: str | Path, frames: Pictures, seconds: float = 3.0, hold: float = 2.0) -> None:
     """Writes frames as `save_gif` does, as an MP4 (H.264) that every browser plays; needs the extra `video`.
 
     An odd row or column is filled up with white, since the format has colour for every second pixel. The file is
@@ -157,7 +156,7 @@ def check_size(path: str | Path, height: int, width: int) -> None:
         )
 
 
-def as_pil(image: Any) -> Image.Image:
+def as_pil(image: Pictures) -> Image.Image:
     """Returns a picture [h w 3] or [h w 1], floats in [-1, 1] or uint8, as Pillow has it."""
     found = as_array(image)
     if found.ndim != 3 or found.shape[-1] not in (1, 3) or not all(found.shape):
@@ -166,7 +165,7 @@ def as_pil(image: Any) -> Image.Image:
     return Image.fromarray(found[..., 0] if found.shape[-1] == 1 else found)
 
 
-def _frames(frames: Any, seconds: float, hold: float, suffix: str) -> tuple[np.ndarray, float]:
+def _frames(frames: Pictures, seconds: float, hold: float, suffix: str) -> tuple[np.ndarray, float]:
     """(frames, seconds), checked."""
     found = as_array(frames, "frames")
     if found.ndim != 4 or not all(found.shape) or found.shape[-1] not in (1, 3):

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 
 from jdiff.letters import captions
 from jdiff.text.tokens import byte_tokens
-from jdiff.types import Array
+from jdiff.types import Array, Json
 
 SIZE = 32
 HELD_OUT = 10  # one of this number of families is held out
@@ -22,7 +22,7 @@ class Glyphs(NamedTuple):
     """The glyphs of typefaces, and facts about each typeface."""
 
     images: np.ndarray  # [fonts 62 32 32] uint8 with bright ink, in the order of `captions.CHARACTERS`
-    fonts: list[dict[str, Any]]  # rows of fonts.jsonl: name, family, stem, italic, mono, serif and more
+    fonts: list[Json]  # rows of fonts.jsonl: name, family, stem, italic, mono, serif and more
 
 
 def read(folder: str | Path) -> Glyphs:

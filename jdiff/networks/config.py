@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from jdiff.types import Json
 
 
-def read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
+def read(source: str | Path | Json) -> Json:
     """Reads a JSON object.
 
     Args:

@@ -5,9 +5,8 @@ transformers, because these activations are too large for float16.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from jax.typing import DTypeLike
 from jdiff import checks
 from jdiff.networks import config as config_json
 from jdiff.networks.pure import Apply, abstract, pure
-from jdiff.types import Array, Params
+from jdiff.types import Array, Json, Params
 
 # Keys of config.json that must be given. The others have a default.
 SIZES = ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads")
@@ -44,7 +43,7 @@ class Config:
     layer_norm_epsilon: float = 1e-6
 
 
-def read_config(source: str | Path | Mapping[str, Any]) -> Config:
+def read_config(source: str | Path | Json) -> Config:
     """Reads the sizes of an encoder from transformers' config.json.
 
     Args:

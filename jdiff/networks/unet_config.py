@@ -1,11 +1,11 @@
 """The sizes of IF's UNets, and how they are read from diffusers' config.json."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jdiff.networks import config as config_json
+from jdiff.types import Json
 
 PLAIN_DOWN, CROSS_DOWN = "ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"
 PLAIN_UP, CROSS_UP = "ResnetUpsampleBlock2D", "SimpleCrossAttnUpBlock2D"
@@ -113,7 +113,7 @@ SILENT: dict[str, object] = {
 }
 
 
-def read_config(source: str | Path | Mapping[str, Any]) -> Config:
+def read_config(source: str | Path | Json) -> Config:
     """Reads the sizes of a UNet from diffusers' config.json.
 
     Args:

@@ -4,7 +4,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from jdiff.cli.illusions import Anagram
 from jdiff.cli.letters import SETTINGS, Ambigram
 from jdiff.cli.mnist import Sample as Digits
 from jdiff.cli.mnist import sheet as digits_sheet
+from jdiff.images import Settings
 from jdiff.studio import grammar
 from jdiff.studio.runs import Watch
 from jdiff.studio.tasks import Task, each
@@ -38,7 +39,7 @@ class Result(NamedTuple):
     task: Task
     images: np.ndarray  # [r n h w c] in [-1, 1]; a row for each prompt, strength or digit
     labels: Sequence[str]  # [r]
-    settings: dict[str, Any]  # JSON, as PNGs have them
+    settings: Settings
     sheet: np.ndarray  # [h w 3] uint8, the picture that the command writes
     way: np.ndarray | None = None  # [m r n h w c] uint8, from noise to the pictures
     fitted: Fitted = None  # of the command

@@ -8,10 +8,11 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jdiff import checks
 from jdiff.networks import config as config_json
+from jdiff.types import Json
 
 EXTRA = 100  # T5's marks <extra_id_0> to <extra_id_99>, the last of the vocabulary, backwards
 BASE = ("<pad>", "</s>", "<unk>")  # T5's tokens 0, 1 and 2
@@ -128,7 +129,7 @@ def _in_word(c: str) -> bool:
     return bool(c) and (c.isalnum() or unicodedata.category(c) in ("Mn", "Mc", "Me", "Pc") or c in "\u200c\u200d")
 
 
-def _stated(folder: Path, found: Mapping[str, Mapping[str, Any]], special: Sequence[str]) -> Iterator[Mark]:
+def _stated(folder: Path, found: Mapping[str, Json], special: Sequence[str]) -> Iterator[Mark]:
     """The tokens whose numbers the files state; added_tokens.json counts where nothing newer is there."""
     config, whole, added = (found.get(name, {}) for name in (CONFIG, WHOLE, ADDED))
     tokens = dict(config.get("added_tokens_decoder") or {})
@@ -152,7 +153,7 @@ def _stated(folder: Path, found: Mapping[str, Mapping[str, Any]], special: Seque
             yield Mark(content, number, normalized=content not in special)
 
 
-def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _named(config: Json) -> Iterator[tuple[str, str]]:
     """Special tokens that have a key of their own, such as eos_token."""
     for key, value in config.items():
         content = value.get("content") if isinstance(value, Mapping) else value
@@ -162,7 +163,7 @@ def _named(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _named({f"{key.removesuffix('_token')}_token": value for key, value in tokens.items()})
 
 
-def _contents(path: Path, key: str, config: Mapping[str, Any]) -> list[str]:
+def _contents(path: Path, key: str, config: Json) -> list[str]:
     tokens = config.get(key) or []
     if isinstance(tokens, Mapping):  # named ones
         return []

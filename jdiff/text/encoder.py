@@ -19,7 +19,7 @@ from jdiff.networks import config as config_json
 from jdiff.networks import t5
 from jdiff.parts import is_folder
 from jdiff.text import cleaning, tokens
-from jdiff.types import Array, Params
+from jdiff.types import Array, Json, Params
 
 STREAMED = 2**30  # bytes of weights, in the dtype computed in, above which they are read one layer at a time
 ROWS = 1  # prompts at once: a prompt's states are then the same to the bit, whatever is encoded beside it
@@ -155,7 +155,7 @@ def _folder(given: str | Path, half: bool) -> Path:
     return own
 
 
-def _tokenizer(folder: Path, settings: Mapping[str, Any]) -> tuple[int, tokens.Tokenizer, list[Path]]:
+def _tokenizer(folder: Path, settings: Json) -> tuple[int, tokens.Tokenizer, list[Path]]:
     """(tokens of a prompt, the tokenizer, its files)."""
     if settings.get("tokenizer_class") == "ByT5Tokenizer":
         return checks.whole(f"{folder}/config.json: max_length", settings.get("max_length"), 1), tokens.byte_tokens, []
