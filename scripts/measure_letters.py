@@ -32,8 +32,9 @@ READ = 0.5  # probability from which a letter counts as read
 
 
 def judges(folder: Path) -> dict[str, Any]:
-    """Returns the compiled judges by name. They return arrays."""
-    return {kind: jax.jit(judge.load_judge(folder / kind, kind)) for kind in judge.KINDS if (folder / kind).is_dir()}
+    """Returns the compiled judges by name. They return arrays. The guide is not among them, since glyphs follow it."""
+    kinds = [kind for kind in judge.KINDS if kind != "guide" and (folder / kind).is_dir()]
+    return {kind: jax.jit(judge.load_judge(folder / kind, kind)) for kind in kinds}
 
 
 def right(chances: np.ndarray, characters: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
     python scripts/train_letters_judge.py --kind judge
     python scripts/train_letters_judge.py --kind second-judge --seed 1
+    python scripts/train_letters_judge.py --kind guide --seed 3 --least 0.97
 
 Nothing is written if the judge reads less than `--least` of the held-out glyphs right.
 """
@@ -43,12 +44,13 @@ O, o and 0 are one class, and so are I, i, l and 1. A capital L is a class of it
 | accuracy | **{accuracy:.2%}** of the {glyphs:,} glyphs of {held} typefaces of held-out families |
 | most frequent mistakes (times) | {confused} |
 
-`python scripts/train_letters_judge.py --kind {kind} --seed {seed}` wrote it and this page. It has the library's licence
-(Apache-2.0). It reads a character in every picture.
+`python scripts/train_letters_judge.py --kind {kind} --seed {seed} --least {least:g}` wrote it and this page. It has the
+library's licence (Apache-2.0). It reads a character in every picture.
 """
 USES = {
     "judge": "It ranks the candidates of an ambigram.",
     "second-judge": "It measures ambigrams. It never ranks candidates, so no candidate was chosen to please it.",
+    "guide": "Its gradient guides the first steps of an ambigram. It neither ranks nor measures.",
 }
 
 
@@ -83,7 +85,7 @@ def measure(kind: str, params: Params, images: np.ndarray) -> tuple[float, str]:
 
 
 def main(
-    kind: Literal["judge", "second-judge"] = "judge",
+    kind: Literal["judge", "second-judge", "guide"] = "judge",
     data_folder: Path = Path("data/glyphs"),
     out: Path = Path("weights/letters"),
     run: Path = Path("runs/letters-judges"),
@@ -97,7 +99,7 @@ def main(
     """Trains a judge, and writes its weights and its card to `out`/`kind`.
 
     Args:
-        kind: which of the two judges.
+        kind: which of the judges.
         data_folder: folder that `scripts/prepare_letters.py` wrote.
         out: folder of the letters model.
         run: folder of logs, which are in `run`/`kind`.
@@ -133,8 +135,8 @@ def main(
     card = CARD.format(
         kind=kind, classes=len(judge.CLASSES), use=USES[kind], fonts=len(training.fonts),
         sizes=f"3x3 convolutions with {convolutions} channels on patches of {sizes.patch} x {sizes.patch} pixels",
-        parameters=sum(a.size for a in jax.tree.leaves(stored)), steps=steps, batch=batch, seed=seed, seconds=seconds,
-        accuracy=accuracy, glyphs=held.images.shape[0] * held.images.shape[1], held=len(held.fonts), confused=confused,
+        parameters=sum(a.size for a in jax.tree.leaves(stored)), steps=steps, batch=batch, seed=seed,
+        least=least, seconds=seconds, accuracy=accuracy, glyphs=held.images.shape[0] * held.images.shape[1], held=len(held.fonts), confused=confused,
     )  # fmt: skip
     write_text(out / kind / "README.md", card)
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jdiff import model, schedule, step
+from jdiff import combine, model, schedule, step
 from jdiff.letters import ambigrams, captions, data, judge, page
 from jdiff.networks import unet
+from jdiff.scan import one
+from jdiff.types import Prediction
 
 KEY = jax.random.key(3)
 
@@ -163,6 +165,30 @@ def test_a_word_that_reads_as_itself_is_itself_when_it_is_turned(view):
     assert [pair.upright.lower() for pair in made.pairs] == list("noon")
     assert [pair.turned.lower() for pair in made.pairs[order]] == list("noon")
     assert made.glyphs.shape == (4, 32, 32, 1) and np.abs(made.glyphs).max() <= 1
+
+
+@pytest.mark.parametrize("predicts", [step.noise, step.clean, step.velocity, step.v_prediction])
+@pytest.mark.parametrize(("t", "push"), [(700, 0.3), (700, 1.0), (50, 0.3)])
+def test_the_guide_pushes_the_clean_image_towards_both_readings(predicts, t, push):
+    """By a root mean square of `push` in the parametrisation of any model; not at all where there is little noise."""
+    pair, level = ambigrams.Pair("A", "v"), one(schedule.levels(schedule.cosine(), [t]), 0)
+    told = small_model()._replace(predicts=predicts)
+    x, flat = (jax.random.normal(key, (32, 32, 1)) for key in jax.random.split(KEY))
+    clean = {}
+    for size in (0.0, push):
+        made = ambigrams.combiner(told, pair, "rotate_180", captions.PLAIN, push=size)
+        network = lambda x, t, conditioning: Prediction(jnp.broadcast_to(flat, x.shape))
+        estimate = combine.denoiser(network, made)(x, level).estimate
+        clean[size] = predicts(estimate, x, level)
+    moved = clean[push] - clean[0.0]
+    if t == 50:
+        assert (moved == 0).all()
+        return
+    assert float(jnp.sqrt((moved**2).mean())) == pytest.approx(push, rel=0.05)
+    look = judge.load_judge(kind="guide")
+    few = clean[0.0] + 0.02 * moved / push  # a short way, along which the gradient is right
+    before, after = (ambigrams.read(a[None], [pair], "rotate_180", look) for a in (clean[0.0], few))
+    assert np.log(after).sum() > np.log(before).sum()
 
 
 def test_candidates_are_the_same_in_any_word():

@@ -6,6 +6,8 @@ from PIL import Image
 
 from jdiff import images
 from jdiff.cli import main as cli
+from jdiff.cli.letters import Ambigram
+from jdiff.letters import ambigrams
 from jdiff.model import shipped
 
 
@@ -24,6 +26,7 @@ from jdiff.model import shipped
         (["ab", "-n", "0"], "-n must be between 1 and 1024, got 0"),
         (["ab", "--steps", "2000"], "--steps must be between 1 and 1000, got 2000"),
         (["ab", "--guidance", "nan"], "--guidance must be a finite number, got nan"),
+        (["ab", "--push", "3"], "--push must be between 0 and 2, got 3"),
         (["ab", "-o", "word.jpg"], "-o must be a file that ends in .png, got word.jpg"),
         (["ab", "--model", "mini"], "--model must be a model of letters, such as letters, got 'mini'"),
     ],
@@ -41,6 +44,14 @@ def test_a_picture_is_not_written_over_by_the_one_that_is_like_it(tmp_path, caps
     assert cli.main(["ambigram", "--like", str(like), "-o", str(like)]) == 2
     assert capsys.readouterr().err == f"jdiff: -o must be another file than --like reads, got {like}\n"
     assert like.read_bytes() == before
+
+
+def test_a_picture_of_an_older_version_is_drawn_without_the_guide(tmp_path):
+    like = tmp_path / "word.png"
+    for before, push in (({}, 0.0), ({"push": 0.5}, 0.5)):
+        images.save(like, np.zeros((8, 8, 3), np.float32), {"command": "ambigram", "words": ["on"]} | before)
+        assert Ambigram(like=like).settings()["push"] == push
+    assert Ambigram(("on",)).settings()["push"] == ambigrams.PUSH
 
 
 @pytest.mark.skipif(not (shipped("letters") / "unet").is_dir(), reason="the letters model is not in this checkout")

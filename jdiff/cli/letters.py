@@ -29,7 +29,7 @@ from jdiff.progress import Bar
 # Settings of an ambigram, as its PNG has them, and their defaults; None is the model's own.
 SETTINGS: dict[str, Any] = {
     "words": [], "view": "rotate_180", "style": "bold", "n": 16, "model": "letters", "steps": 12, "guidance": None,
-    "seed": 0, "paper": "white", "ink": "black",
+    "push": 0.5, "seed": 0, "paper": "white", "ink": "black",
 }  # fmt: skip
 VIEWS = ("rotate_180", "flip", "mirror")
 
@@ -76,6 +76,8 @@ class Ambigram:
     """Steps of the sampler, 1 to 1000."""
     guidance: Annotated[NumberOrNone, _arg("guidance", "FLOAT")] = None
     """Guidance scale of each reading."""
+    push: Annotated[NumberOrNone, _arg("push", "FLOAT")] = None
+    """How far a judge's gradient pushes each letter to its two readings in a noisy step, 0 to 2; 0 for not at all."""
     seed: Annotated[WholeOrNone, _arg("seed", "INT")] = None
     """Random seed."""
     quiet: bool = False
@@ -115,7 +117,7 @@ class Ambigram:
             _note_other_model(images.read_settings(self.like), settings["model"], model.hash)
         if settings["guidance"] is None:
             settings["guidance"] = model.defaults.guidance
-        how = {name: settings[name] for name in ("view", "style", "n", "steps", "guidance")}
+        how = {name: settings[name] for name in ("view", "style", "n", "steps", "guidance", "push")}
         with Bar(settings["steps"], unit="step", label="compiling", quiet=self.quiet, delay=PATIENCE) as bar:
             how["progress"] = lambda done, total: bar.update(done, total, label="sampling")
             key = jax.random.key(settings["seed"])
@@ -142,7 +144,8 @@ class Ambigram:
             demand(before.get("command") == "ambigram", f"--like must be a picture of jdiff ambigram, got {like}")
             if isinstance(before.get("model"), str):
                 before = before | {"model": found_folder(before["model"], like.parent)}
-        found = SETTINGS | {name: before[name] for name in SETTINGS if name in before} | given
+        older = {"push": 0.0} if before and "push" not in before else {}  # older versions had none
+        found = SETTINGS | older | {name: before[name] for name in SETTINGS if name in before} | given
         found["words"] = list(found["words"]) if isinstance(found["words"], list | tuple) else [found["words"]]
         texts = [(f"--{name}", found[name]) for name in ("view", "style", "model", "paper", "ink")]
         for flag, value in [*texts, *(("a word", word) for word in found["words"])]:
@@ -156,6 +159,9 @@ class Ambigram:
         guidance = found["guidance"]
         good = guidance is None or (isinstance(guidance, int | float) and abs(guidance) <= LARGEST_NUMBER)
         demand(good, f"--guidance must be a finite number, got {str(guidance)[:40]}")
+        push = found["push"]
+        good = isinstance(push, int | float) and 0 <= push <= 2
+        demand(good, f"--push must be between 0 and 2, got {str(push)[:40]}")
         return found
 
     def outputs(

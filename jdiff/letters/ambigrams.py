@@ -3,9 +3,12 @@
 Letter i of a word is one glyph that reads as another letter when it is turned. Both readings are guided at every step
 of one sampler, and their predictions are averaged (Geng et al. 2024, Visual Anagrams). Many candidates of every letter
 are drawn, a judge reads each both ways, and the best of each place are set into a word.
+
+In the noisy steps, the gradient of another judge, the guide, pushes the clean image towards both readings.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -17,7 +20,7 @@ from jdiff import checks, combine, sample, views
 from jdiff.keys import as_key
 from jdiff.letters import captions, judge
 from jdiff.model import Model
-from jdiff.types import Array
+from jdiff.types import Array, Level, Prediction, Rule
 
 # The ways of turning a word, and whether its letters then come in the opposite order.
 TURNS = {"rotate_180": True, "flip": False, "mirror": True}
@@ -26,6 +29,8 @@ LONGEST = 20
 FOR_TWO = {"rn": "m", "vv": "w", "cl": "d", "nn": "m", "ii": "u", "lo": "b", "ol": "d"}
 AT_ONCE = 16  # candidates in one call of the sampler, so that every word runs the same program
 READABLE, HARD = 0.5, 0.15  # of the worst letter's score
+PUSH = 0.5  # of the guide on the clean image in one step: its root mean square over pixels in [-1, 1]
+GUIDED = 0.3  # least noise at which the guide pushes. After it, the model removes what only the guide sees
 EVEN = 0.15  # what a difference of 1 in the logarithm of the stroke's width costs in score
 
 
@@ -133,12 +138,52 @@ def cases(upright: str, turned: str) -> list[Pair]:
 
 
 def combiner(
-    model: Model, pair: Pair, view: str, style: captions.Style, guidance: float | None = None
+    model: Model,
+    pair: Pair,
+    view: str,
+    style: captions.Style,
+    guidance: float | None = None,
+    push: float = PUSH,
 ) -> combine.Combiner:
-    """Returns the mean of two guided readings, one of them through the view."""
+    """Returns the mean of two guided readings, one of them through the view, pushed by the guide unless `push` is 0.
+
+    Reference:
+        Geng et al. 2024 (Visual Anagrams), eq. 4; Bansal et al. 2023 (Universal Guidance), section 3.2.
+    """
     texts = [captions.caption(character, style, spelled=True) for character in pair]
     upright, turned = model.guided(texts, guidance)
-    return combine.mean([upright, combine.view(views.VIEWS[view](), turned)])
+    both = combine.mean([upright, combine.view(views.VIEWS[view](), turned)])
+    if push == 0:
+        return both
+    wanted = jnp.stack([jnp.asarray(judge.accepted(character)) for character in pair])
+    return combine.compose(Rule(1, (jnp.float32(push), wanted), _pushed(view, model.predicts)), [both])
+
+
+@cache
+def _pushed(view: str, predicts: Callable) -> Callable:
+    """Returns the `join` of the guide's rule, whose parts are the push and the classes of both readings [2 classes]."""
+    look, params = judge.network("guide")[0], judge.load_params(kind="guide")
+    other = views.VIEWS[view]().apply
+
+    def join(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
+        push, wanted = rule.parts
+        estimate = prediction.estimate[0]
+        clean = predicts(estimate, x, level)
+
+        def likely(clean: Array) -> Array:
+            shown = clean + jax.lax.stop_gradient(jnp.clip(clean, -1, 1) - clean)  # clipping keeps the gradient
+            logits = look(params, (jnp.stack([shown, other(shown)]) + 1) / 2)
+            return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=-1, b=wanted).sum()
+
+        gradient = jax.grad(likely)(clean)
+        size = jnp.sqrt((gradient**2).mean())
+        moved = jnp.where(level.noise > GUIDED, push * gradient / (size + 1e-3), 0)
+        # The clean image is an affine function of the estimate.
+        slope = predicts(jnp.ones(()), jnp.zeros(()), level) - predicts(jnp.zeros(()), jnp.zeros(()), level)
+        variance = None if prediction.variance is None else prediction.variance[0]
+        return Prediction(estimate + (moved / slope).astype(estimate.dtype), variance)
+
+    return join
 
 
 def draw(
@@ -150,6 +195,7 @@ def draw(
     style: captions.Style = captions.PLAIN,
     steps: int | None = None,
     guidance: float | None = None,
+    push: float = PUSH,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Draws one candidate of each pair, in groups of `AT_ONCE`.
@@ -162,13 +208,15 @@ def draw(
         style: of both readings.
         steps: steps of the sampler; the model's own if None.
         guidance: guidance scale of each reading; the model's own if None.
+        push: how far the guide pushes the clean image in a noisy step, in [0, 2]; 0 for the plain mean.
         progress: called with (steps done, steps in all) every few steps.
 
     Returns:
         Glyphs [n 32 32 1] in [-1, 1].
     """
     kinds = list(dict.fromkeys(pairs))
-    made = {pair: combiner(model, pair, view, style, guidance) for pair in kinds}
+    push = checks.number("push", push, 0, 2)
+    made = {pair: combiner(model, pair, view, style, guidance, push) for pair in kinds}
     filled = [*pairs, *[pairs[-1]] * (-len(pairs) % AT_ONCE)]
     drawn = sample.generate(
         model, [made[pair] for pair in filled], key, steps=steps, images_at_once=AT_ONCE, progress=progress
@@ -204,6 +252,7 @@ def ambigram(
     n: int = 16,
     steps: int | None = None,
     guidance: float | None = None,
+    push: float = PUSH,
     judged: Callable[[Array], Array] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ambigram:
@@ -222,6 +271,7 @@ def ambigram(
         n: candidates of each place, over all choices of case.
         steps: steps of the sampler; the model's own if None.
         guidance: guidance scale of each reading; the model's own if None.
+        push: as in `draw`.
         judged: reads glyphs, as `judge.load_judge` returns; the shipped judge if None.
         progress: called with (steps done, steps in all) every few steps.
 
@@ -237,7 +287,7 @@ def ambigram(
     options = [cases(*kind) for kind in kinds]
     pairs = [[choice[i % len(choice)] for i in range(n)] for choice in options]
     flat = [pair for some in pairs for pair in some]
-    glyphs = draw(model, flat, key, view=view, style=told, steps=steps, guidance=guidance, progress=progress)
+    glyphs = draw(model, flat, key, view=view, style=told, steps=steps, guidance=guidance, push=push, progress=progress)
     scores = read(glyphs, flat, view, judged)
     best = choose(glyphs.reshape(len(kinds), n, *glyphs.shape[1:]), scores.reshape(len(kinds), n, 2))
     chosen: list[tuple[Pair, np.ndarray, np.ndarray]] = []

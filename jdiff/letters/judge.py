@@ -39,10 +39,12 @@ class Sizes:
     features: int  # width of the first dense layer
 
 
-# The judge that ranks candidates, and one with other sizes and another seed that only measures.
+# The judge that ranks candidates, one that only measures, and one whose gradient guides ambigrams. A glyph that was
+# changed to please a judge tells nothing of what another one reads, so each has its own sizes and its own seed.
 KINDS = {
     "judge": Sizes(1, (16, 32, 64, 96), (0, 1, 3), 128),
     "second-judge": Sizes(2, (32, 48, 64, 64), (1, 3), 128),
+    "guide": Sizes(1, (24, 48, 64), (0, 1, 2), 128),
 }
 
 
@@ -217,4 +219,8 @@ def _second(params: Params, images: Array) -> Array:
     return chances(params, images, "second-judge")
 
 
-_JUDGES = {"judge": _first, "second-judge": _second}
+def _guide(params: Params, images: Array) -> Array:
+    return chances(params, images, "guide")
+
+
+_JUDGES = {"judge": _first, "second-judge": _second, "guide": _guide}

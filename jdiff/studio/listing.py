@@ -115,7 +115,7 @@ def _hybrid(command: Hybrid) -> list[str]:
 
 def _ambigram(command: Ambigram) -> list[str]:
     told = SETTINGS | {name: value for name in SETTINGS if (value := getattr(command, name)) not in (None, ())}
-    how = {name: told[name] for name in ("view", "style", "n", "steps", "guidance")}
+    how = {name: told[name] for name in ("view", "style", "n", "steps", "guidance", "push")}
     words = [repr(word) for word in command.words]
     return [
         "import jax",

@@ -178,7 +178,7 @@ def _ambigram(models: Models, task: Task, command: Ambigram, watch: Watch) -> Re
     demand(model.config.channels == 1, f"ambigrams need a model of letters, got {told['model']!r}")
     if told["guidance"] is None:
         told["guidance"] = model.defaults.guidance
-    how = {name: told[name] for name in ("view", "style", "n", "steps", "guidance")}
+    how = {name: told[name] for name in ("view", "style", "n", "steps", "guidance", "push")}
     how["progress"] = partial(_without_images, watch)
     made = accepted(lambda: ambigrams.ambigram(model, words[0], words[-1], key=jax.random.key(told["seed"]), **how))
     settings = told | {"hash": model.hash, "command": "ambigram", "verdict": made.verdict}
