@@ -136,7 +136,8 @@ def main(
         kind=kind, classes=len(judge.CLASSES), use=USES[kind], fonts=len(training.fonts),
         sizes=f"3x3 convolutions with {convolutions} channels on patches of {sizes.patch} x {sizes.patch} pixels",
         parameters=sum(a.size for a in jax.tree.leaves(stored)), steps=steps, batch=batch, seed=seed,
-        least=least, seconds=seconds, accuracy=accuracy, glyphs=held.images.shape[0] * held.images.shape[1], held=len(held.fonts), confused=confused,
+        least=least, seconds=seconds, accuracy=accuracy,
+        glyphs=held.images.shape[0] * held.images.shape[1], held=len(held.fonts), confused=confused,
     )  # fmt: skip
     write_text(out / kind / "README.md", card)
 
