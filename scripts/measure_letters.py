@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import matplotlib
 import numpy as np
 import tyro
 from tqdm import tqdm
@@ -21,7 +22,9 @@ from tqdm import tqdm
 import jdiff
 from jdiff import combine, images, sample, views
 from jdiff.letters import ambigrams, captions, data, judge, page
-from jdiff.parts import write_text
+from jdiff.parts import beside, write_text
+
+matplotlib.use("Agg")
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 EACH = 20  # samples of each character, and of each style
@@ -145,6 +148,8 @@ def kinds_of(words: list[str], view: str) -> list[tuple[str, str]]:
 
 def measure_pairs(found: dict, view: str, out: Path) -> dict[str, Any]:
     """Measures, for each pair in its best case, the share of candidates that the second judge reads both ways."""
+    import matplotlib.pyplot as plt
+
     table = np.full((26, 26), np.nan)
     for (a, b), (pairs, _, read, _) in found.items():
         good = read["second-judge"].min(1) >= READ
@@ -154,9 +159,16 @@ def measure_pairs(found: dict, view: str, out: Path) -> dict[str, Any]:
         writer = csv.writer(file)
         writer.writerow(["", *LETTERS])
         writer.writerows([letter, *(f"{v:.2f}" for v in row)] for letter, row in zip(LETTERS, table, strict=True))
-    heat = np.repeat(np.repeat(table, 12, 0), 12, 1)[..., None]
-    shown = np.where(np.isnan(heat), -1, 2 * heat - 1)
-    images.save(out / f"pairs-{view}.png", shown.astype(np.float32))
+    figure, axes = plt.subplots(figsize=(7, 6), layout="constrained")
+    heat = axes.imshow(table, vmin=0, vmax=1)
+    axes.set_xticks(range(len(LETTERS)), list(LETTERS))
+    axes.set_yticks(range(len(LETTERS)), list(LETTERS))
+    axes.set_xlabel("letter when turned")
+    axes.set_ylabel("letter upright")
+    figure.colorbar(heat, label="share of candidates read both ways, in the best case")
+    with beside(out / f"pairs-{view}.png") as file:
+        figure.savefig(file, format="png", dpi=90)
+    plt.close(figure)
     return {"pairs": len(found), "share read both ways": round(float(np.nanmean(table)), 3),
             "pairs with a candidate read both ways": round(float(np.nanmean(table > 0)), 3)}  # fmt: skip
 
@@ -281,6 +293,7 @@ def main(
         )
         candidates = pool(loaded, model, wanted, view, n, steps, style)
         how = {"candidates of a pair": n, "steps": steps or loaded.defaults.steps, "style": style}
+        how |= {"push": ambigrams.PUSH}
         if "pairs" in parts:
             found[f"pairs {view}"] = how | measure_pairs(candidates, view, out)
         if "words" in parts:
