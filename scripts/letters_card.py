@@ -44,8 +44,8 @@ it, a running mean of the weights ({decay:g}; what is stored), on {machine}: `py
 
 ## Judges
 The judge (its card is `judge/README.md`) ranks the candidates of an ambigram. The second judge
-(`second-judge/README.md`) ranks nothing and measures. The guide (`guide/README.md`) pushes the first steps of an ambigram by
-its gradient.
+(`second-judge/README.md`) ranks nothing and measures. The gradient of the guide (`guide/README.md`) pushes the first
+steps of an ambigram.
 
 ## Where the typefaces are from
 Drawn from the fonts in Debian 12's packages, which are all free by Debian's guidelines: mostly under the SIL Open Font
