@@ -108,6 +108,7 @@ class Ambigram:
         start_jax()
         import jax
 
+        from jdiff import mesh
         from jdiff.model import load
 
         model = accepted(lambda: load(settings["model"]))
@@ -118,6 +119,7 @@ class Ambigram:
         if settings["guidance"] is None:
             settings["guidance"] = model.defaults.guidance
         how = {name: settings[name] for name in ("view", "style", "n", "steps", "guidance", "push")}
+        how["mesh"] = mesh.over_devices()
         with Bar(settings["steps"], unit="step", label="compiling", quiet=self.quiet, delay=PATIENCE) as bar:
             how["progress"] = lambda done, total: bar.update(done, total, label="sampling")
             key = jax.random.key(settings["seed"])

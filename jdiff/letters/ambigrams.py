@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jdiff import checks, combine, sample, views
 from jdiff.keys import as_key
@@ -196,6 +197,7 @@ def draw(
     steps: int | None = None,
     guidance: float | None = None,
     push: float = PUSH,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Draws one candidate of each pair, in groups of `AT_ONCE`.
@@ -209,6 +211,7 @@ def draw(
         steps: steps of the sampler; the model's own if None.
         guidance: guidance scale of each reading; the model's own if None.
         push: how far the guide pushes the clean image in a noisy step, in [0, 2]; 0 for the plain mean.
+        mesh: devices to split the candidates over, as in `sample.generate`.
         progress: called with (steps done, steps in all) every few steps.
 
     Returns:
@@ -219,7 +222,7 @@ def draw(
     made = {pair: combiner(model, pair, view, style, guidance, push) for pair in kinds}
     filled = [*pairs, *[pairs[-1]] * (-len(pairs) % AT_ONCE)]
     drawn = sample.generate(
-        model, [made[pair] for pair in filled], key, steps=steps, images_at_once=AT_ONCE, progress=progress
+        model, [made[pair] for pair in filled], key, steps=steps, images_at_once=AT_ONCE, mesh=mesh, progress=progress
     )
     return np.asarray(drawn.images[: len(pairs), 0])
 
@@ -253,6 +256,7 @@ def ambigram(
     steps: int | None = None,
     guidance: float | None = None,
     push: float = PUSH,
+    mesh: Mesh | None = None,
     judged: Callable[[Array], Array] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ambigram:
@@ -272,6 +276,7 @@ def ambigram(
         steps: steps of the sampler; the model's own if None.
         guidance: guidance scale of each reading; the model's own if None.
         push: as in `draw`.
+        mesh: as in `draw`.
         judged: reads glyphs, as `judge.load_judge` returns; the shipped judge if None.
         progress: called with (steps done, steps in all) every few steps.
 
@@ -287,7 +292,9 @@ def ambigram(
     options = [cases(*kind) for kind in kinds]
     pairs = [[choice[i % len(choice)] for i in range(n)] for choice in options]
     flat = [pair for some in pairs for pair in some]
-    glyphs = draw(model, flat, key, view=view, style=told, steps=steps, guidance=guidance, push=push, progress=progress)
+    glyphs = draw(
+        model, flat, key, view=view, style=told, steps=steps, guidance=guidance, push=push, mesh=mesh, progress=progress
+    )
     scores = read(glyphs, flat, view, judged)
     best = choose(glyphs.reshape(len(kinds), n, *glyphs.shape[1:]), scores.reshape(len(kinds), n, 2))
     chosen: list[tuple[Pair, np.ndarray, np.ndarray]] = []

@@ -169,6 +169,7 @@ def _digits(models: Models, task: Task, command: Digits, watch: Watch) -> Result
 def _ambigram(models: Models, task: Task, command: Ambigram, watch: Watch) -> Result:
     import jax
 
+    from jdiff import mesh
     from jdiff.letters import ambigrams, page
 
     told = command.settings()
@@ -179,6 +180,7 @@ def _ambigram(models: Models, task: Task, command: Ambigram, watch: Watch) -> Re
     if told["guidance"] is None:
         told["guidance"] = model.defaults.guidance
     how = {name: told[name] for name in ("view", "style", "n", "steps", "guidance", "push")}
+    how["mesh"] = mesh.over_devices()
     how["progress"] = partial(_without_images, watch)
     made = accepted(lambda: ambigrams.ambigram(model, words[0], words[-1], key=jax.random.key(told["seed"]), **how))
     settings = told | {"hash": model.hash, "command": "ambigram", "verdict": made.verdict}
