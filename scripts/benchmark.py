@@ -1,6 +1,7 @@
 """Measures speed and memory. Times are medians, and each is compared with another one of the same run.
 
 python scripts/benchmark.py conv anagram generate tasks   # the default
+python scripts/benchmark.py parts     # parts of IF-I-M that have a form of their own on CPUs
 python scripts/benchmark.py step      # a step of IF-I-M, compared with diffusers: 8 GB of memory, the extra `torch`
 python scripts/benchmark.py interval  # guidance in an interval, compared with guidance at every step
 python scripts/benchmark.py mnist     # training on MNIST, compared with PyTorch: the extra `torch`
@@ -28,13 +29,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from flax import nnx
 from jax.tree_util import Partial
 from safetensors.numpy import save_file
 
 import jdiff
 from jdiff import combine, model, sample, schedule, step, views
 from jdiff.checkpoints import convert, files
-from jdiff.networks import t5, unet
+from jdiff.networks import pure, t5, unet
 from jdiff.training.conv import NHWC, conv_by_patches, fitting_conv
 from jdiff.types import Conditioning
 
@@ -110,27 +112,42 @@ def anagram() -> Iterator[Row]:
 
 
 def generate() -> Iterator[Row]:
-    """Measures the command `jdiff generate "a red three"`, with and without the compilation cache."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "jdiff.cli.main",
-            "generate",
-            "a red three",
-            "-o",
-            f"{folder}/three.png",
-            "--quiet",
-        ]
-        environment = os.environ | {"JDIFF_CACHE": f"{folder}/cache"}
-        seconds = []
-        for _ in range(4):
-            began = time.perf_counter()
-            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-            seconds.append(time.perf_counter() - began)
-    yield Row(
-        "`jdiff generate`, the default grid, compilation cached", statistics.median(seconds[1:]), "cold", seconds[0]
-    )
+    """Measures `jdiff generate "a red three"` and `jdiff ambigram swims`, with and without the compilation cache."""
+    commands = {"generate": ("a red three", "the default grid"), "ambigram": ("swims", "48 candidates")}
+    for command, (words, what) in commands.items():
+        with tempfile.TemporaryDirectory() as folder:
+            line = [sys.executable, "-m", "jdiff.cli.main", command, words, "-o", f"{folder}/made.png", "--quiet"]
+            environment = os.environ | {"JDIFF_CACHE": f"{folder}/cache"}
+            seconds = []
+            for _ in range(4):
+                began = time.perf_counter()
+                subprocess.run(line, check=True, env=environment, stdout=subprocess.DEVNULL)
+                seconds.append(time.perf_counter() - began)
+        yield Row(f"`jdiff {command}`, {what}, compilation cached", statistics.median(seconds[1:]), "cold", seconds[0])
+
+
+def parts() -> Iterator[Row]:
+    """Measures the parts of IF-I-M that have a form of their own on CPUs, compared with JAX's or Flax's own."""
+    plain = partial(jax.lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=NHWC)
+    own = partial(unet.convolve, strides=(1, 1), padding="SAME", dimension_numbers=NHWC)
+    normal = lambda *shape: jax.random.normal(jax.random.key(0), shape)
+    x = normal(2, 64, 64, 192)
+    heads = normal(6, 2, 1024, 64), normal(6, 2, 1101, 64), normal(6, 2, 1101, 64)
+    forms: dict[str, tuple[Callable, Callable, tuple, str]] = {
+        "GELU, 2 x 64 x 64 x 192": (unet.gelu, partial(jax.nn.gelu, approximate=False), (x,), "`jax.nn.gelu`"),
+        "3x3 convolution, the same": (own, plain, (x, normal(3, 3, 192, 192)), "XLA's preferred one"),
+        "1x1 convolution, the same": (own, plain, (x, normal(1, 1, 192, 192)), "XLA's preferred one"),
+        "attention of 6 heads, one after another, 2 x 1024 pixels, 77 tokens": (
+            partial(unet.over_heads, unet.attend), jax.vmap(unet.attend), heads, "all heads at once"
+        ),
+    }  # fmt: skip
+    for what, (ours, theirs, inputs, peer) in forms.items():
+        compiled = [jax.jit(form) for form in (ours, theirs)]
+        yield Row(what, *_beside(median(*[partial(form, *inputs) for form in compiled]), peer))
+    make = lambda rngs: unet.UNet(unet.Config(), unet.convolve, rngs=rngs)
+    shapes = lambda: nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    seconds = median(lambda: pure.abstract(make) and None, lambda: shapes() and None, times=3)
+    yield Row("the shapes of IF-I-M's parameters, from one key", *_beside(seconds, "from `nnx.Rngs`"))
 
 
 def tasks() -> Iterator[Row]:
@@ -429,6 +446,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Row]]] = {
     "conv": conv,
     "anagram": anagram,
     "generate": generate,
+    "parts": parts,
     "tasks": tasks,
     "step": guided_step,
     "interval": interval,
@@ -443,7 +461,7 @@ def main(which: tyro.conf.Positional[tuple[str, ...]] = ("conv", "anagram", "gen
     """Prints a Markdown table.
 
     Args:
-        which: names of benchmarks: conv, anagram, generate, tasks, step, interval, mnist, t5, memory, sizes.
+        which: names of benchmarks: conv, anagram, generate, parts, tasks, step, interval, mnist, t5, memory, sizes.
     """
     if unknown := [name for name in which if name not in BENCHMARKS]:
         sys.exit(f"WHICH must be names of {', '.join(BENCHMARKS)}, got {unknown[0]!r}")

@@ -126,15 +126,22 @@ def measure_styles(model: Any, steps: int | None) -> dict[str, Any]:
 
 
 def pool(
-    model: Any, folder: Path, wanted: list[tuple[str, str]], view: str, n: int, steps: int | None, style: str
-) -> dict[tuple[str, str], tuple[list[ambigrams.Pair], np.ndarray, dict[str, np.ndarray], float]]:
+    model: Any,
+    folder: Path,
+    wanted: list[tuple[str, str]],
+    view: str,
+    n: int,
+    steps: int | None,
+    style: str,
+    push: float,
+) -> dict[tuple[str, str], tuple[list[ambigrams.Pair], np.ndarray, dict[str, np.ndarray], float]]:  # fmt: skip
     """Draws candidates of each pair. Returns their characters, glyphs, each judge's probabilities, and the seconds."""
     looks, told, found = judges(folder), captions.read_style(style), {}
     for i, kind in enumerate(tqdm(wanted, unit="pair")):
         options = ambigrams.cases(*kind)
         pairs = [options[j % len(options)] for j in range(n)]
         began = time.monotonic()
-        glyphs = ambigrams.draw(model, pairs, jax.random.key(1000 + i), view=view, style=told, steps=steps)
+        glyphs = ambigrams.draw(model, pairs, jax.random.key(1000 + i), view=view, style=told, steps=steps, push=push)
         read = {name: ambigrams.read(glyphs, pairs, view, look) for name, look in looks.items()}
         found[kind] = (pairs, glyphs, read, time.monotonic() - began)
     return found
@@ -261,6 +268,7 @@ def main(
     n: int = 16,
     steps: int | None = None,
     style: str = "bold",
+    push: float = ambigrams.PUSH,
     first: int = 200,
 ) -> None:
     """Measures some parts.
@@ -274,6 +282,7 @@ def main(
         n: number of candidates of each pair, over all choices of case.
         steps: steps of the sampler; the model's default if not given.
         style: style words of pairs and words.
+        push: how far the guide moves glyphs, as in `jdiff.letters.ambigrams.draw`.
         first: number of words, from the start of the list.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -291,9 +300,9 @@ def main(
         wanted = (
             [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]] if "pairs" in parts else kinds_of(words, view)
         )
-        candidates = pool(loaded, model, wanted, view, n, steps, style)
-        how = {"candidates of a pair": n, "steps": steps or loaded.defaults.steps, "style": style}
-        how |= {"push": ambigrams.PUSH}
+        candidates = pool(loaded, model, wanted, view, n, steps, style, push)
+        drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "push": push}
+        how = {"candidates of a pair": n} | drawn_by
         if "pairs" in parts:
             found[f"pairs {view}"] = how | measure_pairs(candidates, view, out)
         if "words" in parts:

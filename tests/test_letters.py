@@ -180,6 +180,8 @@ def test_the_guide_pushes_the_clean_image_towards_both_readings(predicts, t, pus
         network = lambda x, t, conditioning: Prediction(jnp.broadcast_to(flat, x.shape))
         estimate = combine.denoiser(network, made)(x, level).estimate
         clean[size] = predicts(estimate, x, level)
+    silent = level._replace(signal=jnp.ones(()), noise=jnp.zeros(()))  # where the clean image's slope can be 0
+    assert jnp.isfinite(combine.denoiser(network, made)(x, silent).estimate).all()
     moved = clean[push] - clean[0.0]
     if t == 50:
         assert (moved == 0).all()

@@ -28,6 +28,10 @@ def network(stage):
     return apply
 
 
+def test_the_typed_keywords_of_tasks_are_those_that_they_pass_on():
+    assert tuple(sample.How.__annotations__) == sample._How._fields
+
+
 NETWORKS = {stage: network(stage) for stage in (1, 2)}
 
 

@@ -31,6 +31,8 @@ SETTINGS: dict[str, Any] = {
     "words": [], "view": "rotate_180", "style": "bold", "n": 16, "model": "letters", "steps": 12, "guidance": None,
     "push": 0.5, "seed": 0, "paper": "white", "ink": "black",
 }  # fmt: skip
+# Settings that `jdiff.letters.ambigrams.ambigram` takes under the same names.
+TAKEN = ("view", "style", "n", "steps", "guidance", "push")
 VIEWS = ("rotate_180", "flip", "mirror")
 
 
@@ -118,7 +120,7 @@ class Ambigram:
             _note_other_model(images.read_settings(self.like), settings["model"], model.hash)
         if settings["guidance"] is None:
             settings["guidance"] = model.defaults.guidance
-        how = {name: settings[name] for name in ("view", "style", "n", "steps", "guidance", "push")}
+        how = {name: settings[name] for name in TAKEN}
         how["mesh"] = mesh.over_devices()
         with Bar(settings["steps"], unit="step", label="compiling", quiet=self.quiet, delay=PATIENCE) as bar:
             how["progress"] = lambda done, total: bar.update(done, total, label="sampling")

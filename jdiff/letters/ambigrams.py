@@ -30,8 +30,8 @@ LONGEST = 20
 FOR_TWO = {"rn": "m", "vv": "w", "cl": "d", "nn": "m", "ii": "u", "lo": "b", "ol": "d"}
 AT_ONCE = 16  # candidates in one call of the sampler, so that every word runs the same program
 READABLE, HARD = 0.5, 0.15  # of the worst letter's score
-PUSH = 0.5  # of the guide on the clean image in one step: its root mean square over pixels in [-1, 1]
-GUIDED = 0.3  # least noise at which the guide pushes. After it, the model removes what only the guide sees
+PUSH = 0.5  # how far the guide moves the clean image in one step: root mean square over pixels in [-1, 1]
+GUIDED = 0.3  # the guide moves it only where the noise is above this. Then the model removes what only the guide sees
 EVEN = 0.15  # what a difference of 1 in the logarithm of the stroke's width costs in score
 
 
@@ -178,11 +178,11 @@ def _pushed(view: str, predicts: Callable) -> Callable:
 
         gradient = jax.grad(likely)(clean)
         size = jnp.sqrt((gradient**2).mean())
-        moved = jnp.where(level.noise > GUIDED, push * gradient / (size + 1e-3), 0)
-        # The clean image is an affine function of the estimate.
+        # The clean image is an affine function of the estimate. Its slope can be 0 where there is no noise.
         slope = predicts(jnp.ones(()), jnp.zeros(()), level) - predicts(jnp.zeros(()), jnp.zeros(()), level)
+        moved = jnp.where(level.noise > GUIDED, push * gradient / ((size + 1e-3) * slope), 0)
         variance = None if prediction.variance is None else prediction.variance[0]
-        return Prediction(estimate + (moved / slope).astype(estimate.dtype), variance)
+        return Prediction(estimate + moved.astype(estimate.dtype), variance)
 
     return join
 
@@ -210,7 +210,8 @@ def draw(
         style: of both readings.
         steps: steps of the sampler; the model's own if None.
         guidance: guidance scale of each reading; the model's own if None.
-        push: how far the guide pushes the clean image in a noisy step, in [0, 2]; 0 for the plain mean.
+        push: how far the guide moves the clean image in a noisy step, in [0, 2], as a root mean square over pixels in
+            [-1, 1]; 0 for the plain mean.
         mesh: devices to split the candidates over, as in `sample.generate`.
         progress: called with (steps done, steps in all) every few steps.
 

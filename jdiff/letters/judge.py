@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ class Sizes:
     features: int  # width of the first dense layer
 
 
-# The judge that ranks candidates, one that only measures, and one whose gradient guides ambigrams. A glyph that was
-# changed to please a judge tells nothing of what another one reads, so each has its own sizes and its own seed.
+# The judge ranks candidates, the second judge only measures, and the gradient of the guide changes ambigrams. Each has
+# its own sizes and seed, because a glyph that one judge chose or changed looks better to this judge than to others.
 KINDS = {
     "judge": Sizes(1, (16, 32, 64, 96), (0, 1, 3), 128),
     "second-judge": Sizes(2, (32, 48, 64, 64), (1, 3), 128),
@@ -208,19 +208,8 @@ def load_judge(folder: str | Path | None = None, kind: str = "judge") -> Partial
         folder: as in `load_params`.
         kind: a name in `KINDS`.
     """
-    return Partial(_JUDGES[kind], load_params(folder, kind))
+    return Partial(_CHANCES[kind], load_params(folder, kind))
 
 
-def _first(params: Params, images: Array) -> Array:
-    return chances(params, images)
-
-
-def _second(params: Params, images: Array) -> Array:
-    return chances(params, images, "second-judge")
-
-
-def _guide(params: Params, images: Array) -> Array:
-    return chances(params, images, "guide")
-
-
-_JUDGES = {"judge": _first, "second-judge": _second, "guide": _guide}
+# One function for each kind, so that `jax.jit` compiles once for all judges of a kind.
+_CHANCES = {kind: partial(chances, kind=kind) for kind in KINDS}

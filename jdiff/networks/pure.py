@@ -43,7 +43,8 @@ class Apply:
 class OneKey:
     """Stands in for `nnx.Rngs` where only the shapes of parameters matter: all of them have the same key.
 
-    In a trace, each key of `nnx.Rngs` takes as long as everything before it, so IF's UNet takes 7 s in the place of 1.
+    `nnx.Rngs` is slow in a trace: the time for each key grows with the length of the trace. See
+    `python scripts/benchmark.py parts`.
     """
 
     def __init__(self):

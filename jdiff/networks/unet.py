@@ -22,8 +22,8 @@ from jdiff.types import Array, Conditioning, Network, Prediction
 def gelu(x: Array) -> Array:
     """Returns the exact GELU, by erf as PyTorch computes it. Flax's default, by tanh, has errors up to 4.7e-4.
 
-    It is computed in float32 or better. `jax.nn.gelu(approximate=False)` uses erfc, which takes two to four times as
-    long on CPUs.
+    It is computed in float32 or better. `jax.nn.gelu(approximate=False)` uses erfc, which is slower on CPUs: see
+    `python scripts/benchmark.py parts`.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (0.5 * wide * (1 + jax.lax.erf(wide * np.sqrt(0.5).astype(wide.dtype)))).astype(x.dtype)
@@ -45,9 +45,9 @@ def sinusoid(t: Array, width: int) -> Array:
 def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: str, **options: Any) -> Array:
     """Convolves x [n h w c] with a kernel [k k c o] of an odd k, stride 1 and padding "SAME". It is fast on CPUs.
 
-    A kernel of one pixel is a matrix product. XLA has two convolutions for CPUs. The one that it prefers is slower on
-    several threads, and XLA does not use it if the output is larger than the input. So on a single CPU device, the
-    output gets one more row, which is cut off. See `python scripts/benchmark.py step`.
+    A kernel of one pixel is a matrix product. For other kernels, XLA has two convolutions on CPUs. The one that it
+    prefers is slower if one device has several threads. XLA uses the other one if the output is larger than the input.
+    So on a single CPU device, the output gets one more row, which is cut off. See `python scripts/benchmark.py parts`.
     """
     if kernel.shape[:2] == (1, 1):
         return x @ kernel[0, 0]
@@ -199,7 +199,8 @@ def attend(q: Array, k: Array, v: Array) -> Array:
 def over_heads(function: Callable[..., Array], *heads: Array) -> Array:
     """Applies a function to each head of arrays [heads ...].
 
-    CPUs do one head after another: the weights of one head fit into their cache, so they take half as long.
+    On CPUs, one head is computed after another. This is faster, because the attention weights of one head fit into the
+    cache: see `python scripts/benchmark.py parts`.
     """
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda head: function(*head), heads)

@@ -6,7 +6,7 @@ from typing import Any
 from jdiff.cli.commands import Edit, Generate, Inpaint
 from jdiff.cli.drawing import Drawing
 from jdiff.cli.illusions import Anagram, Hybrid
-from jdiff.cli.letters import SETTINGS, Ambigram
+from jdiff.cli.letters import SETTINGS, TAKEN, Ambigram
 from jdiff.cli.mnist import Sample as Digits
 from jdiff.studio.tasks import Task, each
 
@@ -115,7 +115,7 @@ def _hybrid(command: Hybrid) -> list[str]:
 
 def _ambigram(command: Ambigram) -> list[str]:
     told = SETTINGS | {name: value for name in SETTINGS if (value := getattr(command, name)) not in (None, ())}
-    how = {name: told[name] for name in ("view", "style", "n", "steps", "guidance", "push")}
+    how = {name: told[name] for name in TAKEN}
     words = [repr(word) for word in command.words]
     return [
         "import jax",

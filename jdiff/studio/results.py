@@ -14,7 +14,7 @@ from jdiff.cli import cache, make, outputs
 from jdiff.cli.drawing import Drawing, Fitted
 from jdiff.cli.errors import accepted, demand
 from jdiff.cli.illusions import Anagram
-from jdiff.cli.letters import SETTINGS, Ambigram
+from jdiff.cli.letters import SETTINGS, TAKEN, Ambigram
 from jdiff.cli.mnist import Sample as Digits
 from jdiff.cli.mnist import sheet as digits_sheet
 from jdiff.images import Settings
@@ -179,7 +179,7 @@ def _ambigram(models: Models, task: Task, command: Ambigram, watch: Watch) -> Re
     demand(model.config.channels == 1, f"ambigrams need a model of letters, got {told['model']!r}")
     if told["guidance"] is None:
         told["guidance"] = model.defaults.guidance
-    how = {name: told[name] for name in ("view", "style", "n", "steps", "guidance", "push")}
+    how = {name: told[name] for name in TAKEN}
     how["mesh"] = mesh.over_devices()
     how["progress"] = partial(_without_images, watch)
     made = accepted(lambda: ambigrams.ambigram(model, words[0], words[-1], key=jax.random.key(told["seed"]), **how))
