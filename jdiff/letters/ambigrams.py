@@ -212,8 +212,8 @@ def draw(
         guidance: guidance scale of each reading; the model's own if None.
         push: how far the guide moves the clean image in a noisy step, in [0, 2], as a root mean square over pixels in
             [-1, 1]; 0 for the plain mean.
-        mesh: devices to split the candidates over, as in `sample.generate`. With a push, single pixels can differ by a few
-            hundredths between meshes, because the gradient of the guide's ReLUs jumps where rounding moves them past 0.
+        mesh: devices to split the candidates over, as in `sample.generate`. With a push, single pixels can differ by a
+            few hundredths between meshes, because the gradient of the guide's ReLUs jumps where their input is near 0.
         progress: called with (steps done, steps in all) every few steps.
 
     Returns:
