@@ -45,16 +45,31 @@ def sinusoid(t: Array, width: int) -> Array:
 def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: str, **options: Any) -> Array:
     """Convolves x [n h w c] with a kernel [k k c o] of an odd k, stride 1 and padding "SAME". It is fast on CPUs.
 
-    A kernel of one pixel is a matrix product. For other kernels, XLA has two convolutions on CPUs. The one that it
-    prefers is slower if one device has several threads. XLA uses the other one if the output is larger than the input.
-    So on a single CPU device, the output gets one more row, which is cut off. See `python scripts/benchmark.py parts`.
+    A kernel of one pixel is a matrix product. Other kernels go through `with_one_more_row`.
     """
     if kernel.shape[:2] == (1, 1):
         return x @ kernel[0, 0]
-    if jax.default_backend() != "cpu" or jax.local_device_count() > 1:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
     side = kernel.shape[0] // 2
-    return jax.lax.conv_general_dilated(x, kernel, strides, [(side, side + 1), (side, side)], **options)[:, :-1]
+    return with_one_more_row(x, kernel, ((side, side), (side, side)), **options)
+
+
+def with_one_more_row(x: Array, kernel: Array, pads: Sequence[tuple[int, int]], **options: Any) -> Array:
+    """Convolves x [n h w c] with a kernel [k l c o] and stride 1. It is fast on CPUs.
+
+    XLA has two convolutions on CPUs. The one that it prefers is slower if one device has several threads. XLA uses the
+    other one if the output is larger than the input. So on a single CPU device, the output gets one more row, which is
+    cut off. See `python scripts/benchmark.py parts`.
+
+    Args:
+        x: images.
+        kernel: filters.
+        pads: number of zeros before and after the rows, and before and after the columns.
+        options: other arguments of `jax.lax.conv_general_dilated`.
+    """
+    (before, after), columns = pads
+    more = jax.default_backend() == "cpu" and jax.local_device_count() == 1
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), [(before, after + more), columns], **options)
+    return y[:, :-1] if more else y
 
 
 def convolution(inputs: int, outputs: int, size: int, conv: Callable, rngs: nnx.Rngs) -> nnx.Conv:

@@ -17,6 +17,7 @@ from jax import lax
 from jax.sharding import PartitionSpec, get_abstract_mesh
 
 from jdiff.mesh import DATA
+from jdiff.networks.unet import with_one_more_row
 from jdiff.types import Array
 
 # Pixels in a block of images. At 64 channels, the copies of a block take 6 MB, which fits into a core's cache.
@@ -34,6 +35,8 @@ def _pad(a: Array, rows: Sides, columns: Sides) -> Array:
 def _forward(x: Array, kernel: Array, stride: int, up: int, pads: tuple[Sides, Sides]) -> Array:
     if up > 1:
         return _spread(x, kernel, up, pads)
+    if stride == 1:
+        return with_one_more_row(x, kernel, pads, dimension_numbers=NHWC)
     return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=NHWC)
 
 
@@ -51,7 +54,7 @@ def _spread(x: Array, kernel: Array, up: int, pads: tuple[Sides, Sides]) -> Arra
     folded = folded[:, :, :, ::-1, ::-1].reshape(taps, taps, x.shape[-1], -1)
     counts = [-(-(length + skip) // up) for length in lengths]
     sides = [(first, count + taps - 1 - n - first) for count, n in zip(counts, x.shape[1:3], strict=True)]
-    y = lax.conv_general_dilated(x, folded, (1, 1), sides, dimension_numbers=NHWC)
+    y = with_one_more_row(x, folded, sides, dimension_numbers=NHWC)
     y = rearrange(y, "n h w (a b o) -> n (h a) (w b) o", a=up, b=up)
     return y[:, skip : skip + lengths[0], skip : skip + lengths[1]]
 
