@@ -19,6 +19,7 @@ import numpy as np
 import tyro
 from jax.tree_util import Partial
 
+from jdiff.mesh import use_cores
 from jdiff.mnist import judge, model, objectives
 from jdiff.mnist.data import mnist, pad32
 from jdiff.mnist.recipes import recipes
@@ -94,7 +95,7 @@ def measure(digits: model.Digits, test: tuple, features: np.ndarray, n: int, **h
         return found
     conditional = "class" in kind
     classes = np.repeat(np.arange(10), n // 10) if conditional else np.full(n, -1)
-    made = model.draw(digits, classes, jax.random.key(1), **how)
+    made = model.draw(digits, classes, jax.random.key(1), mesh=model.mesh_for(n), **how)
     chances, own = read(made.images[..., 0])
     right = chances.argmax(1) == classes if conditional else chances.max(1) >= SURE
     name = "right" if conditional else "sure"
@@ -194,6 +195,7 @@ def main(
             samples with the course's 300 guided steps take an hour.
         machine: description of the machine for the cards; detected if not given.
     """
+    use_cores(n or None)
     machine = machine or this_machine()
     train, test = (mnist(split, data_dir) for split in ("train", "test"))
     _, features = read(test[0] / np.float32(255))

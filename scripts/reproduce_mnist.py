@@ -155,7 +155,7 @@ def samples(kind: str, recipe: str, part: str, kept: dict, test: tuple) -> Itera
     labels = [str(d) for d in range(10)] if conditional else ()
     sheet = lambda x, cell: pictures.grid(signed(x).reshape(4, 10, 28, 28, 1), column_labels=labels, cell=cell)
     for name, digits in one.epochs():
-        made = model.draw(digits, classes, jax.random.key(0), keep=20)
+        made = model.draw(digits, classes, jax.random.key(0), keep=20, mesh=model.mesh_for(len(classes)))
         frames = np.stack([sheet(frame, 28) for frame in np.swapaxes(np.asarray(made.way), 0, 1)])
         calls, scale = digits.recipe.steps, digits.recipe.guidance
         text = f"40 samples, {calls} steps" + (f", guidance scale {scale:g}" if conditional else "")
@@ -338,8 +338,7 @@ def main(
         out: folder to write to.
         machine: description of the machine for the page; detected if not given.
     """
-    if train:
-        use_cores(min(recipe.batch for recipe in recipes.recipes().values()))
+    use_cores(40)  # samples of a figure; each batch of a training is a multiple of 8, too
     table_of = recipes.recipes()
     kept = {key: Kept(*key, *(at / model.name(*key) for at in (weights, runs))) for key in (*ORDER, PURE)}
     if train:

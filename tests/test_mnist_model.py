@@ -103,6 +103,24 @@ def test_an_image_is_the_same_in_any_batch(monkeypatch):
     np.testing.assert_allclose(model.draw(digits, classes, jax.random.key(0), steps=5).images, whole.images, atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "classes"), [("flow-class", [3, 1, -1, 7]), ("flow-time", [-1] * 4)])
+def test_an_image_is_the_same_on_any_number_of_devices(kind, classes):
+    digits = model.Digits(Partial(_network), TABLE[kind, "spec"], {})
+    draw = lambda classes, mesh: model.draw(digits, classes, jax.random.key(0), steps=5, keep=2, mesh=mesh)
+    two = jax.make_mesh((2, 1), ("data", "model"), devices=jax.devices()[:2])
+    alone, split = draw(classes, None), draw(classes, two)
+    for a, b in zip(alone, split, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    with pytest.raises(ValueError, match="the number of devices must divide 240 and 3 images, got 2"):
+        draw(classes[:3], two)
+
+
+def test_the_mesh_for_a_number_of_images_divides_it():
+    devices = jax.device_count()
+    assert model.mesh_for(devices + 1) is None
+    assert (model.mesh_for(devices) is None) == (devices == 1)
+
+
 def test_tables_start_in_noise_and_end_clean_however_many_steps():
     for key, recipe in TABLE.items():
         for steps in (1,) if key[0] == "denoise" else (1, 2, 7, 50, 300):

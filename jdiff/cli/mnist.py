@@ -182,7 +182,7 @@ class Sample:
     def __call__(self) -> Done:
         """Draws and writes; returns what was written."""
         self.check()
-        start_jax()
+        start_jax(cores=True, batch=10 * self.n)
         import jax
 
         from jdiff.mnist import model
@@ -198,7 +198,8 @@ class Sample:
             made = accepted(
                 lambda: model.draw(
                     digits, classes, jax.random.key(self.seed), steps=self.steps, guidance=self.guidance,
-                    keep=KEPT if self.gif else 0, progress=lambda done, total: bar.update(done, total),
+                    keep=KEPT if self.gif else 0, mesh=model.mesh_for(len(classes)),
+                    progress=lambda done, total: bar.update(done, total),
                 )
             )  # fmt: skip
         finite = bool(np.isfinite(made.images).all())

@@ -1,6 +1,7 @@
 """Part B's trained networks, and digits sampled with them."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jdiff import checks, combine, sample
+from jdiff import mesh as meshes
 from jdiff.checkpoints import files
 from jdiff.mnist.objectives import one_hot
 from jdiff.mnist.recipes import Recipe, recipes
@@ -19,7 +22,7 @@ from jdiff.model import shipped
 from jdiff.parts import is_folder
 from jdiff.types import Array, Combiner, Network
 
-TOGETHER = 250  # images in one call; with guidance, the activations of the course's network then need about 2 GB
+TOGETHER = 240  # images in one call; with guidance, the activations of the course's network then need about 2 GB
 
 
 class Digits(NamedTuple):
@@ -103,6 +106,16 @@ def guided(classes: Array, guidance: float) -> Combiner:
     return jax.vmap(lambda text: combine.cfg(text, guidance, nothing))(one_hot(classes))
 
 
+def mesh_for(n: int) -> Mesh | None:
+    """Returns the mesh of all devices, or None if there is one device or `draw` cannot split n images over them.
+
+    Example:
+        >>> mesh_for(jax.device_count() + 1) is None
+        True
+    """
+    return None if math.gcd(n, TOGETHER) % jax.device_count() else meshes.over_devices()
+
+
 def draw(
     model: Digits,
     classes: Sequence[int] | np.ndarray,
@@ -111,6 +124,7 @@ def draw(
     steps: int | None = None,
     guidance: float | None = None,
     keep: int = 0,
+    mesh: Mesh | None = None,
     progress: Callable[[int, int], object] | None = None,
     watch: Callable[[int, int, np.ndarray], None] | None = None,
 ) -> Drawn:
@@ -123,12 +137,13 @@ def draw(
         steps: steps of the sampler; the recipe's default if None.
         guidance: guidance scale; 1 is no guidance. The recipe's default if None.
         keep: about how many intermediate images to keep of each digit.
-        progress: called with (finished images, images in all) after each call of 250 images.
+        mesh: devices to split the images over, from `mesh_for`. If None, the device that holds the model.
+        progress: called with (finished images, images in all) after each call of 240 images.
         watch: called with (rows done, rows in all, current images [m 28 28 1]) after every row of each call. An
             exception that it raises ends the drawing.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or the number of devices does not divide n and 240.
 
     Reference:
         Course part B, 2.3 and 2.5 (its algorithms 2 and 4).
@@ -139,18 +154,25 @@ def draw(
     recipe = model.recipe
     levels = recipe.table(recipe.steps if steps is None else steps)
     guidance = checks.number("guidance", recipe.guidance if guidance is None else guidance)
-    nothing = combine.conditional(one_hot(jnp.array([-1]))[0])
+    devices = 1 if mesh is None else mesh.shape[meshes.DATA]
+    if math.gcd(len(classes), TOGETHER) % devices:
+        raise ValueError(f"the number of devices must divide {TOGETHER} and {len(classes)} images, got {devices}")
+    whole = (lambda tree: tree) if mesh is None else partial(meshes.replicate, mesh)
+    split = (lambda tree: tree) if mesh is None else partial(meshes.split_rows, mesh)
+    network = whole(model.network)
+    nothing = whole(combine.conditional(one_hot(jnp.array([-1]))[0]))
     keys = sample.image_keys(key, len(classes))
     images, ways = [], []
     for first in range(0, len(classes), TOGETHER):
         some = classes[first : first + TOGETHER]
+        own = split(keys[first : first + TOGETHER])
         any_digit = bool((some < 0).all())
         made = sample.sample(
-            model.network,
-            keys[first : first + len(some)],
-            sample.start(keys[first : first + len(some)], (SIDE, SIDE, 1)),
+            network,
+            own,
+            sample.start(own, (SIDE, SIDE, 1)),
             levels,
-            combiner=nothing if any_digit else guided(jnp.asarray(some), guidance),
+            combiner=nothing if any_digit else split(guided(jnp.asarray(some), guidance)),
             in_axes=None if any_digit else 0,
             solver=recipe.solver(),
             keep_every=-(-len(levels.t) // keep) if keep else 0,
