@@ -5,7 +5,7 @@
 
 A command that was stopped or killed continues from its newest checkpoint when it is started again. Each network has
 its own command, which can also be started alone; `--list` prints them. When all commands of a network have succeeded,
-RUNS/NAME/done.json is written, and the network is not trained again.
+done.json is written into its folder of checkpoints, and the network is not trained again.
 """
 
 import json
@@ -37,6 +37,7 @@ class Item(NamedTuple):
     """A network of the queue."""
 
     name: str
+    run: Path  # folder of its checkpoints, log.csv and done.json
     batch: int
     updates: int  # in all
     train: Sequence[str]  # arguments of Python
@@ -47,7 +48,7 @@ def digits(runs: Path, data_dir: Path, weights: Path, kind: str, recipe: str = "
     """Returns one of part B's networks.
 
     Args:
-        runs: folder of checkpoints and logs.
+        runs: folder of checkpoints and logs. Part B has the folder mnist there.
         data_dir: folder of TensorFlow Datasets.
         weights: folder of trained networks.
         kind: of the network.
@@ -58,12 +59,12 @@ def digits(runs: Path, data_dir: Path, weights: Path, kind: str, recipe: str = "
     own = recipes.recipes()[kind, recipe]._replace(**changed)
     flags = [word for flag, value in changed.items() for word in (f"--{flag}", str(value))]
     kept = [word for epoch in KEPT_EPOCHS if epoch <= own.epochs for word in ("--keep-epochs", str(epoch))]
-    out = weights / "mnist" / name
-    train = ["-m", "jdiff", "mnist", "train", kind, "--recipe", recipe, "--run", str(runs / name), "--out", str(out)]
+    run, out = runs / "mnist" / name, weights / "mnist" / name
+    train = ["-m", "jdiff", "mnist", "train", kind, "--recipe", recipe, "--run", str(run), "--out", str(out)]
     train += ["--data-dir", str(data_dir), "--save-every", "100", *flags, *kept]
     measure = ["scripts/measure_mnist.py", "--data-dir", str(data_dir), "--folders", str(out)]
     updates = own.epochs * data.per_epoch(DIGITS, own.batch)
-    return Item(name, own.batch, updates, train, () if recipe == "pure" else (measure,))
+    return Item(name, run, own.batch, updates, train, () if recipe == "pure" else (measure,))
 
 
 def queue(runs: Path, data_folder: Path, weights: Path) -> list[Item]:
@@ -84,13 +85,14 @@ def queue(runs: Path, data_folder: Path, weights: Path) -> list[Item]:
     return [
         digits(*of_digits, "class"),
         digits(*of_digits, "time"),
-        Item("letters", 32, 3600, [*letters, "--out", str(weights / "letters"), "--steps", "3600"]),
+        Item("letters", runs / "letters", 32, 3600, [*letters, "--out", str(weights / "letters"), "--steps", "3600"]),
         digits(*of_digits, "flow-class"),
         digits(*of_digits, "flow-time"),
         digits(*of_digits, "denoise"),
         digits(*of_digits, "time", "best", epochs=30),
         Item(
-            "mini", 24, 6000, [*mini, "--white", "0.6", "--rate", "4e-4", "--steps", "6000", "--out", mini_out],
+            "mini", runs / "mini", 24, 6000,
+            [*mini, "--white", "0.6", "--rate", "4e-4", "--steps", "6000", "--out", mini_out],
             (["scripts/measure_mini.py", "--model", mini_out, "--out", f"{mini_out}/quality.json"],
              ["scripts/mini_card.py", "--folder", mini_out]),
         ),
@@ -107,20 +109,20 @@ class Progress(NamedTuple):
     hours_left: float  # of training; NaN if the log has no speed
 
 
-def progress(item: Item, runs: Path) -> Progress:
+def progress(item: Item) -> Progress:
     """Reads the progress of a network's training."""
-    rows = log.read(runs / item.name / "log.csv")
+    rows = log.read(item.run / "log.csv")
     updates = int(rows[-1]["update"]) if rows else 0
     speeds = [row["images_per_second"] for row in rows if row["images_per_second"]]
     speed = float(np.median(speeds)) if speeds else 0.0
-    done = (runs / item.name / "done.json").is_file()
+    done = (item.run / "done.json").is_file()
     hours = 0.0 if done else (item.updates - updates) * item.batch / speed / 3600 if speed else float("nan")
     return Progress(done, updates, speed, hours)
 
 
-def show(items: Sequence[Item], runs: Path) -> None:
+def show(items: Sequence[Item]) -> None:
     """Prints the state and the command of each network."""
-    found = [progress(item, runs) for item in items]
+    found = [progress(item) for item in items]
     for item, at in zip(items, found, strict=True):
         state = "done" if at.done else "not started" if not at.updates else f"{at.hours_left:.1f} hours left"
         rate = f"{at.images_per_second:.0f} images/s" if at.updates else ""
@@ -135,7 +137,7 @@ def command(words: Sequence[str]) -> str:
     return shlex.join(["python", *words])
 
 
-def run(item: Item, runs: Path) -> None:
+def run(item: Item) -> None:
     """Trains and measures a network.
 
     Raises:
@@ -150,7 +152,7 @@ def run(item: Item, runs: Path) -> None:
             status = 130
         if status:
             raise SystemExit(f"{item.name} stopped with status {status}; start this command again to continue")
-    write_text(runs / item.name / "done.json", json.dumps({"commands": list(map(command, commands))}, indent=1) + "\n")
+    write_text(item.run / "done.json", json.dumps({"commands": list(map(command, commands))}, indent=1) + "\n")
 
 
 def main(
@@ -175,11 +177,11 @@ def main(
         raise SystemExit(f"ONLY must be names of {', '.join(names)}, got {unknown[0]!r}")
     items = [item for item in items if not only or item.name in only]
     if show_list:
-        show(items, runs)
+        show(items)
         return
     for item in items:
-        if not progress(item, runs).done:
-            run(item, runs)
+        if not progress(item).done:
+            run(item)
 
 
 if __name__ == "__main__":

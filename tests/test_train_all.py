@@ -1,5 +1,6 @@
 """The queue of all trainings: it continues where it stopped, and says what is left."""
 
+import inspect
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "scripts"))
+import reproduce_mnist  # noqa: E402
 import train_all  # noqa: E402
 
 
@@ -14,7 +16,7 @@ def item(name, code, runs, *after):
     """A network whose training is a line of Python, in the place of hours."""
     folder = runs / name
     writes = f"import pathlib as p; d = p.Path({str(folder)!r}); d.mkdir(parents=True, exist_ok=True); {code}"
-    return train_all.Item(name, 10, 100, ["-c", writes], [["-c", line] for line in after])
+    return train_all.Item(name, folder, 10, 100, ["-c", writes], [["-c", line] for line in after])
 
 
 @pytest.fixture
@@ -63,6 +65,13 @@ def test_the_list_has_rates_and_hours(runs, capsys):
     assert "40 of     100 updates" in line("first") and "0.7 hours left" in line("first")  # 600 images at 1/4 a second
     assert "not started" in line("second") and "done" in line("third")
     assert lines[-1] == "0.7 hours left for the 2 networks whose speed is known"
+
+
+def test_runs_are_where_the_figures_of_part_b_look_for_them(tmp_path):
+    items = {item.name: item for item in train_all.queue(Path("runs"), tmp_path, tmp_path)}
+    assert items["class-spec"].run == inspect.signature(reproduce_mnist.main).parameters["runs"].default / "class-spec"
+    for item in items.values():
+        assert item.train[item.train.index("--run") + 1] == str(item.run)
 
 
 def test_the_queue_is_the_courses_lengths(tmp_path):
