@@ -24,10 +24,12 @@ from jdiff.letters import captions, data, folder
 from jdiff.mesh import over_devices, use_cores
 from jdiff.networks import t5, unet
 from jdiff.parts import write_text
+from jdiff.training import objectives
 from jdiff.training.conv import fitting_conv
 from jdiff.training.log import Log, read
 from jdiff.training.loop import start, train
-from jdiff.types import Array, Conditioning, Params
+from jdiff.training.optimizers import adam_with_cosine
+from jdiff.types import Array, Conditioning, Params, Prediction
 
 UNET = unet.Config(
     sample_size=data.SIZE,
@@ -63,40 +65,11 @@ def name_it(encode: Callable, params: Params, key: Array, batch: data.Batch) -> 
     return sum(((loss * told).mean() for loss in losses), jnp.zeros(())), {"named": right}
 
 
-def timestep_quantiles(abar: np.ndarray, uniform: float = 0.1) -> np.ndarray:
-    """Returns the cumulative distribution [steps] of training's timesteps. Their log(noise / signal) is normal.
-
-    A share `uniform` of the timesteps is uniform instead.
-
-    Reference:
-        Esser et al. 2024 (Stable Diffusion 3), eq. 19, which draws logit-normal times of a flow.
-    """
-    log_ratio = 0.5 * (np.log1p(-abar) - np.log(abar))
-    density = np.exp(-(log_ratio**2) / 2) * np.gradient(log_ratio)
-    return np.cumsum((1 - uniform) * density / density.sum() + uniform / len(abar))
-
-
-def v_error(
-    apply: Callable,
-    encode: Callable,
-    abar: Array,
-    quantiles: Array,
-    text: Params,
-    params: Params,
-    key: Array,
-    batch: data.Batch,
-) -> tuple[Array, dict[str, Array]]:
-    """Computes the objective: the mean squared error of signal eps - noise x0 (Salimans and Ho 2022)."""
-    x0, n = batch.images, batch.images.shape[0]
-    t_key, noise_key = jax.random.split(key)
-    places = (jax.random.uniform(t_key) + jnp.arange(n) / n) % 1  # evenly spread
-    t = jnp.minimum(jnp.searchsorted(quantiles, places), abar.shape[0] - 1)
-    signal, noise = (jnp.sqrt(a)[:, None, None, None] for a in (abar[t], 1 - abar[t]))
-    eps = jax.random.normal(noise_key, x0.shape)
-    states = encode(text, batch.tokens, batch.mask)
-    prediction = apply(params, signal * x0 + noise * eps, t.astype(x0.dtype), Conditioning(states))
-    mse = ((prediction.estimate - (signal * eps - noise * x0)) ** 2).mean()
-    return mse, {}
+def denoise(
+    apply: Callable, encode: Callable, text: Params, params: Params, x: Array, t: Array, batch: data.Batch
+) -> Prediction:
+    """Predicts v of images x [n h w 1] with their captions, by a fixed text encoder."""
+    return apply(params, x, t, Conditioning(encode(text, batch.tokens, batch.mask)))
 
 
 def main(
@@ -149,15 +122,12 @@ def main(
     if last:
         print(f"text encoder: loss {np.mean(last['loss']):.4f}, named right {np.mean(last['named']):.4f}", flush=True)
 
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adam(optax.warmup_cosine_decay_schedule(0.0, rate, min(200, steps // 10), steps, rate / 100), b2=0.99),
-    )
+    optimizer = adam_with_cosine(rate, steps)
     state = start(unet.init(UNET, keys[2]), optimizer, keys[3])
     abar = schedule.cosine()
     objective = Partial(
-        partial(v_error, apply, encode), jnp.asarray(abar, jnp.float32), jnp.asarray(timestep_quantiles(abar)),
-        warm.ema["text"],
+        objectives.v_error, jnp.asarray(abar, jnp.float32), jnp.asarray(objectives.timestep_quantiles(abar)),
+        Partial(partial(denoise, apply, encode), warm.ema["text"]),
     )  # fmt: skip
     drawer = Partial(partial(data.draw, n=batch, null=0.1, dropped=0.4), world)
     with Log(run, steps, batch) as report:

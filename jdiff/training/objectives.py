@@ -5,6 +5,7 @@ from typing import Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jdiff.types import Array, Params, Prediction
@@ -39,6 +40,28 @@ def spread_timesteps(key: Array, n: int, steps: int) -> Array:
         Kingma et al. 2021 (VDM), appendix I.1.
     """
     return ((jax.random.uniform(key) + jnp.arange(n) / n) % 1 * steps).astype(jnp.int32)
+
+
+def timestep_quantiles(abar: np.ndarray, uniform: float = 0.1) -> np.ndarray:
+    """Returns the cumulative distribution of timesteps whose log(noise / signal) is normal.
+
+    Args:
+        abar: noise schedule [steps].
+        uniform: share of the timesteps that is uniform instead.
+
+    Returns:
+        [steps], for `v_error`.
+
+    Example:
+        >>> timestep_quantiles(np.linspace(0.99, 0.01, 3), uniform=0.0).round(2).tolist()
+        [0.06, 0.94, 1.0]
+
+    Reference:
+        Esser et al. 2024 (Stable Diffusion 3), eq. 19, which draws logit-normal times of a flow.
+    """
+    log_ratio = 0.5 * (np.log1p(-abar) - np.log(abar))
+    density = np.exp(-(log_ratio**2) / 2) * np.gradient(log_ratio)
+    return np.cumsum((1 - uniform) * density / density.sum() + uniform / len(abar))
 
 
 def gaussian_kl(mean: Array, log_var: Array, other_mean: Array, other_log_var: Array) -> Array:
@@ -120,6 +143,40 @@ def cast_weight(abar: Array, least_abar: float = 0.005) -> Array:
         [1.0, 200.0]
     """
     return (1 - abar) / jnp.maximum(abar, least_abar)
+
+
+def v_error(
+    abar: Array,
+    quantiles: Array,
+    denoise: Callable[[Params, Array, Array, B], Prediction],
+    params: Params,
+    key: Array,
+    batch: B,
+) -> tuple[Array, dict[str, Array]]:
+    """Computes the objective of a network that predicts v = signal eps - noise x0: its mean squared error.
+
+    Args:
+        abar: noise schedule [steps].
+        quantiles: cumulative distribution of the timesteps [steps], from `timestep_quantiles`.
+        denoise: `(params, x, t, batch) -> Prediction`.
+        params: parameters of the network.
+        key: random key.
+        batch: images [n h w c] in [-1, 1], and anything else that `denoise` needs.
+
+    Returns:
+        The loss, and no metrics.
+
+    Reference:
+        Salimans and Ho 2022, section 4 and appendix D.
+    """
+    x0, n = batch.images, batch.images.shape[0]
+    t_key, noise_key = jax.random.split(key)
+    places = (jax.random.uniform(t_key) + jnp.arange(n) / n) % 1  # evenly spread
+    t = jnp.minimum(jnp.searchsorted(quantiles, places), abar.shape[0] - 1)
+    signal, noise = (jnp.sqrt(a)[:, None, None, None] for a in (abar[t], 1 - abar[t]))
+    eps = jax.random.normal(noise_key, x0.shape)
+    prediction = denoise(params, signal * x0 + noise * eps, t.astype(x0.dtype), batch)
+    return ((prediction.estimate - (signal * eps - noise * x0)) ** 2).mean(), {}
 
 
 def hybrid(
