@@ -265,8 +265,8 @@ The recipe `spec` is the course's. The recipe `best` is ours, for the kinds `tim
 starts from pure noise, whereas the course's noise schedule leaves abar_300 = 0.048 of the image. Its network is IF's
 UNet on patches of 2 x 2 pixels. It is sampled in {steps} steps of a second-order solver, with an EMA of the weights.
 
-On two CPU cores, the course's full training takes days. Networks that are marked as unfinished were trained for a
-shorter time. The same command trains them in full where there is an accelerator. Networks that have not seen the whole
+On two CPU cores, the course's full training takes two hours for each network, or more. Networks that are marked as
+unfinished were trained for a shorter time. The same command trains them in full. Networks that have not seen the whole
 data set once have no samples here, because their samples are noise.
 
 ## What was measured
