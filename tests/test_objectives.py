@@ -1,4 +1,4 @@
-"""The hybrid loss: each part against its definition."""
+"""The hybrid loss and the error of v: each part against its definition."""
 
 from typing import NamedTuple
 
@@ -85,3 +85,34 @@ def test_the_256_values_have_probability_one_together():
     for mean, log_var in ((0.0, -3.0), (0.9, -6.0), (-1.2, 0.0)):
         total = jnp.exp(-objectives.eight_bit_nll(values, jnp.float32(mean), jnp.float32(log_var))).sum()
         assert abs(total - 1) < 1e-4
+
+
+def test_the_error_of_v_is_zero_for_the_right_v_and_one_for_none_of_it():
+    abar, x0 = jnp.asarray(schedule.cosine(), jnp.float32), jnp.ones((64, 4, 4, 1))
+    quantiles = jnp.asarray(objectives.timestep_quantiles(schedule.cosine()))
+
+    def right(params, x, t, batch):
+        a = abar[t.astype(int)][:, None, None, None]
+        eps = (x - jnp.sqrt(a) * batch.images) / jnp.sqrt(1 - a)
+        return Prediction(params * (jnp.sqrt(a) * eps - jnp.sqrt(1 - a) * batch.images))
+
+    error = lambda share: objectives.v_error(abar, quantiles, right, share, jax.random.key(0), Batch(x0))[0]
+    assert error(1.0) < 1e-5
+    assert abs(float(error(0.0)) - 1) < 0.1  # v has the variance of x0 and eps, which is 1 here
+
+
+def test_most_timesteps_of_v_are_where_signal_and_noise_are_alike():
+    seen = []
+
+    def told(params, x, t, batch):
+        seen.append(t)
+        return Prediction(x)
+
+    abar = schedule.cosine()
+    quantiles = jnp.asarray(objectives.timestep_quantiles(abar))
+    images = Batch(jnp.zeros((1000, 1, 1, 1)))
+    objectives.v_error(jnp.asarray(abar, jnp.float32), quantiles, told, {}, jax.random.key(0), images)
+    ratio = np.log((1 - abar) / abar)[np.asarray(seen[0], int)] / 2
+    near = (np.abs(ratio) < 1).mean()
+    uniform = (np.abs(np.log((1 - abar) / abar) / 2) < 1).mean()
+    assert abs(near - (0.9 * 0.6827 + 0.1 * uniform)) < 0.03  # a normal distribution has 68 % within its deviation
