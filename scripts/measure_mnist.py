@@ -192,7 +192,7 @@ def main(
         folders: folders of networks. Those that do not exist are left out.
         n: number of samples of each network.
         losses_alone: names, such as class-spec, of networks that are measured without samples. On two cores, 1,000
-            samples with the course's 300 guided steps take an hour.
+            samples with the course's 300 guided steps take 20 minutes.
         machine: description of the machine for the cards; detected if not given.
     """
     use_cores(n or None)

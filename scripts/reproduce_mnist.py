@@ -48,6 +48,9 @@ REPORTED = {
 }
 
 
+USUAL = 1000  # samples that measure_mnist.py draws by default
+
+
 class Figure(NamedTuple):
     """A figure of the page."""
 
@@ -231,15 +234,18 @@ def table(kept: dict) -> str:
             continue
         facts, found = (json.loads((one.folder / name).read_text()) for name in ("training.json", "quality.json"))
         real = found["real"]
-        share = ""
+        share = distance = ""
         if "samples" in found:
             name = "right" if "right" in found else "sure"
             share = f"{100 * found[name] / found['samples']:.1f} % {name}"
+            distance = f"{found['frechet']:.2f}"
+            if found["samples"] != USUAL:
+                share += f" of {found['samples']:,}"
+                distance += f" (of as many real digits: {real['frechet']:.2f})"
         unfinished = "" if facts["finished"] else f" of {facts['epochs']}, unfinished"
         rows.append((
             f"{one.name}, D = {facts['width']}", f"{facts['epochs_done']:g}{unfinished}", f"{last_loss(facts):.4f}",
-            f"{found['test_loss']:.4f}", *REPORTED.get(key, ("", "")), share,
-            f"{found['frechet']:.2f}" if "frechet" in found else "",
+            f"{found['test_loss']:.4f}", *REPORTED.get(key, ("", "")), share, distance,
         ))  # fmt: skip
     text = markdown_table(HEAD, rows)
     if real is not None:
@@ -271,10 +277,11 @@ data set once have no samples here, because their samples are noise.
 
 ## What was measured
 
-`python scripts/measure_mnist.py` drew 1,000 samples of each network with its recipe's own sampler and guidance scale
-(100 of each digit if the network is told the class). The digit judge (`weights/judge`) read them. "Right" is the share
-that it reads as the digit asked for. "Sure" is the share of samples without a class to which it gives a probability of
-0.9 or more. The Frechet distance compares the judge's features of the samples with those of the test digits.
+`python scripts/measure_mnist.py` drew {n:,} samples of each network, if the table has no other number, with its
+recipe's own sampler and guidance scale (as many of each digit if the network is told the class). The digit judge
+(`weights/judge`) read them. "Right" is the share that it reads as the digit asked for. "Sure" is the share of samples
+without a class to which it gives a probability of 0.9 or more. The Frechet distance compares the judge's features of
+the samples with those of the test digits; it is larger for fewer samples.
 
 {table}
 
@@ -357,7 +364,7 @@ def main(
     (out / "mnist").mkdir(parents=True, exist_ok=True)
     curves(out / "mnist" / "losses.png", kept)
     steps = table_of["class", "best"].steps
-    intro = INTRO.format(machine=machine or this_machine(), steps=steps, table=table(kept))
+    intro = INTRO.format(machine=machine or this_machine(), steps=steps, n=USUAL, table=table(kept))
     write(out, intro, figures)
     print(f"wrote {out / 'mnist.md'}")
 
