@@ -155,7 +155,7 @@ def card(facts: dict[str, Any], found: dict[str, Any], machine: str) -> str:
     kind, recipe = facts["kind"], facts["recipe"]
     recipe_flag = "" if recipe == "spec" else f" --recipe {recipe}"
     width_flag = "" if facts["width"] == recipes()[kind, recipe].width else f" --width {facts['width']}"
-    use = f"`jdiff mnist sample {kind}{recipe_flag}` draws with it."
+    use = f"`jdiff mnist sample {kind} --recipe {recipe}` draws with it."
     if kind == "denoise":
         use = f'`jdiff.mnist.model.load("{model.name(kind, recipe)}")` loads it.'
     rows = [("test loss", f"{found['test_loss']:.4f}")]
