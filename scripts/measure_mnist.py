@@ -28,6 +28,7 @@ from jdiff.results import machine as this_machine
 from jdiff.results import percent, share
 from jdiff.types import Array, Conditioning, Params, Prediction
 
+USUAL = 1000  # samples of a network
 SURE = 0.9  # probability from which the judge counts as sure
 FOLDERS = tuple(Path("weights/mnist") / name for name in ("denoise-spec", "time-spec", "class-spec", "flow-time-spec",
                                                           "flow-class-spec", "time-best", "class-best"))  # fmt: skip
@@ -181,7 +182,7 @@ def card(facts: dict[str, Any], found: dict[str, Any], machine: str) -> str:
 def main(
     data_dir: Path = Path("data/tensorflow_datasets"),
     folders: tuple[Path, ...] = FOLDERS,
-    n: int = 1000,
+    n: int = USUAL,
     losses_alone: tuple[str, ...] = (),
     machine: str = "",
 ) -> None:

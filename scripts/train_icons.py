@@ -26,7 +26,8 @@ from jax.tree_util import Partial
 
 from jdiff import schedule
 from jdiff.checkpoints.folder import ByteEncoder, write_model
-from jdiff.letters.captions import CHARACTERS, style_of
+from jdiff.letters import data
+from jdiff.letters.captions import CHARACTERS
 from jdiff.letters.folder import DEFAULTS, SCHEDULER, STORED
 from jdiff.mesh import over_devices, use_cores
 from jdiff.networks import t5, unet
@@ -98,16 +99,14 @@ def read(folder: Path, words: int | None) -> Icons:
 
 def with_glyphs(icons: Icons, folder: Path) -> Icons:
     """Adds the glyphs of a folder that `scripts/prepare_letters.py` wrote, at the size of the icons."""
-    with np.load(folder / "glyphs.npz") as file:
-        glyphs = file["glyphs"]
-    fonts = [json.loads(line) for line in (folder / "fonts.jsonl").read_text().splitlines()]
-    size, by = icons.images.shape[1], glyphs.shape[-1] // icons.images.shape[1]
-    small = glyphs.reshape(-1, size, by, size, by).astype(np.float32).mean(axis=(2, 4)).round().astype(np.uint8)
-    styles = [style_of(*(font[key] for key in ("stem", "italic", "mono", "serif"))) for font in fonts]
+    size = icons.images.shape[1]
+    glyphs = data.read(folder, size)
     kind = lambda c: "digit" if c.isdigit() else "capital" if c.isupper() else "small"
-    names = [f"{kind(c)} {c}" for c in CHARACTERS] * len(fonts)
-    said = [" ".join(word for word in style if word) for style in styles for _ in CHARACTERS]
-    return Icons(np.concatenate([icons.images, small]), icons.names + names, icons.styles + said)
+    names = [f"{kind(c)} {c}" for c in CHARACTERS] * len(glyphs.fonts)
+    said = [" ".join(word for word in style if word) for style in data.styles(glyphs) for _ in CHARACTERS]
+    return Icons(
+        np.concatenate([icons.images, glyphs.images.reshape(-1, size, size)]), icons.names + names, icons.styles + said
+    )
 
 
 def world(icons: Icons) -> tuple[World, list[str]]:
@@ -241,9 +240,10 @@ def main(
     settings |= {"decay": decay, "steps": steps, "text_steps": text_steps, "seed": seed}
 
     heads = {"heads": jnp.zeros((TEXT.d_model, len(vocabulary))), "bias": jnp.full(len(vocabulary), -6.0)}
-    adam, data = optax.adam(1e-3), Partial(partial(draw, n=batch), drawn)
+    adam, batches = optax.adam(1e-3), Partial(partial(draw, n=batch), drawn)
+    warm = start({"text": t5.init(TEXT, keys[0])} | heads, adam, keys[1])
     named = train(
-        start({"text": t5.init(TEXT, keys[0])} | heads, adam, keys[1]), Partial(partial(name_it, encode)), data, adam,
+        warm, Partial(partial(name_it, encode)), batches, adam,
         steps=text_steps, checkpoints=run / "text", save_every=save_every, settings=settings, mesh=over_devices(),
     ).params  # fmt: skip
 
@@ -256,7 +256,7 @@ def main(
     state = start({"unet": unet.init(config, keys[2])} | named, optimizer, keys[3])
     with Log(run, steps, batch) as report:
         state = train(
-            state, objective, data, optimizer, steps=steps, decay=decay, every=25, report=report, settings=settings,
+            state, objective, batches, optimizer, steps=steps, decay=decay, every=25, report=report, settings=settings,
             checkpoints=run / "checkpoints", save_every=save_every, mesh=over_devices(),
         )  # fmt: skip
     stored = jax.tree.map(lambda a: np.asarray(a, STORED), state.ema)

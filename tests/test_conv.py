@@ -22,7 +22,9 @@ from jdiff.types import Conditioning
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("outputs", [1, 5])  # fewer and more than the inputs
-def test_it_equals_lax_and_so_do_its_gradients(n, h, w, size, stride, up, pad, outputs, x64):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_it_equals_lax_and_so_do_its_gradients(n, h, w, size, stride, up, pad, outputs, devices, x64, monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
     x = jax.random.normal(jax.random.key(0), (n, h, w, 2), jnp.float64)
     kernel = jax.random.normal(jax.random.key(1), (size, size, 2, outputs), jnp.float64)
     how = {"lhs_dilation": (up, up), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}

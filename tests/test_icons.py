@@ -63,7 +63,7 @@ def test_glyphs_are_mixed_in_with_captions_of_their_own(folder):
     glyphs = np.zeros((1, len(CHARACTERS), 16, 16), np.uint8)
     glyphs[0, CHARACTERS.index("g")] = 200
     np.savez(folder / "glyphs.npz", glyphs=glyphs)
-    font = {"stem": 0.2, "italic": False, "mono": False, "serif": True}
+    font = {"family": "f", "stem": 0.2, "italic": False, "mono": False, "serif": True}
     (folder / "fonts.jsonl").write_text(json.dumps(font) + "\n")
     both = train_icons.with_glyphs(train_icons.read(folder, None), folder)
     assert len(both.images) == len(both.names) == len(both.styles) == len(NAMES) + len(CHARACTERS)

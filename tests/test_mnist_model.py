@@ -106,11 +106,14 @@ def test_an_image_is_the_same_in_any_batch(monkeypatch):
 @pytest.mark.parametrize(("kind", "classes"), [("flow-class", [3, 1, -1, 7]), ("flow-time", [-1] * 4)])
 def test_an_image_is_the_same_on_any_number_of_devices(kind, classes):
     digits = model.Digits(Partial(_network), TABLE[kind, "spec"], {})
-    draw = lambda classes, mesh: model.draw(digits, classes, jax.random.key(0), steps=5, keep=2, mesh=mesh)
+    seen = []
+    watch = lambda done, total, x: seen.append((done, total, x.shape))
+    draw = lambda classes, mesh: model.draw(digits, classes, jax.random.key(0), steps=5, keep=2, mesh=mesh, watch=watch)
     two = jax.make_mesh((2, 1), ("data", "model"), devices=jax.devices()[:2])
     alone, split = draw(classes, None), draw(classes, two)
     for a, b in zip(alone, split, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
+    assert seen == 2 * [(done, 5, (4, 28, 28, 1)) for done in range(1, 6)]
     with pytest.raises(ValueError, match="the number of devices must divide 240 and 3 images, got 2"):
         draw(classes[:3], two)
 

@@ -21,15 +21,16 @@ NOT_LETTERS = ("semaphor", "fonts-f500")
 class Glyphs(NamedTuple):
     """The glyphs of typefaces, and facts about each typeface."""
 
-    images: np.ndarray  # [fonts 62 32 32] uint8 with bright ink, in the order of `captions.CHARACTERS`
+    images: np.ndarray  # [fonts 62 size size] uint8 with bright ink, in the order of `captions.CHARACTERS`
     fonts: list[Json]  # rows of fonts.jsonl: name, family, stem, italic, mono, serif and more
 
 
-def read(folder: str | Path) -> Glyphs:
-    """Reads glyphs, reduced to 32 x 32 pixels by area, without the families in `NOT_LETTERS`.
+def read(folder: str | Path, size: int = SIZE) -> Glyphs:
+    """Reads glyphs, reduced to size x size pixels by area, without the families in `NOT_LETTERS`.
 
     Args:
         folder: a folder that `scripts/prepare_letters.py` wrote.
+        size: height and width in pixels, which divides that of the folder's glyphs.
 
     Raises:
         ValueError: the folder has no glyphs.npz or no fonts.jsonl.
@@ -45,8 +46,8 @@ def read(folder: str | Path) -> Glyphs:
     kept = [i for i, font in enumerate(fonts) if font["family"] not in NOT_LETTERS]
     fonts, large = [fonts[i] for i in kept], large[kept]
     n, characters, h, _ = large.shape
-    by = h // SIZE
-    small = large.reshape(n, characters, SIZE, by, SIZE, by).astype(np.float32).mean(axis=(3, 5))
+    by = h // size
+    small = large.reshape(n, characters, size, by, size, by).astype(np.float32).mean(axis=(3, 5))
     return Glyphs(np.rint(small).astype(np.uint8), fonts)
 
 
@@ -82,10 +83,15 @@ class World(NamedTuple):
     null_mask: Array  # [l]
 
 
+def styles(glyphs: Glyphs) -> list[captions.Style]:
+    """Returns the words for each typeface."""
+    return [captions.style_of(*(font[key] for key in ("stem", "italic", "mono", "serif"))) for font in glyphs.fonts]
+
+
 def world(glyphs: Glyphs) -> World:
     """Puts glyphs and all captions on the device."""
-    styles = [captions.style_of(*(font[key] for key in ("stem", "italic", "mono", "serif"))) for font in glyphs.fonts]
-    places = [[group.index(word) for group, word in zip(captions.STYLE_WORDS, style, strict=True)] for style in styles]
+    words = captions.STYLE_WORDS
+    places = [[group.index(word) for group, word in zip(words, style, strict=True)] for style in styles(glyphs)]
     texts = [
         captions.caption(character, style, spelled=spelled)
         for style in captions.styles()

@@ -156,7 +156,7 @@ def _digits(models: Models, task: Task, command: Digits, watch: Watch) -> Result
     classes = np.repeat(np.arange(10), command.n) if "class" in kind else np.full(10 * command.n, -1)
     way = _Way(lambda done, total, x: watch(done, total, x))
     grey: Callable[[int, int, np.ndarray], None] = lambda done, total, x: way(done, total, 2 * x - 1)
-    how = {"steps": command.steps, "guidance": command.guidance, "watch": grey}
+    how = {"steps": command.steps, "guidance": command.guidance, "mesh": model.mesh_for(len(classes)), "watch": grey}
     made = accepted(lambda: model.draw(network, classes, jax.random.key(command.seed), **how))
     finite = bool(np.isfinite(made.images).all())
     demand(finite, "pictures are not finite; try less guidance, or more steps")

@@ -39,7 +39,12 @@ def spread_timesteps(key: Array, n: int, steps: int) -> Array:
     Reference:
         Kingma et al. 2021 (VDM), appendix I.1.
     """
-    return ((jax.random.uniform(key) + jnp.arange(n) / n) % 1 * steps).astype(jnp.int32)
+    return (_spread(key, n) * steps).astype(jnp.int32)
+
+
+def _spread(key: Array, n: int) -> Array:
+    """Draws evenly spread numbers [n]. Each one by itself is uniform in 0 to 1."""
+    return (jax.random.uniform(key) + jnp.arange(n) / n) % 1
 
 
 def timestep_quantiles(abar: np.ndarray, uniform: float = 0.1) -> np.ndarray:
@@ -171,8 +176,7 @@ def v_error(
     """
     x0, n = batch.images, batch.images.shape[0]
     t_key, noise_key = jax.random.split(key)
-    places = (jax.random.uniform(t_key) + jnp.arange(n) / n) % 1  # evenly spread
-    t = jnp.minimum(jnp.searchsorted(quantiles, places), abar.shape[0] - 1)
+    t = jnp.minimum(jnp.searchsorted(quantiles, _spread(t_key, n)), abar.shape[0] - 1)
     signal, noise = (jnp.sqrt(a)[:, None, None, None] for a in (abar[t], 1 - abar[t]))
     eps = jax.random.normal(noise_key, x0.shape)
     prediction = denoise(params, signal * x0 + noise * eps, t.astype(x0.dtype), batch)
