@@ -11,7 +11,7 @@ import csv
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import matplotlib
@@ -20,7 +20,7 @@ import tyro
 from tqdm import tqdm
 
 import jdiff
-from jdiff import combine, images, sample, views
+from jdiff import combine, images, mesh, sample, views
 from jdiff.letters import ambigrams, captions, data, judge, page
 from jdiff.parts import beside, write_text
 
@@ -31,7 +31,7 @@ EACH = 20  # samples of each character, and of each style
 SHOWN = 24  # words in the gallery
 COLUMNS = 8  # pictures in a row of the sheet of tasks
 SIGMA = 4.0  # of hybrids, in pixels at a side of 64
-READ = 0.5  # probability from which a letter counts as read
+READ = 0.5  # probability from which a letter is surely right
 
 
 def judges(folder: Path) -> dict[str, Any]:
@@ -125,6 +125,20 @@ def measure_styles(model: Any, steps: int | None) -> dict[str, Any]:
     return found
 
 
+class Candidates(NamedTuple):
+    """The candidates of a pair of letters, and how they are read."""
+
+    pairs: list[ambigrams.Pair]  # [n], with their case
+    glyphs: np.ndarray  # [n 32 32 1]
+    chances: dict[str, np.ndarray]  # by judge [n 2]: probability of the right character, upright and turned
+    right: np.ndarray  # [n] bool: the second judge's most likely character is right, upright and turned
+    seconds: float
+
+
+# Of each pair of letters.
+Pool = dict[tuple[str, str], Candidates]
+
+
 def pool(
     model: Any,
     folder: Path,
@@ -133,18 +147,31 @@ def pool(
     n: int,
     steps: int | None,
     style: str,
+    guidance: float | None,
     push: float,
-) -> dict[tuple[str, str], tuple[list[ambigrams.Pair], np.ndarray, dict[str, np.ndarray], float]]:  # fmt: skip
-    """Draws candidates of each pair. Returns their characters, glyphs, each judge's probabilities, and the seconds."""
-    looks, told, found = judges(folder), captions.read_style(style), {}
+) -> Pool:
+    """Draws candidates of each pair, and reads them."""
+    looks, told, found, devices = judges(folder), captions.read_style(style), {}, mesh.over_devices()
     for i, kind in enumerate(tqdm(wanted, unit="pair")):
         options = ambigrams.cases(*kind)
         pairs = [options[j % len(options)] for j in range(n)]
         began = time.monotonic()
-        glyphs = ambigrams.draw(model, pairs, jax.random.key(1000 + i), view=view, style=told, steps=steps, push=push)
-        read = {name: ambigrams.read(glyphs, pairs, view, look) for name, look in looks.items()}
-        found[kind] = (pairs, glyphs, read, time.monotonic() - began)
+        glyphs = ambigrams.draw(
+            model, pairs, jax.random.key(1000 + i), view=view, style=told, steps=steps, guidance=guidance, push=push,
+            mesh=devices,
+        )  # fmt: skip
+        chances = {name: ambigrams.read(glyphs, pairs, view, look) for name, look in looks.items()}
+        seconds = time.monotonic() - began
+        found[kind] = Candidates(
+            pairs, glyphs, chances, right_both(looks["second-judge"], glyphs, pairs, view), seconds
+        )
     return found
+
+
+def right_both(look: Any, glyphs: np.ndarray, pairs: list[ambigrams.Pair], view: str) -> np.ndarray:
+    """Returns which glyphs a judge reads right both ways, as in `right`, [n] bool."""
+    upright = right(np.asarray(look(glyphs)), "".join(pair.upright for pair in pairs))
+    return upright & right(np.asarray(look(ambigrams.turn(view, glyphs))), "".join(pair.turned for pair in pairs))
 
 
 def kinds_of(words: list[str], view: str) -> list[tuple[str, str]]:
@@ -153,14 +180,17 @@ def kinds_of(words: list[str], view: str) -> list[tuple[str, str]]:
     return list(dict.fromkeys(tuple(sorted(pair)) for pair in pairs))  # type: ignore[misc], pairs have two
 
 
-def measure_pairs(found: dict, view: str, out: Path) -> dict[str, Any]:
-    """Measures, for each pair in its best case, the share of candidates that the second judge reads both ways."""
+def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
+    """Measures, for each pair in its best case, the share of candidates that the second judge reads right both ways."""
     import matplotlib.pyplot as plt
 
     table = np.full((26, 26), np.nan)
-    for (a, b), (pairs, _, read, _) in found.items():
-        good = read["second-judge"].min(1) >= READ
-        share = max(np.mean([g for g, p in zip(good, pairs, strict=True) if p == kind]) for kind in set(pairs))
+    for (a, b), made in found.items():
+        each = [
+            [good for good, pair in zip(made.right, made.pairs, strict=True) if pair == kind]
+            for kind in set(made.pairs)
+        ]
+        share = max(np.mean(some) for some in each)
         table[LETTERS.index(a), LETTERS.index(b)] = table[LETTERS.index(b), LETTERS.index(a)] = share
     with (out / f"pairs-{view}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
@@ -172,27 +202,30 @@ def measure_pairs(found: dict, view: str, out: Path) -> dict[str, Any]:
     axes.set_yticks(range(len(LETTERS)), list(LETTERS))
     axes.set_xlabel("letter when turned")
     axes.set_ylabel("letter upright")
-    figure.colorbar(heat, label="share of candidates read both ways, in the best case")
+    figure.colorbar(heat, label="share of candidates read right both ways, in the best case")
     with beside(out / f"pairs-{view}.png") as file:
         figure.savefig(file, format="png", dpi=90)
     plt.close(figure)
-    return {"pairs": len(found), "share read both ways": round(float(np.nanmean(table)), 3),
-            "pairs with a candidate read both ways": round(float(np.nanmean(table > 0)), 3)}  # fmt: skip
+    return {"pairs": len(found), "share right both ways": round(float(np.nanmean(table)), 3),
+            "pairs with a candidate right both ways": round(float(np.nanmean(table > 0)), 3)}  # fmt: skip
 
 
-def measure_words(found: dict, words: list[str], view: str, out: Path) -> dict[str, Any]:
-    """Measures words that read the same both ways: the first judge picks every letter, the second reads it."""
-    letters, whole, shown, seconds = [], [], [], []
+def measure_words(found: Pool, words: list[str], view: str, out: Path) -> dict[str, Any]:
+    """Measures words that read the same both ways: the first judge picks every letter, the second reads it.
+
+    A letter is right if the most likely character is, as of samples. It is surely right if the probability is at least
+    `READ`.
+    """
+    letters, whole, shown, seconds = [], [], [], []  # of letters and whole: whether right, and whether surely right
     for word in words:
         places = ambigrams.places(word, word, view)
         kinds = [tuple(sorted(pair)) for pair in places]
-        best = {kind: int(found[kind][2]["judge"].min(1).argmax()) for kind in kinds}
         good, glyphs, pairs, scores = [], [], [], []
         for (upright, _), kind in zip(places, kinds, strict=True):
-            pairs_of, images_of, read, _ = found[kind]
-            i = best[kind]
-            good.append(read["second-judge"][i].min() >= READ)
-            pair, glyph, score = pairs_of[i], images_of[i], read["second-judge"][i]
+            made = found[kind]
+            i = int(made.chances["judge"].min(1).argmax())
+            pair, glyph, score = made.pairs[i], made.glyphs[i], made.chances["second-judge"][i]
+            good.append((made.right[i], score.min() >= READ))
             if pair.upright.lower() != upright:
                 pair, score = ambigrams.Pair(*pair[::-1]), score[::-1]
                 glyph = np.asarray(ambigrams.turn(view, glyph[None])[0])
@@ -200,8 +233,8 @@ def measure_words(found: dict, words: list[str], view: str, out: Path) -> dict[s
             pairs.append(pair)
             scores.append(score)
         letters += good
-        whole.append(all(good))
-        seconds.append(sum(found[kind][3] for kind in dict.fromkeys(kinds)))
+        whole.append(np.all(good, axis=0))
+        seconds.append(sum(found[kind].seconds for kind in dict.fromkeys(kinds)))
         if len(shown) < SHOWN:
             shown.append(ambigrams.Ambigram(word, word, view, pairs, np.stack(glyphs), np.stack(scores)))
     pages = [page.page(made)[::3, ::3] for made in shown]
@@ -209,9 +242,11 @@ def measure_words(found: dict, words: list[str], view: str, out: Path) -> dict[s
     sheets = [np.pad(s, ((0, h - s.shape[0]), (0, w - s.shape[1]), (0, 0)), constant_values=255) for s in pages]
     rows = [np.concatenate(sheets[i : i + 4], axis=1) for i in range(0, len(sheets), 4)]
     images.save(out / f"words-{view}.png", np.concatenate(rows))
-    return {"words": len(words), "letters read both ways": round(float(np.mean(letters)), 3),
-            "words read whole": round(float(np.mean(whole)), 3),
-            "seconds a word": round(float(np.mean(seconds)), 1)}  # fmt: skip
+    (right_letters, sure_letters), (right_words, sure_words) = np.mean(letters, 0), np.mean(whole, 0)
+    shares = {"letters right both ways": right_letters, "words right as a whole": right_words,
+              "letters surely right both ways": sure_letters, "words surely right as a whole": sure_words}  # fmt: skip
+    found_shares = {name: round(float(share), 3) for name, share in shares.items()}
+    return {"words": len(words)} | found_shares | {"seconds a word": round(float(np.mean(seconds)), 1)}
 
 
 def strokes() -> np.ndarray:
@@ -265,9 +300,10 @@ def main(
     glyphs: Path | None = None,
     out: Path = Path("docs/letters"),
     view: Literal["rotate_180", "mirror"] = "rotate_180",
-    n: int = 16,
+    n: int = 24,
     steps: int | None = None,
     style: str = "bold",
+    guidance: float | None = None,
     push: float = ambigrams.PUSH,
     first: int = 200,
 ) -> None:
@@ -282,9 +318,11 @@ def main(
         n: number of candidates of each pair, over all choices of case.
         steps: steps of the sampler; the model's default if not given.
         style: style words of pairs and words.
+        guidance: guidance scale of pairs and words, as in `jdiff.letters.ambigrams.draw`.
         push: how far the guide moves glyphs, as in `jdiff.letters.ambigrams.draw`.
         first: number of words, from the start of the list.
     """
+    mesh.use_cores(ambigrams.AT_ONCE)
     out.mkdir(parents=True, exist_ok=True)
     loaded, found = jdiff.load(model), {}
     if "samples" in parts:
@@ -300,8 +338,9 @@ def main(
         wanted = (
             [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]] if "pairs" in parts else kinds_of(words, view)
         )
-        candidates = pool(loaded, model, wanted, view, n, steps, style, push)
-        drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "push": push}
+        scale = ambigrams.default_guidance(loaded, push) if guidance is None else guidance
+        candidates = pool(loaded, model, wanted, view, n, steps, style, scale, push)
+        drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": scale, "push": push}
         how = {"candidates of a pair": n} | drawn_by
         if "pairs" in parts:
             found[f"pairs {view}"] = how | measure_pairs(candidates, view, out)

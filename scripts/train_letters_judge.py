@@ -2,7 +2,7 @@
 
     python scripts/train_letters_judge.py --kind judge
     python scripts/train_letters_judge.py --kind second-judge --seed 1
-    python scripts/train_letters_judge.py --kind guide --seed 3 --least 0.97
+    python scripts/train_letters_judge.py --kind guide --seed 3 --radius 2 --least 0.97
 
 Nothing is written if the judge reads less than `--least` of the held-out glyphs right.
 """
@@ -26,7 +26,7 @@ from jdiff.training.augment import jitter
 from jdiff.training.conv import fitting_conv
 from jdiff.training.log import Log
 from jdiff.training.loop import start, train
-from jdiff.training.objectives import classify
+from jdiff.training.objectives import adversarial, classify
 from jdiff.types import Array, Params
 
 CARD = """\
@@ -40,11 +40,11 @@ O, o and 0 are one class, and so are I, i, l and 1. A capital L is a class of it
 | network | {sizes}, {parameters:,} parameters, stored in float16 |
 | data | {fonts} typefaces, from the data of the letters model; whole families are held out |
 | augmentation | turned by up to 8 degrees, scaled by up to 15 %, shifted by up to 2.5 pixels; noise; contrast |
-| training | {steps:,} updates of {batch}; seed {seed}; {seconds:.0f} s |
+| training | {steps:,} updates of {batch}{attacked}; seed {seed}; {seconds:.0f} s |
 | accuracy | **{accuracy:.2%}** of the {glyphs:,} glyphs of {held} typefaces of held-out families |
 | most frequent mistakes (times) | {confused} |
 
-`python scripts/train_letters_judge.py --kind {kind} --seed {seed} --least {least:g}` wrote it and this page. It has the
+`{command}` wrote it and this page. It has the
 library's licence (Apache-2.0). It reads a character in every picture.
 """
 USES = {
@@ -93,6 +93,7 @@ def main(
     batch: int = 128,
     rate: float = 2e-3,
     decay: float = 0.995,
+    radius: float = 0.0,
     least: float = 0.985,
     seed: int = 0,
 ) -> None:
@@ -107,6 +108,7 @@ def main(
         batch: glyphs an update.
         rate: highest learning rate; it decays to 0 with a cosine.
         decay: of the EMA of the weights, which is written.
+        radius: length of the longest adversarial change to a glyph [32 32] in [0, 1]; 0 for none.
         least: share of held-out glyphs that must be read right.
         seed: of everything random.
     """
@@ -118,6 +120,7 @@ def main(
     began = time.monotonic()
     with Log(run / kind, steps, batch) as report:
         objective = Partial(partial(classify, judge.network(kind, fitting_conv())[0]))
+        objective = Partial(partial(adversarial, objective, radius)) if radius else objective
         state = train(state, objective, drawer, optimizer, steps=steps, decay=decay, report=report)
     seconds = time.monotonic() - began
 
@@ -132,11 +135,14 @@ def main(
     judge.save_params(out / kind, stored, kind)
     sizes = judge.KINDS[kind]
     convolutions = "/".join(map(str, sizes.channels))
+    command = f"python scripts/train_letters_judge.py --kind {kind} --seed {seed}"
+    command += f" --radius {radius:g}" * bool(radius) + f" --least {least:g}"
     card = CARD.format(
         kind=kind, classes=len(judge.CLASSES), use=USES[kind], fonts=len(training.fonts),
         sizes=f"3x3 convolutions with {convolutions} channels on patches of {sizes.patch} x {sizes.patch} pixels",
         parameters=sum(a.size for a in jax.tree.leaves(stored)), steps=steps, batch=batch, seed=seed,
-        least=least, seconds=seconds, accuracy=accuracy,
+        attacked=f", glyphs changed against the guide by a length of up to {radius:g}" if radius else "",
+        command=command, seconds=seconds, accuracy=accuracy,
         glyphs=held.images.shape[0] * held.images.shape[1], held=len(held.fonts), confused=confused,
     )  # fmt: skip
     write_text(out / kind / "README.md", card)

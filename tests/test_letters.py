@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jdiff import combine, model, schedule, step
+from jdiff import mesh as meshes
 from jdiff.letters import ambigrams, captions, data, judge, page
 from jdiff.networks import unet
 from jdiff.scan import one
@@ -200,6 +201,18 @@ def test_candidates_are_the_same_in_any_word():
     )
     np.testing.assert_allclose(few, many[:2], atol=1e-5)
     assert np.abs(many[0] - many[1]).max() > 0.01
+
+
+def test_candidates_are_the_same_on_many_devices():
+    draw = lambda mesh: ambigrams.draw(small_model(), [ambigrams.Pair("a", "b")] * 3, KEY, steps=4, mesh=mesh)
+    np.testing.assert_allclose(draw(meshes.make()), draw(None), atol=5e-4)  # 1.3e-4 here, 5e-5 with the shipped model
+
+
+@pytest.mark.parametrize(("push", "evaluations"), [(0.5, 2), (0.0, 4)])
+def test_readings_that_are_pushed_need_no_guidance(push, evaluations):
+    model = small_model()
+    made = ambigrams.combiner(model, ambigrams.Pair("a", "b"), "flip", captions.PLAIN, push=push)
+    assert combine.size(made) == evaluations and model.defaults.guidance > 1
 
 
 def test_the_best_read_candidate_is_chosen_and_weights_agree():

@@ -190,5 +190,5 @@ def test_every_part_is_measured_and_added(tmp_path, monkeypatch):
     measure_letters.main(("styles", "words"), model=tmp_path, out=tmp_path / "out", n=1, first=2)
     found = json.loads((tmp_path / "quality.json").read_text())
     assert found["kept"] == 1 and {"bold", "italic", "serif"} <= set(found["styles"])
-    assert found["words rotate_180"]["words"] == 2 and 0 <= found["words rotate_180"]["letters read both ways"] <= 1
+    assert found["words rotate_180"]["words"] == 2 and 0 <= found["words rotate_180"]["letters right both ways"] <= 1
     assert (tmp_path / "out" / "words-rotate_180.png").is_file()

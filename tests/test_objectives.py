@@ -116,3 +116,21 @@ def test_most_timesteps_of_v_are_where_signal_and_noise_are_alike():
     near = (np.abs(ratio) < 1).mean()
     uniform = (np.abs(np.log((1 - abar) / abar) / 2) < 1).mean()
     assert abs(near - (0.9 * 0.6827 + 0.1 * uniform)) < 0.03  # a normal distribution has 68 % within its deviation
+
+
+def test_adversarial_examples_are_near_and_cost_more():
+    images = jax.random.normal(jax.random.key(1), (8, 5, 5, 1))
+    seen = []
+
+    def objective(params, key, batch):
+        seen.append(batch[0])
+        return (params * batch[0] ** 2).sum((1, 2, 3)).mean(), {}
+
+    run = lambda params: objectives.adversarial(objective, 2.0, params, jax.random.key(0), (images, jnp.arange(8)))
+    loss, _ = run(3.0)
+    lengths = jnp.sqrt(((seen[-1] - images) ** 2).sum((1, 2, 3)))
+    assert (lengths <= 2 + 1e-5).all() and lengths.max() > 1 and lengths.min() < 1
+    each = (3.0 * seen[-1] ** 2).sum((1, 2, 3)) > (3.0 * images**2).sum((1, 2, 3))
+    assert each.all() and float(loss) > float(objective(3.0, None, (images,))[0])
+    slope = jax.grad(lambda params: run(params)[0])(3.0)  # the attack itself is not differentiated
+    assert float(slope) == pytest.approx(float(loss) / 3, rel=1e-5)

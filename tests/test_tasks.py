@@ -7,6 +7,8 @@ import pytest
 from jax.sharding import AxisType
 
 from jdiff import combine, model, sample, schedule, step, types, views
+from jdiff.bulk import job
+from jdiff.mnist import model as mnist_model
 from jdiff.networks import unet
 from jdiff.types import Conditioning, Level, Network, Prediction
 
@@ -109,6 +111,28 @@ def test_a_combiner_stands_where_prompts_do():
     )
     anagram = combine.mean([guided[0], combine.view(views.rotate_180(), guided[1])])
     assert sample.generate(m, anagram, KEY, n=3).images.shape == (1, 3, 16, 16, 3)
+
+
+first = lambda tree: jax.tree.map(lambda a: a[0], tree)
+GUIDED = {
+    "prompts": lambda scale: make().guided(PROMPTS, scale)[0],
+    "bulk": lambda scale: first(job._guided(embed(PROMPTS), np.asarray(embed([""])[0]), scale)),
+    "digits": lambda scale: first(mnist_model.guided(jnp.array([3]), scale)),
+}
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_guidance_1_evaluates_the_network_once(name):
+    assert [combine.size(GUIDED[name](scale)) for scale in (1, 1.0, 1.5, 0.0)] == [1, 1, 2, 2]
+
+
+def test_guidance_1_is_the_prediction_for_the_prompt():
+    m, texts = make(), embed(PROMPTS)
+    alone = [combine.conditional(text) for text in texts]
+    drawn = lambda prompts, **how: np.asarray(sample.generate(m, prompts, KEY, n=2, **how).images)
+    np.testing.assert_array_equal(drawn(PROMPTS, guidance=1.0), drawn(alone))
+    by_two = [combine.cfg(text, 1.0, embed([""])[0]) for text in texts]
+    np.testing.assert_allclose(drawn(PROMPTS, guidance=1), drawn(by_two), atol=1e-5)
 
 
 def test_an_edit_from_the_top_is_a_picture_of_its_own_and_a_late_one_is_close():

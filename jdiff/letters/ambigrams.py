@@ -4,7 +4,8 @@ Letter i of a word is one glyph that reads as another letter when it is turned. 
 of one sampler, and their predictions are averaged (Geng et al. 2024, Visual Anagrams). Many candidates of every letter
 are drawn, a judge reads each both ways, and the best of each place are set into a word.
 
-In the noisy steps, the gradient of another judge, the guide, pushes the clean image towards both readings.
+In the noisy steps, the gradient of another judge, the guide, pushes the clean image towards both readings. The guide is
+trained on adversarial examples, because such a judge's gradient changes strokes, and not single pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from jdiff import checks, combine, sample, views
 from jdiff.keys import as_key
 from jdiff.letters import captions, judge
 from jdiff.model import Model
+from jdiff.training.conv import fitting_conv
 from jdiff.types import Array, Level, Prediction, Rule
 
 # The ways of turning a word, and whether its letters then come in the opposite order.
@@ -138,6 +140,11 @@ def cases(upright: str, turned: str) -> list[Pair]:
     return sorted((Pair(a, b) for a, b in product(*options)), key=lambda pair: pair[0].isupper() != pair[1].isupper())
 
 
+def default_guidance(model: Model, push: float) -> float:
+    """Returns the guidance scale of readings: 1 with a push, because the guide does the same; else the model's own."""
+    return 1.0 if push > 0 else model.defaults.guidance
+
+
 def combiner(
     model: Model,
     pair: Pair,
@@ -146,11 +153,21 @@ def combiner(
     guidance: float | None = None,
     push: float = PUSH,
 ) -> combine.Combiner:
-    """Returns the mean of two guided readings, one of them through the view, pushed by the guide unless `push` is 0.
+    """Returns the mean of two readings, one of them through the view, pushed by the guide unless `push` is 0.
+
+    Args:
+        model: the letters model.
+        pair: what the glyph reads as.
+        view: how it is turned, a key of `TURNS`.
+        style: of both readings.
+        guidance: guidance scale of each reading; that of `default_guidance` if None.
+        push: as in `draw`.
 
     Reference:
-        Geng et al. 2024 (Visual Anagrams), eq. 4; Bansal et al. 2023 (Universal Guidance), section 3.2.
+        Geng et al. 2024 (Visual Anagrams), eq. 4; Bansal et al. 2023 (Universal Guidance), section 3.2. A guide that is
+        trained on adversarial examples: Kawar et al. 2023 (Robust Classifier Guidance).
     """
+    guidance = default_guidance(model, push) if guidance is None else guidance
     texts = [captions.caption(character, style, spelled=True) for character in pair]
     upright, turned = model.guided(texts, guidance)
     both = combine.mean([upright, combine.view(views.VIEWS[view](), turned)])
@@ -163,7 +180,8 @@ def combiner(
 @cache
 def _pushed(view: str, predicts: Callable) -> Callable:
     """Returns the `join` of the guide's rule, whose parts are the push and the classes of both readings [2 classes]."""
-    look, params = judge.network("guide")[0], judge.load_params(kind="guide")
+    # XLA's own gradient of a convolution is slow in a scan
+    look, params = judge.network("guide", fitting_conv())[0], judge.load_params(kind="guide")
     other = views.VIEWS[view]().apply
 
     def join(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
@@ -209,11 +227,10 @@ def draw(
         view: how the glyphs are turned, a key of `TURNS`.
         style: of both readings.
         steps: steps of the sampler; the model's own if None.
-        guidance: guidance scale of each reading; the model's own if None.
+        guidance: as in `combiner`.
         push: how far the guide moves the clean image in a noisy step, in [0, 2], as a root mean square over pixels in
             [-1, 1]; 0 for the plain mean.
-        mesh: devices to split the candidates over, as in `sample.generate`. With a push, single pixels can differ by a
-            few hundredths between meshes, because the gradient of the guide's ReLUs jumps where their input is near 0.
+        mesh: devices to split the candidates over, as in `sample.generate`.
         progress: called with (steps done, steps in all) every few steps.
 
     Returns:
@@ -254,7 +271,7 @@ def ambigram(
     key: Array,
     view: str = "rotate_180",
     style: str = "",
-    n: int = 16,
+    n: int = 24,
     steps: int | None = None,
     guidance: float | None = None,
     push: float = PUSH,
@@ -276,7 +293,7 @@ def ambigram(
         style: words such as "bold serif": see `captions.read_style`.
         n: candidates of each place, over all choices of case.
         steps: steps of the sampler; the model's own if None.
-        guidance: guidance scale of each reading; the model's own if None.
+        guidance: as in `combiner`.
         push: as in `draw`.
         mesh: as in `draw`.
         judged: reads glyphs, as `judge.load_judge` returns; the shipped judge if None.

@@ -37,6 +37,7 @@ class Sizes:
     channels: tuple[int, ...]  # of the convolutions
     halve: tuple[int, ...]  # numbers of the convolutions after which height and width are halved
     features: int  # width of the first dense layer
+    smooth: bool = False  # GELU and means, in the place of ReLU and maxima, whose gradients jump
 
 
 # The judge ranks candidates, the second judge only measures, and the gradient of the guide changes ambigrams. Each has
@@ -44,7 +45,7 @@ class Sizes:
 KINDS = {
     "judge": Sizes(1, (16, 32, 64, 96), (0, 1, 3), 128),
     "second-judge": Sizes(2, (32, 48, 64, 64), (1, 3), 128),
-    "guide": Sizes(1, (24, 48, 64), (0, 1, 2), 128),
+    "guide": Sizes(1, (24, 48, 64), (0, 1, 2), 128, smooth=True),
 }
 
 
@@ -72,10 +73,11 @@ def accepted(character: str) -> np.ndarray:
 LABELS = np.array([class_of(character) for character in CHARACTERS])
 
 
-def halve(x: Array) -> Array:
-    """Returns the maximum of each 2 x 2 pixels: [n h/2 w/2 c] of [n h w c]."""
+def halve(x: Array, smooth: bool = False) -> Array:
+    """Returns the maximum, or the mean, of each 2 x 2 pixels: [n h/2 w/2 c] of [n h w c]."""
     n, h, w, c = x.shape
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+    blocks = x.reshape(n, h // 2, 2, w // 2, 2, c)
+    return blocks.mean(axis=(2, 4)) if smooth else blocks.max(axis=(2, 4))
 
 
 class Judge(nnx.Module):
@@ -97,11 +99,11 @@ class Judge(nnx.Module):
 
     def features(self, ink: Array) -> Array:
         """Returns the features [n features] of ink [n 32 32 1] in [0, 1]."""
-        x = fold(ink - 0.2, self.sizes.patch)
+        x, active = fold(ink - 0.2, self.sizes.patch), nnx.gelu if self.sizes.smooth else nnx.relu
         for i, conv in enumerate(self.convs):
-            x = nnx.relu(conv(x))
-            x = halve(x) if i in self.sizes.halve else x
-        return nnx.relu(self.dense(x.reshape(x.shape[0], -1)))
+            x = active(conv(x))
+            x = halve(x, self.sizes.smooth) if i in self.sizes.halve else x
+        return active(self.dense(x.reshape(x.shape[0], -1)))
 
     def __call__(self, ink: Array) -> Array:
         """Returns the logits [n classes] of ink [n 32 32 1] in [0, 1]."""

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr  # pyright: ignore[reportMissingImports]  # of the extra `studio`
 
+from jdiff.cli import letters
 from jdiff.cli.errors import BadInput, demand
 from jdiff.mnist.recipes import recipes
 from jdiff.model import shipped
@@ -18,7 +19,6 @@ MOST_VIEWS = 8
 # The views by those names.
 SEEN = [(show.NAMES.get(view, view), view) for view in VIEWS]
 KINDS = ("class", "time", "flow-class", "flow-time")
-TURNS = ("rotate_180", "flip", "mirror")
 
 
 class Settings(NamedTuple):
@@ -230,12 +230,14 @@ def ambigrams_tab(studio: Studio) -> None:
         with page.inputs():
             word = gr.Textbox("swims", label="Word")
             other = gr.Textbox("", label="What it reads as when it is turned", info="Empty: the same word")
-            view = gr.Radio(list(TURNS), value=TURNS[0], label="How it is turned", elem_classes="jd-choices")
+            view = gr.Radio(
+                list(letters.VIEWS), value=letters.VIEWS[0], label="How it is turned", elem_classes="jd-choices"
+            )
             known = [style for group in STYLE_WORDS for style in group if style]
             style = gr.Dropdown(known, value=["bold"], multiselect=True, label="Style")
-            n = gr.Slider(4, 64, 16, step=4, label="Candidates of each letter")
+            n = gr.Slider(4, 64, letters.SETTINGS["n"], step=4, label="Candidates of each letter")
             with gr.Accordion("More settings", open=False):
-                steps = gr.Slider(2, 50, 12, step=1, label="Steps")
+                steps = gr.Slider(2, 50, letters.SETTINGS["steps"], step=1, label="Steps")
             seed = seed_field()
 
         def make(

@@ -284,3 +284,47 @@ def classify(
     soft = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
     accuracy = (logits.argmax(axis=-1) == labels).mean()
     return optax.softmax_cross_entropy(logits, soft).mean(), {"accuracy": accuracy}
+
+
+def adversarial(
+    objective: Callable[[Params, Array, tuple[Array, ...]], tuple[Array, dict[str, Array]]],
+    radius: float,
+    params: Params,
+    key: Array,
+    batch: tuple[Array, ...],
+) -> tuple[Array, dict[str, Array]]:
+    """Computes an objective on adversarial examples: images that are changed so that the loss grows.
+
+    The gradient of a classifier that is trained on them changes what people see, such as strokes, not single pixels.
+
+    Args:
+        objective: `(params, key, batch) -> (loss, metrics)`, such as `classify` with a network.
+        radius: length of the longest change to an image, as the root of the sum of squares over pixels. Each image's
+            change has a random length up to it.
+        params: parameters of the network.
+        key: random key.
+        batch: images [n ...], and other arrays.
+
+    Returns:
+        As the objective.
+
+    Example:
+        >>> objective = lambda params, key, batch: ((params * batch[0]).sum(-1).mean(), {})
+        >>> batch = (jnp.zeros((1, 2)),)
+        >>> loss, _ = adversarial(objective, 2.0, jnp.array([3.0, 4.0]), jax.random.key(0), batch)
+        >>> 0 < float(loss) <= 10
+        True
+
+    Reference:
+        Madry et al. 2018, eq. 2.1, with one step of the attack from a random point (Wong et al. 2020).
+    """
+    images, *rest = batch
+    axes = tuple(range(1, images.ndim))
+    unit = lambda a: a / jnp.sqrt((a**2).sum(axes, keepdims=True) + 1e-12)
+    length_key, start_key, key = jax.random.split(key, 3)
+    length = radius * jax.random.uniform(length_key, (len(images), *(1 for _ in axes)))
+    change = unit(jax.random.normal(start_key, images.shape)) * length / 2
+    gradient = jax.grad(lambda images: objective(params, key, (images, *rest))[0])(images + change)
+    change += unit(len(images) * gradient) * length
+    change *= jnp.minimum(1, length * jax.lax.rsqrt((change**2).sum(axes, keepdims=True) + 1e-12))
+    return objective(params, key, (images + jax.lax.stop_gradient(change), *rest))
