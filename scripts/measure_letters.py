@@ -300,7 +300,7 @@ def main(
     glyphs: Path | None = None,
     out: Path = Path("docs/letters"),
     view: Literal["rotate_180", "mirror"] = "rotate_180",
-    n: int = 24,
+    n: int = 16,
     steps: int | None = None,
     style: str = "bold",
     guidance: float | None = None,
@@ -338,7 +338,7 @@ def main(
         wanted = (
             [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]] if "pairs" in parts else kinds_of(words, view)
         )
-        scale = ambigrams.default_guidance(loaded, push) if guidance is None else guidance
+        scale = loaded.defaults.guidance if guidance is None else guidance
         candidates = pool(loaded, model, wanted, view, n, steps, style, scale, push)
         drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": scale, "push": push}
         how = {"candidates of a pair": n} | drawn_by

@@ -208,13 +208,6 @@ def test_candidates_are_the_same_on_many_devices():
     np.testing.assert_allclose(draw(meshes.make()), draw(None), atol=5e-4)  # 1.3e-4 here, 5e-5 with the shipped model
 
 
-@pytest.mark.parametrize(("push", "evaluations"), [(0.5, 2), (0.0, 4)])
-def test_readings_that_are_pushed_need_no_guidance(push, evaluations):
-    model = small_model()
-    made = ambigrams.combiner(model, ambigrams.Pair("a", "b"), "flip", captions.PLAIN, push=push)
-    assert combine.size(made) == evaluations and model.defaults.guidance > 1
-
-
 def test_the_best_read_candidate_is_chosen_and_weights_agree():
     x = np.full((3, 3, 32, 32, 1), -1.0)
     for i, width in enumerate((4, 4, 12)):

@@ -28,7 +28,7 @@ from jdiff.progress import Bar
 
 # Settings of an ambigram, as its PNG has them, and their defaults; None is the model's own.
 SETTINGS: dict[str, Any] = {
-    "words": [], "view": "rotate_180", "style": "bold", "n": 24, "model": "letters", "steps": 12, "guidance": None,
+    "words": [], "view": "rotate_180", "style": "bold", "n": 16, "model": "letters", "steps": 12, "guidance": None,
     "push": 0.5, "seed": 0, "paper": "white", "ink": "black",
 }  # fmt: skip
 # Settings that `jdiff.letters.ambigrams.ambigram` takes under the same names.
@@ -37,7 +37,7 @@ VIEWS = ("rotate_180", "flip", "mirror")
 
 
 def _arg(name: str, metavar: str, **how: Any) -> Any:  # what tyro takes beside a type
-    own = "1, or the model's own with --push 0" if name == "guidance" else SETTINGS[name]
+    own = "the model's own" if SETTINGS[name] is None else SETTINGS[name]
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {own})", **how)
 
 
@@ -119,7 +119,7 @@ class Ambigram:
         if self.like is not None:
             _note_other_model(images.read_settings(self.like), settings["model"], model.hash)
         if settings["guidance"] is None:
-            settings["guidance"] = ambigrams.default_guidance(model, settings["push"])
+            settings["guidance"] = model.defaults.guidance
         how = {name: settings[name] for name in TAKEN}
         how["mesh"] = mesh.over_devices()
         with Bar(settings["steps"], unit="step", label="compiling", quiet=self.quiet, delay=PATIENCE) as bar:

@@ -140,11 +140,6 @@ def cases(upright: str, turned: str) -> list[Pair]:
     return sorted((Pair(a, b) for a, b in product(*options)), key=lambda pair: pair[0].isupper() != pair[1].isupper())
 
 
-def default_guidance(model: Model, push: float) -> float:
-    """Returns the guidance scale of readings: 1 with a push, because the guide does the same; else the model's own."""
-    return 1.0 if push > 0 else model.defaults.guidance
-
-
 def combiner(
     model: Model,
     pair: Pair,
@@ -160,14 +155,13 @@ def combiner(
         pair: what the glyph reads as.
         view: how it is turned, a key of `TURNS`.
         style: of both readings.
-        guidance: guidance scale of each reading; that of `default_guidance` if None.
+        guidance: guidance scale of each reading; the model's own if None.
         push: as in `draw`.
 
     Reference:
         Geng et al. 2024 (Visual Anagrams), eq. 4; Bansal et al. 2023 (Universal Guidance), section 3.2. A guide that is
         trained on adversarial examples: Kawar et al. 2023 (Robust Classifier Guidance).
     """
-    guidance = default_guidance(model, push) if guidance is None else guidance
     texts = [captions.caption(character, style, spelled=True) for character in pair]
     upright, turned = model.guided(texts, guidance)
     both = combine.mean([upright, combine.view(views.VIEWS[view](), turned)])
@@ -271,7 +265,7 @@ def ambigram(
     key: Array,
     view: str = "rotate_180",
     style: str = "",
-    n: int = 24,
+    n: int = 16,
     steps: int | None = None,
     guidance: float | None = None,
     push: float = PUSH,

@@ -178,7 +178,7 @@ def _ambigram(models: Models, task: Task, command: Ambigram, watch: Watch) -> Re
     model = models.get(told["model"])
     demand(model.config.channels == 1, f"ambigrams need a model of letters, got {told['model']!r}")
     if told["guidance"] is None:
-        told["guidance"] = ambigrams.default_guidance(model, told["push"])
+        told["guidance"] = model.defaults.guidance
     how = {name: told[name] for name in TAKEN}
     how["mesh"] = mesh.over_devices()
     how["progress"] = partial(_without_images, watch)
