@@ -149,17 +149,16 @@ def pool(
     style: str,
     guidance: float | None,
     push: float,
+    draw: int = 0,
 ) -> Pool:
     """Draws candidates of each pair, and reads them."""
     looks, told, found, devices = judges(folder), captions.read_style(style), {}, mesh.over_devices()
     for i, kind in enumerate(tqdm(wanted, unit="pair")):
         options = ambigrams.cases(*kind)
         pairs = [options[j % len(options)] for j in range(n)]
-        began = time.monotonic()
-        glyphs = ambigrams.draw(
-            model, pairs, jax.random.key(1000 + i), view=view, style=told, steps=steps, guidance=guidance, push=push,
-            mesh=devices,
-        )  # fmt: skip
+        began, key = time.monotonic(), jax.random.key(1000 * (1 + draw) + i)
+        how = {"view": view, "style": told, "steps": steps, "guidance": guidance, "push": push, "mesh": devices}
+        glyphs = ambigrams.draw(model, pairs, key, **how)
         chances = {name: ambigrams.read(glyphs, pairs, view, look) for name, look in looks.items()}
         seconds = time.monotonic() - began
         found[kind] = Candidates(
@@ -176,8 +175,13 @@ def right_both(look: Any, glyphs: np.ndarray, pairs: list[ambigrams.Pair], view:
 
 def kinds_of(words: list[str], view: str) -> list[tuple[str, str]]:
     """Returns the pairs of letters that words need, without duplicates."""
-    pairs = (pair for word in words for pair in ambigrams.places(word, word, view))
-    return list(dict.fromkeys(tuple(sorted(pair)) for pair in pairs))  # type: ignore[misc], pairs have two
+    return list(dict.fromkeys(ordered(pair) for word in words for pair in ambigrams.places(word, word, view)))
+
+
+def ordered(pair: tuple[str, str]) -> tuple[str, str]:
+    """Returns a pair of letters in alphabetical order: a glyph and the same glyph turned are one pair."""
+    a, b = sorted(pair)
+    return a, b
 
 
 def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
@@ -210,8 +214,10 @@ def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
             "pairs with a candidate right both ways": round(float(np.nanmean(table > 0)), 3)}  # fmt: skip
 
 
-def measure_words(found: Pool, words: list[str], view: str, out: Path) -> dict[str, Any]:
+def measure_words(found: Pool, words: list[str], view: str, out: Path | None) -> dict[str, float]:
     """Measures words that read the same both ways: the first judge picks every letter, the second reads it.
+
+    The first words are drawn into a picture in `out`, if it is given.
 
     A letter is right if the most likely character is, as of samples. It is surely right if the probability is at least
     `READ`.
@@ -219,7 +225,7 @@ def measure_words(found: Pool, words: list[str], view: str, out: Path) -> dict[s
     letters, whole, shown, seconds = [], [], [], []  # of letters and whole: whether right, and whether surely right
     for word in words:
         places = ambigrams.places(word, word, view)
-        kinds = [tuple(sorted(pair)) for pair in places]
+        kinds = [ordered(pair) for pair in places]
         good, glyphs, pairs, scores = [], [], [], []
         for (upright, _), kind in zip(places, kinds, strict=True):
             made = found[kind]
@@ -237,16 +243,21 @@ def measure_words(found: Pool, words: list[str], view: str, out: Path) -> dict[s
         seconds.append(sum(found[kind].seconds for kind in dict.fromkeys(kinds)))
         if len(shown) < SHOWN:
             shown.append(ambigrams.Ambigram(word, word, view, pairs, np.stack(glyphs), np.stack(scores)))
+    if out is not None:
+        images.save(out / f"words-{view}.png", gallery(shown))
+    (right_letters, sure_letters), (right_words, sure_words) = np.mean(letters, 0), np.mean(whole, 0)
+    shares = {"letters right both ways": right_letters, "words right as a whole": right_words,
+              "letters surely right both ways": sure_letters, "words surely right as a whole": sure_words}  # fmt: skip
+    return shares | {"seconds a word": float(np.mean(seconds))}
+
+
+def gallery(shown: list[ambigrams.Ambigram]) -> np.ndarray:
+    """Returns pages of ambigrams as one picture [h w 3], four in a row."""
     pages = [page.page(made)[::3, ::3] for made in shown]
     h, w = (max(sheet.shape[axis] for sheet in pages) for axis in (0, 1))
     sheets = [np.pad(s, ((0, h - s.shape[0]), (0, w - s.shape[1]), (0, 0)), constant_values=255) for s in pages]
     rows = [np.concatenate(sheets[i : i + 4], axis=1) for i in range(0, len(sheets), 4)]
-    images.save(out / f"words-{view}.png", np.concatenate(rows))
-    (right_letters, sure_letters), (right_words, sure_words) = np.mean(letters, 0), np.mean(whole, 0)
-    shares = {"letters right both ways": right_letters, "words right as a whole": right_words,
-              "letters surely right both ways": sure_letters, "words surely right as a whole": sure_words}  # fmt: skip
-    found_shares = {name: round(float(share), 3) for name, share in shares.items()}
-    return {"words": len(words)} | found_shares | {"seconds a word": round(float(np.mean(seconds)), 1)}
+    return np.concatenate(rows)
 
 
 def strokes() -> np.ndarray:
@@ -305,6 +316,7 @@ def main(
     style: str = "bold",
     guidance: float | None = None,
     push: float = ambigrams.PUSH,
+    draws: int = 1,
     first: int = 200,
 ) -> None:
     """Measures some parts.
@@ -320,6 +332,7 @@ def main(
         style: style words of pairs and words.
         guidance: guidance scale of pairs and words, as in `jdiff.letters.ambigrams.draw`.
         push: how far the guide moves glyphs, as in `jdiff.letters.ambigrams.draw`.
+        draws: how often everything is drawn for words. Shares are means over the draws.
         first: number of words, from the start of the list.
     """
     mesh.use_cores(ambigrams.AT_ONCE)
@@ -345,7 +358,12 @@ def main(
         if "pairs" in parts:
             found[f"pairs {view}"] = how | measure_pairs(candidates, view, out)
         if "words" in parts:
-            found[f"words {view}"] = how | measure_words(candidates, words, view, out)
+            each = [measure_words(candidates, words, view, out)]
+            for draw in range(1, draws):
+                again = pool(loaded, model, kinds_of(words, view), view, n, steps, style, scale, push, draw)
+                each.append(measure_words(again, words, view, None))
+            means = {name: round(float(np.mean([row[name] for row in each])), 3) for name in each[0]}
+            found[f"words {view}"] = how | {"words": len(words), "draws": draws} | means
     print(json.dumps(found, indent=1))
     path = model / "quality.json"
     before = json.loads(path.read_text()) if path.is_file() else {}

@@ -141,7 +141,7 @@ def main(
         kind=kind, classes=len(judge.CLASSES), use=USES[kind], fonts=len(training.fonts),
         sizes=f"3x3 convolutions with {convolutions} channels on patches of {sizes.patch} x {sizes.patch} pixels",
         parameters=sum(a.size for a in jax.tree.leaves(stored)), steps=steps, batch=batch, seed=seed,
-        attacked=f", glyphs changed against the guide by a length of up to {radius:g}" if radius else "",
+        attacked=f", glyphs changed against the {kind} by a length of up to {radius:g}" if radius else "",
         command=command, seconds=seconds, accuracy=accuracy,
         glyphs=held.images.shape[0] * held.images.shape[1], held=len(held.fonts), confused=confused,
     )  # fmt: skip
