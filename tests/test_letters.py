@@ -203,6 +203,16 @@ def test_candidates_are_the_same_in_any_word():
     assert np.abs(many[0] - many[1]).max() > 0.01
 
 
+def test_the_candidates_that_are_watched_are_those_that_are_returned():
+    seen = []
+    pairs = [ambigrams.Pair("a", "b")] * 18
+    drawn = ambigrams.draw(
+        small_model(), pairs, KEY, steps=2, watch=lambda done, total, x: seen.append((done, total, np.array(x)))
+    )
+    assert [(done, total, len(x)) for done, total, x in seen] == [(1, 4, 16), (2, 4, 16), (3, 4, 2), (4, 4, 2)]
+    np.testing.assert_array_equal(np.concatenate([seen[1][2], seen[3][2]]).clip(-1, 1), drawn)
+
+
 def test_candidates_are_the_same_on_many_devices():
     draw = lambda mesh: ambigrams.draw(small_model(), [ambigrams.Pair("a", "b")] * 3, KEY, steps=4, mesh=mesh)
     np.testing.assert_allclose(draw(meshes.make()), draw(None), atol=5e-4)  # 1.3e-4 here, 5e-5 with the shipped model

@@ -9,7 +9,7 @@ trained on adversarial examples, because such a judge's gradient changes strokes
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from jdiff import checks, combine, sample, views
 from jdiff.keys import as_key
 from jdiff.letters import captions, judge
 from jdiff.model import Model
+from jdiff.scan import Watch
 from jdiff.training.conv import fitting_conv
 from jdiff.types import Array, Level, Prediction, Rule
 
@@ -211,6 +212,7 @@ def draw(
     push: float = PUSH,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> np.ndarray:
     """Draws one candidate of each pair, in groups of `AT_ONCE`.
 
@@ -226,6 +228,7 @@ def draw(
             [-1, 1]; 0 for the plain mean.
         mesh: devices to split the candidates over, as in `sample.generate`.
         progress: called with (steps done, steps in all) every few steps.
+        watch: as in `sample.generate`, for the candidates of one group.
 
     Returns:
         Glyphs [n 32 32 1] in [-1, 1].
@@ -234,10 +237,16 @@ def draw(
     push = checks.number("push", push, 0, 2)
     made = {pair: combiner(model, pair, view, style, guidance, push) for pair in kinds}
     filled = [*pairs, *[pairs[-1]] * (-len(pairs) % AT_ONCE)]
-    drawn = sample.generate(
-        model, [made[pair] for pair in filled], key, steps=steps, images_at_once=AT_ONCE, mesh=mesh, progress=progress
-    )
+    seen = None if watch is None else partial(_without_fill, watch, len(pairs), len(filled) // AT_ONCE)
+    how: sample.How = {"images_at_once": AT_ONCE, "mesh": mesh, "progress": progress, "watch": seen}
+    drawn = sample.generate(model, [made[pair] for pair in filled], key, steps=steps, **how)
     return np.asarray(drawn.images[: len(pairs), 0])
+
+
+def _without_fill(watch: Watch, n: int, groups: int, done: int, total: int, images: np.ndarray) -> None:
+    """Calls `watch` with the candidates of a group, of n in all, without those that only fill the last group."""
+    group = (done - 1) * groups // total
+    watch(done, total, images[: n - group * AT_ONCE])
 
 
 def read(glyphs: np.ndarray | Array, pairs: Sequence[Pair], view: str, judged: Callable[[Array], Array]) -> np.ndarray:
@@ -272,6 +281,7 @@ def ambigram(
     mesh: Mesh | None = None,
     judged: Callable[[Array], Array] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    watch: Watch | None = None,
 ) -> Ambigram:
     """Draws a word that reads as itself, or as another word, when it is turned.
 
@@ -292,6 +302,7 @@ def ambigram(
         mesh: as in `draw`.
         judged: reads glyphs, as `judge.load_judge` returns; the shipped judge if None.
         progress: called with (steps done, steps in all) every few steps.
+        watch: as in `draw`.
 
     Raises:
         ValueError: a word cannot be drawn, the words do not fit, or the style has an unknown word.
@@ -305,9 +316,8 @@ def ambigram(
     options = [cases(*kind) for kind in kinds]
     pairs = [[choice[i % len(choice)] for i in range(n)] for choice in options]
     flat = [pair for some in pairs for pair in some]
-    glyphs = draw(
-        model, flat, key, view=view, style=told, steps=steps, guidance=guidance, push=push, mesh=mesh, progress=progress
-    )
+    how = {"guidance": guidance, "push": push, "mesh": mesh, "progress": progress, "watch": watch}
+    glyphs = draw(model, flat, key, view=view, style=told, steps=steps, **how)
     scores = read(glyphs, flat, view, judged)
     best = choose(glyphs.reshape(len(kinds), n, *glyphs.shape[1:]), scores.reshape(len(kinds), n, 2))
     chosen: list[tuple[Pair, np.ndarray, np.ndarray]] = []

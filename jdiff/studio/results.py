@@ -3,7 +3,6 @@
 import dataclasses
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -181,7 +180,7 @@ def _ambigram(models: Models, task: Task, command: Ambigram, watch: Watch) -> Re
         told["guidance"] = model.defaults.guidance
     how = {name: told[name] for name in TAKEN}
     how["mesh"] = mesh.over_devices()
-    how["progress"] = partial(_without_images, watch)
+    how["watch"] = lambda done, total, x: watch(done, total, -x)  # dark ink
     made = accepted(lambda: ambigrams.ambigram(model, words[0], words[-1], key=jax.random.key(told["seed"]), **how))
     settings = told | {"hash": model.hash, "command": "ambigram", "verdict": made.verdict}
     settings |= {"scores": made.scores.tolist(), "versions": {"jdiff": jdiff.__version__}}
@@ -189,7 +188,3 @@ def _ambigram(models: Models, task: Task, command: Ambigram, watch: Watch) -> Re
     assert set(SETTINGS) <= set(settings)
     label = f"{made.word} / {made.turned}"
     return Result(task, made.glyphs[None], [label], settings, page.page(made, *colours), word=made)
-
-
-def _without_images(watch: Watch, done: int, total: int) -> None:
-    watch(done, total, None)
