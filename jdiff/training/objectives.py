@@ -309,7 +309,7 @@ def adversarial(
         As the objective.
 
     Example:
-        >>> objective = lambda params, key, batch: ((params * batch[0]).sum(-1).mean(), {})
+        >>> objective = lambda params, key, batch: ((params[None] * batch[0]).sum(-1).mean(), {})
         >>> batch = (jnp.zeros((1, 2)),)
         >>> loss, _ = adversarial(objective, 2.0, jnp.array([3.0, 4.0]), jax.random.key(0), batch)
         >>> 0 < float(loss) <= 10
