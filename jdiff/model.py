@@ -133,7 +133,7 @@ class Model(NamedTuple):
             negative: prompt that guidance leads away from.
 
         Returns:
-            One Combiner for each prompt. With guidance 1 it evaluates the network once, for the prompt, and not twice.
+            `combine.guided` of each prompt.
 
         Raises:
             ValueError: `prompts` is a single string, a prompt cannot be embedded, or `guidance` is not a finite number.
@@ -149,9 +149,7 @@ class Model(NamedTuple):
         nothing, *texts = self.embed([negative, *prompts])
         scale = self.defaults.guidance if guidance is None else guidance
         scale = scale if callable(scale) else checks.number("guidance", scale)
-        if not callable(scale) and scale == 1:
-            return [combine.conditional(text) for text in texts]
-        return [combine.cfg(text, scale, nothing) for text in texts]
+        return [combine.guided(text, scale, nothing) for text in texts]
 
 
 def load(

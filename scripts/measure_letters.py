@@ -31,7 +31,7 @@ EACH = 20  # samples of each character, and of each style
 SHOWN = 24  # words in the gallery
 COLUMNS = 8  # pictures in a row of the sheet of tasks
 SIGMA = 4.0  # of hybrids, in pixels at a side of 64
-READ = 0.5  # probability from which a letter is surely right
+SURE = 0.5  # probability from which a letter is surely right
 
 
 def judges(folder: Path) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Candidates(NamedTuple):
     seconds: float
 
 
-# Of each pair of letters.
+# The candidates of each pair of letters.
 Pool = dict[tuple[str, str], Candidates]
 
 
@@ -217,10 +217,8 @@ def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
 def measure_words(found: Pool, words: list[str], view: str, out: Path | None) -> dict[str, float]:
     """Measures words that read the same both ways: the first judge picks every letter, the second reads it.
 
-    The first words are drawn into a picture in `out`, if it is given.
-
-    A letter is right if the most likely character is, as of samples. It is surely right if the probability is at least
-    `READ`.
+    A letter is right if its most likely character is. It is surely right if the probability of this character is at
+    least `SURE`. If `out` is given, the first words are drawn into a picture there.
     """
     letters, whole, shown, seconds = [], [], [], []  # of letters and whole: whether right, and whether surely right
     for word in words:
@@ -231,7 +229,7 @@ def measure_words(found: Pool, words: list[str], view: str, out: Path | None) ->
             made = found[kind]
             i = int(made.chances["judge"].min(1).argmax())
             pair, glyph, score = made.pairs[i], made.glyphs[i], made.chances["second-judge"][i]
-            good.append((made.right[i], score.min() >= READ))
+            good.append((made.right[i], score.min() >= SURE))
             if pair.upright.lower() != upright:
                 pair, score = ambigrams.Pair(*pair[::-1]), score[::-1]
                 glyph = np.asarray(ambigrams.turn(view, glyph[None])[0])

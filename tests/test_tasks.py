@@ -116,7 +116,7 @@ def test_a_combiner_stands_where_prompts_do():
 first = lambda tree: jax.tree.map(lambda a: a[0], tree)
 GUIDED = {
     "prompts": lambda scale: make().guided(PROMPTS, scale)[0],
-    "bulk": lambda scale: first(job._guided(embed(PROMPTS), np.asarray(embed([""])[0]), scale)),
+    "bulk": lambda scale: first(job._guided(embed(PROMPTS), embed([""])[0], scale)),
     "digits": lambda scale: first(mnist_model.guided(jnp.array([3]), scale)),
 }
 

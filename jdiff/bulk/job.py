@@ -232,25 +232,16 @@ def _draw(job: Job, batch: shards.Batch) -> Array:
     side = (model.config.sample_size, model.config.sample_size, model.config.channels)
     keys = split(fold_in_each(jax.random.key(settings.seed), jnp.asarray(batch.numbers)))
     x = split(sample.start(keys, side, level=sample.one(job.levels, 0)))
-    combiner = split(_guided(jnp.asarray(texts), job.embedded.negative(), settings.guidance))
+    combiner = split(_guided(jnp.asarray(texts), jnp.asarray(job.embedded.negative()), settings.guidance))
     return sample.sample(
         model.network, keys, x, job.levels, combiner=combiner, solver=job.solver, in_axes=0
     ).images  # fmt: skip
 
 
-def _guided(texts: Array, negative: np.ndarray, guidance: float) -> Combiner:
-    """Guidance of each text [n l d], with leaves [n ...]. Guidance 1 evaluates the network for the text alone."""
-    return _alone(texts) if guidance == 1 else _with_negative(texts, jnp.asarray(negative), jnp.float32(guidance))
-
-
-@jax.jit
-def _alone(texts: Array) -> Combiner:
-    return jax.vmap(combine.conditional)(texts)
-
-
-@jax.jit
-def _with_negative(texts: Array, negative: Array, guidance: Array) -> Combiner:
-    return jax.vmap(lambda text: combine.cfg(text, guidance, negative))(texts)
+@partial(jax.jit, static_argnames="guidance")
+def _guided(texts: Array, negative: Array, guidance: float) -> Combiner:
+    """Returns `combine.guided` of each text [n l d], with leaves [n ...]."""
+    return jax.vmap(lambda text: combine.guided(text, guidance, negative))(texts)
 
 
 def _rows(job: Job, batch: shards.Batch, pngs: Sequence[bytes | None]) -> list[write.Row]:

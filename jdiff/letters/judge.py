@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save
 from jdiff.letters.captions import CHARACTERS
 from jdiff.model import shipped
 from jdiff.networks.pure import Apply, pure
-from jdiff.networks.unet import fold
+from jdiff.networks.unet import fold, halve
 from jdiff.parts import beside
 from jdiff.types import Array, Params
 
@@ -73,13 +73,6 @@ def accepted(character: str) -> np.ndarray:
 LABELS = np.array([class_of(character) for character in CHARACTERS])
 
 
-def halve(x: Array, smooth: bool = False) -> Array:
-    """Returns the maximum, or the mean, of each 2 x 2 pixels: [n h/2 w/2 c] of [n h w c]."""
-    n, h, w, c = x.shape
-    blocks = x.reshape(n, h // 2, 2, w // 2, 2, c)
-    return blocks.mean(axis=(2, 4)) if smooth else blocks.max(axis=(2, 4))
-
-
 class Judge(nnx.Module):
     """Convolutions and two dense layers, without normalisation, which would remove the contrast."""
 
@@ -99,10 +92,11 @@ class Judge(nnx.Module):
 
     def features(self, ink: Array) -> Array:
         """Returns the features [n features] of ink [n 32 32 1] in [0, 1]."""
-        x, active = fold(ink - 0.2, self.sizes.patch), nnx.gelu if self.sizes.smooth else nnx.relu
+        active, reduce = (nnx.gelu, jnp.mean) if self.sizes.smooth else (nnx.relu, jnp.max)
+        x = fold(ink - 0.2, self.sizes.patch)
         for i, conv in enumerate(self.convs):
             x = active(conv(x))
-            x = halve(x, self.sizes.smooth) if i in self.sizes.halve else x
+            x = halve(x, reduce) if i in self.sizes.halve else x
         return active(self.dense(x.reshape(x.shape[0], -1)))
 
     def __call__(self, ink: Array) -> Array:

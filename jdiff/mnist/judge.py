@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 from jdiff.mnist.captions import BACKGROUNDS, COLOURS
 from jdiff.model import shipped
 from jdiff.networks.pure import Apply, pure
+from jdiff.networks.unet import halve
 from jdiff.parts import beside
 from jdiff.types import Array, Params
 
@@ -42,12 +43,6 @@ def convolution(inputs: int, outputs: int, conv: Callable, rngs: nnx.Rngs) -> nn
     return nnx.Conv(
         inputs, outputs, (3, 3), conv_general_dilated=conv, kernel_init=nnx.initializers.he_normal(), rngs=rngs
     )
-
-
-def halve(x: Array) -> Array:
-    """Returns the maximum of each 2 x 2 pixels: [n h/2 w/2 c] of [n h w c]."""
-    n, h, w, c = x.shape
-    return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
 
 
 class Judge(nnx.Module):

@@ -89,7 +89,7 @@ def _unscaled(watch: Callable, unscale: Callable, done: int, total: int, x: np.n
 
 
 def guided(classes: Array, guidance: float) -> Combiner:
-    """Returns the classifier-free guidance of each class. Scale 1 evaluates the network for the class alone.
+    """Returns `combine.guided` of each class.
 
     Args:
         classes: [n] in 0 to 9; -1 is no class.
@@ -102,10 +102,8 @@ def guided(classes: Array, guidance: float) -> Combiner:
         >>> combine.size(guided(jnp.array([3]), 5.0))
         2
     """
-    if guidance == 1:
-        return jax.vmap(combine.conditional)(one_hot(classes))
     nothing = one_hot(jnp.array([-1]))[0]
-    return jax.vmap(lambda text: combine.cfg(text, guidance, nothing))(one_hot(classes))
+    return jax.vmap(lambda text: combine.guided(text, guidance, nothing))(one_hot(classes))
 
 
 def mesh_for(n: int) -> Mesh | None:

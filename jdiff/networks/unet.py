@@ -151,6 +151,17 @@ class Resnet(nnx.Module):
         return (x + h) / self.out_scale if self.out_scale != 1 else x + h
 
 
+def halve(x: Array, reduce: Callable[..., Array] = jnp.max) -> Array:
+    """Returns the maximum, or another reduction such as `jnp.mean`, of each 2 x 2 pixels: [n h/2 w/2 c] of [n h w c].
+
+    Example:
+        >>> halve(jnp.arange(4.0).reshape(1, 2, 2, 1)).item()
+        3.0
+    """
+    n, h, w, c = x.shape
+    return reduce(x.reshape(n, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+
+
 def fold(x: Array, patch: int) -> Array:
     """Turns each square of patch x patch pixels into one pixel with more channels.
 

@@ -199,5 +199,5 @@ def conv_by_patches(
 
 
 def fitting_conv() -> Callable[..., Array]:
-    """Returns the convolution for training on this backend: `conv_by_patches` on CPUs, otherwise XLA's own."""
+    """Returns the convolution whose gradients are fast on this backend: `conv_by_patches` on CPUs, else XLA's own."""
     return conv_by_patches if jax.default_backend() == "cpu" else lax.conv_general_dilated
