@@ -5,16 +5,15 @@ import io
 import itertools
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import moments
 import numpy as np
 import pytest
 import tiny_model
@@ -719,22 +718,17 @@ def test_a_folder_that_is_read_only(here, tiny, compiled):
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(made, here, tiny, compiled):
-    """Each run is killed at a moment of its own: while it starts, embeds, draws or writes."""
-    rng = random.Random(0)
-    whole = subprocess.run(
-        command(tiny, "whole"), env=environment(compiled), capture_output=True, text=True, timeout=120
-    )
-    assert whole.returncode == 0 and contents("whole") == made, whole.stderr
-    killed = 0
-    for _ in range(3):
-        running = subprocess.Popen(command(tiny, "out"), env=environment(compiled), stderr=subprocess.PIPE)
-        time.sleep(rng.uniform(1, 4))
-        running.send_signal(signal.SIGKILL)
-        running.communicate()
-        killed += running.returncode == -signal.SIGKILL
-    last = subprocess.run(command(tiny, "out"), env=environment(compiled), capture_output=True, text=True, timeout=120)
+    """Killed with the prompts embedded, in the middle of the second shard, and right before the third is renamed."""
+    _, _, _, *arguments = command(tiny, "out")
+    env = environment(compiled)
+    env["PYTHONPATH"] += os.pathsep + str(ROOT / "tests")
+    for uses in (17, 27, 22):
+        code = moments.KILL.format(uses=uses, folder="out") + "from jdiff.cli.main import main\nmain()"
+        killed = subprocess.run([sys.executable, "-c", code, *arguments], env=env, capture_output=True, timeout=120)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    last = subprocess.run(command(tiny, "out"), env=env, capture_output=True, text=True, timeout=120)
     assert last.returncode == 0, last.stderr
-    assert killed and contents("out") == made
+    assert contents("out") == made
 
 
 # --- Ray

@@ -363,7 +363,7 @@ def test_no_color_is_honoured(value, coloured, tmp_path, compiled):
 def test_the_bar_shows_what_takes_long(capsys):
     for quiet in (False, True):
         with Bar(8, unit="step", label="compiling", quiet=quiet, delay=0.2) as bar:
-            time.sleep(0.4)
+            quiet or bar._timer.join()
             bar.update(4, 8, label="sampling")
         err = capsys.readouterr().err
         assert err == "" if quiet else ("compiling" in err and "sampling" in err and "4/8" in err)
@@ -371,8 +371,8 @@ def test_the_bar_shows_what_takes_long(capsys):
 
 def test_a_bar_that_was_shown_once_is_cleared_away(capsys):
     """An error behind it stands on a line of its own, even where nothing was done in the meantime."""
-    with Bar(8, unit="step", label="compiling", delay=0.1):
-        time.sleep(0.3)
+    with Bar(8, unit="step", label="compiling", delay=0.1) as bar:
+        bar._timer.join()
     err = capsys.readouterr().err
     assert "compiling" in err and err.endswith("\r") and not err.rstrip("\r").rpartition("\r")[2].strip()
 
@@ -625,7 +625,8 @@ def test_two_runs_on_one_output(tmp_path, compiled):
 @pytest.mark.parametrize("name, moments", [("generate", (0.0, 0.05, 0.3, 1.0)), ("mnist sample", (0.1, 1.5))])
 def test_ctrl_c_at_any_moment_is_130(name, moments, tmp_path, compiled):
     """From the first import on; scripts/fuzz_signals.py has more of them, with SIGKILL."""
-    args = {"generate": ONE, "mnist sample": ["mnist", "sample", "class", "-n", "40", "-o", "out.png"]}[name]
+    digits = ["mnist", "sample", "class", "-n", "1000", "-o", "out.png"]
+    args = {"generate": [*ONE, "--steps", "1000"], "mnist sample": digits}[name]  # minutes, so that no signal is late
     job = fuzz_signals.Job(args, ["out.png"], lambda folder: None)
     images.save(tmp_path / "out.png", np.zeros((8, 8, 3)), {"old": True})
     before = (tmp_path / "out.png").read_bytes()

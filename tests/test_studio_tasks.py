@@ -255,9 +255,9 @@ def test_a_run_ends_in_the_middle(how):
     stop, reached = threading.Event(), []
 
     def work(watch):
-        for i in range(1000):
+        for i in range(10_000):
             reached.append(i)
-            watch(i, 1000, None)
+            watch(i, 10_000, None)
             time.sleep(0.01)
 
     going = runs.run(work, stop)
@@ -267,10 +267,11 @@ def test_a_run_ends_in_the_middle(how):
         assert list(going)[-1] == runs.Done(None)
     else:
         going.close()
-    time.sleep(0.2)
-    count = len(reached)
-    time.sleep(0.2)
-    assert len(reached) == count < 100
+    for thread in threading.enumerate():
+        if thread.name == "jdiff studio run":
+            thread.join(30)
+            assert not thread.is_alive()
+    assert len(reached) < 10_000
 
 
 def test_one_run_computes_at_a_time():
