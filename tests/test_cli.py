@@ -36,6 +36,7 @@ import fuzz_signals  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 TWO = ["generate", "a red three", "Ä blue seven", "-n", "2", "--steps", "3", "--quiet"]
 ONE = ["generate", "a red three", "-n", "1", "--steps", "2"]
+NOTE = "jdiff: note: the model mini does not know 'Ä'; its prompts are like 'a red three' and 'a blue seven on white'\n"
 OPTIONS = ["--seed", "4", "--guidance", "2.5", "--negative", "green", "--sampler", "deepfloyd"]
 IS_ROOT = os.name == "posix" and os.geteuid() == 0
 
@@ -148,7 +149,7 @@ def test_arrays_pictures_and_animation_agree(made):
 def test_like_draws_the_same_again(made, here, capsys):
     for name in ("a", "a-0-1"):
         assert main("generate", "--like", made / f"{name}.png", "--quiet") == 0
-        assert capsys.readouterr().err == ""
+        assert capsys.readouterr().err == NOTE
         assert (made / f"{name}-again.png").read_bytes() == (made / f"{name}.png").read_bytes()
         (made / f"{name}-again.png").unlink()
 
@@ -465,6 +466,29 @@ def test_a_device_that_is_not_there_is_a_line(tmp_path, compiled):
         assert done.returncode == 2 and done.stderr.count("\n") == 1
         assert done.stderr.startswith("jdiff: JAX found no device to compute on (")
         assert done.stderr.endswith(f"; JAX_PLATFORMS is {platform}, set it to cpu\n") and os.listdir(tmp_path) == []
+
+
+def test_words_that_a_small_model_does_not_know_are_told(here, capsys):
+    assert main("generate", "a cat", "a red dog on a cat", "--steps", 2, "-n", 1, "--quiet") == 0
+    assert capsys.readouterr().err == NOTE.replace("'Ä'", "'cat', 'dog'")
+    assert main("generate", "the digit 3 in red on white", "", "--steps", 2, "-n", 1, "--quiet") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_gpu_that_jax_cannot_use_is_told(tmp_path, compiled):
+    """JAX looks for the driver's files. One note says which package is missing, and the picture is drawn."""
+    code = "from jax._src import hardware_utils as h; h._NVIDIA_GPU_DEVICES = ['/dev/null']\n"
+    code += "from jdiff.cli.main import main; main()"
+    args, env = [sys.executable, "-c", code, *ONE, "--quiet"], environment(compiled)
+    env.pop("JAX_PLATFORMS", None)
+    done = subprocess.run(args, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0 and os.listdir(tmp_path) == ["out.png"] and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("jdiff: note: An NVIDIA GPU may be present on this machine, but ")
+    assert "To use it: pip install 'jax[cuda12]'. To use the CPU without this note: JAX_PLATFORMS=cpu" in done.stderr
+    done = subprocess.run(
+        args, cwd=tmp_path, env=env | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True, timeout=90
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

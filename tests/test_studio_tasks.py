@@ -19,8 +19,9 @@ from jdiff.cli import main as cli
 from jdiff.cli.errors import BadInput
 from jdiff.cli.parse import parse
 from jdiff.networks import unet
-from jdiff.studio import grammar, results, runs, show, tasks
+from jdiff.studio import reading, results, runs, show, tasks
 from jdiff.studio.listing import python
+from jdiff.text import grammar
 
 COMMON = tasks.Common(n=2, steps=4, seed=3)
 RNG = np.random.default_rng(0)
@@ -344,11 +345,11 @@ def test_the_judge_reads_what_the_mini_model_drew(tmp_path, monkeypatch):
     drawn = made.images.reshape(-1, 32, 32, 3)
     np.testing.assert_allclose(by_command(tasks.words(task), tmp_path), drawn, atol=1e-3)
     np.testing.assert_allclose(by_python(python(task)), drawn, atol=1e-3)
-    right = grammar.chances("mini", ["a red three", "a blue seven"], made.images)
-    wrong = grammar.chances("mini", ["a red nine", "a blue nine"], made.images)
+    right = reading.chances("mini", ["a red three", "a blue seven"], made.images)
+    wrong = reading.chances("mini", ["a red nine", "a blue nine"], made.images)
     assert right.shape == (2, 2) and right.mean() > 0.7 > 0.2 > wrong.mean()
-    assert grammar.chances("mini", ["a red three", "a cat"], made.images) is None
-    assert grammar.chances("another", ["a red three", "a red four"], made.images) is None
+    assert reading.chances("mini", ["a red three", "a cat"], made.images) is None
+    assert reading.chances("another", ["a red three", "a red four"], made.images) is None
 
 
 def test_html_holds_no_markup_of_a_prompt(models):

@@ -1,6 +1,7 @@
 """How a command that draws is carried out, from its flags to its files."""
 
 import hashlib
+import logging
 import math
 import os
 import warnings
@@ -46,11 +47,22 @@ def make(command: Drawing) -> outputs.Done:
         texts = [command.negative, *command.texts()]
         how: dict[str, Any] = {"known": table, "encoder": command.encoder, "cache": cache.usable("prompts")}
         model = accepted(lambda: load(command.model, dtype=command.dtype, texts=texts, **how))
+        _note_unknown_words(model.name, texts)
         made = draw(command, model, files, before=before, table_sha256=table_sha256)
     p, n, height, width = made.images.shape[:4]
     count = p * n - made.broken
     what = f"{count} {'picture' if count == 1 else 'pictures'}, {in_words((height, width))}"
     return outputs.write(outputs.of(command, made.settings, made.fitted, made.images, made.way), what)
+
+
+def _note_unknown_words(name: str, texts: list[str]) -> None:
+    """Tells which words of the prompts a small model has never seen. It draws something all the same."""
+    from jdiff.text import grammar
+
+    if words := grammar.unknown(name, texts):
+        shown = ", ".join(map(repr, words[:5])) + ", ..." * (len(words) > 5)
+        first, second = grammar.GRAMMARS[name].examples
+        note(f"the model {name} does not know {shown}; its prompts are like {first!r} and {second!r}")
 
 
 class Drawn(NamedTuple):
@@ -121,12 +133,26 @@ def start_jax(cores: bool = False, batch: int | None = None) -> None:
 
     if cores:
         mesh.use_cores(batch)
+    log = logging.getLogger("jax._src.xla_bridge")
+    log.addFilter(_as_note)
     try:
         jax.devices()
     except Exception as error:  # JAX raises RuntimeError or AssertionError
         asked = os.environ.get("JAX_PLATFORMS")
         advice = f"; JAX_PLATFORMS is {asked}, set it to cpu" if asked else ""
         raise BadInput(f"JAX found no device to compute on ({one_line(error)[:200]}){advice}") from error
+    finally:
+        log.removeFilter(_as_note)
+
+
+def _as_note(record: logging.LogRecord) -> bool:
+    """Makes a note of what JAX logs about devices, and of what to do about one that it cannot use."""
+    told = " ".join(record.getMessage().split())
+    for device, extra in (("NVIDIA GPU", "cuda12"), ("TPU", "tpu")):
+        if f"{device} may be present" in told:
+            told += f" To use it: pip install 'jax[{extra}]'. To use the CPU without this note: JAX_PLATFORMS=cpu"
+    note(told)
+    return False
 
 
 def at_once(pictures: int, side: int, devices: int) -> int | None:

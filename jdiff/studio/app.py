@@ -1,5 +1,7 @@
 """Launching the studio: its models, its address, its limits. Nothing is fetched from the network."""
 
+import contextlib
+import io
 import logging
 import os
 import socket
@@ -12,6 +14,7 @@ from gradio.themes import Default  # pyright: ignore[reportMissingImports]
 from PIL import Image
 
 from jdiff.cli.errors import demand
+from jdiff.cli.process import note
 from jdiff.model import shipped
 from jdiff.studio import pages, runs, tasks
 from jdiff.studio.flow import WAITING, Studio
@@ -95,10 +98,13 @@ def launch(here: Studio, *, port: int = PORT, share: bool = False, folder: Path)
     Image.MAX_IMAGE_PIXELS = tasks.LARGEST * 10**6
     blocks = pages.build(here).queue(default_concurrency_limit=4, max_size=WAITING)
     theme = Default(primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=MONO)
-    _, local, public = blocks.launch(
-        server_name=HOST, server_port=port, share=share, prevent_thread_lock=True, quiet=True, show_error=True,
-        max_file_size=tasks.LARGEST_FILE, footer_links=[], run_history=False, enable_monitoring=False, ssr_mode=False,
-        mcp_server=False, theme=theme, css_paths=[FOLDER / "studio.css"],
-        head=f"<script>{(FOLDER / 'studio.js').read_text()}</script>",
-    )  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):  # Gradio prints why there is no public address
+        _, local, public = blocks.launch(
+            server_name=HOST, server_port=port, share=share, prevent_thread_lock=True, quiet=True, show_error=True,
+            max_file_size=tasks.LARGEST_FILE, footer_links=[], run_history=False, enable_monitoring=False,
+            ssr_mode=False, mcp_server=False, theme=theme, css_paths=[FOLDER / "studio.css"],
+            head=f"<script>{(FOLDER / 'studio.js').read_text()}</script>",
+        )  # fmt: skip
+    if share and not public:
+        note("--share: Gradio's servers cannot be reached, so only this machine can open the page")
     return public or local, blocks.close

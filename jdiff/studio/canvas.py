@@ -33,7 +33,7 @@ MASK = "#ff3df2"
 def canvas(brush: gr.Brush, label: str) -> gr.ImageEditor:
     """Draws the square canvas."""
     return gr.ImageEditor(
-        blank(), label=label, type="numpy", image_mode="RGBA", sources=("webcam", "clipboard"), transforms=(),
+        blank(), label=label, type="numpy", image_mode="RGBA", sources=(), transforms=(),
         canvas_size=(CANVAS, CANVAS), fixed_canvas=True, layers=False, brush=brush, eraser=gr.Eraser(THICK),
         buttons=[], height=CANVAS + 120, format="png", elem_classes="jd-canvas",
     )  # fmt: skip
@@ -78,13 +78,21 @@ def sources(studio: Studio, editor: gr.ImageEditor, last: gr.State) -> None:
     """Draws the buttons that put a picture on a canvas."""
     with gr.Row(elem_classes="jd-tight"):
         file = gr.UploadButton("Open", file_types=["image"], type="filepath", size="sm", min_width=70)
+        camera = gr.Button("Camera", size="sm", min_width=70)
         drawn = gr.Button("Last drawn", size="sm", min_width=70)
         example = gr.Button("Example", size="sm", min_width=70)
         clear = gr.Button("Clear", size="sm", min_width=60)
 
+    # a camera and the clipboard: the canvas itself offers them only once its picture is cleared away
+    taker = gr.Image(
+        sources=["webcam", "clipboard"], type="filepath", format="png", label="Camera, or the clipboard", buttons=[],
+        visible=False, elem_classes="jd-camera",
+    )  # fmt: skip
     told = gr.HTML("", elem_classes="jd-told")
 
-    def opened(path: str) -> tuple[Any, str]:
+    def opened(path: str | None) -> tuple[Any, str]:
+        if path is None:
+            return gr.skip(), ""
         try:
             data = images.read_bytes(path)
             return background(tasks.uploaded(data, "the picture", CANVAS)), ""
@@ -98,6 +106,10 @@ def sources(studio: Studio, editor: gr.ImageEditor, last: gr.State) -> None:
 
     how: dict[str, Any] = {"show_progress": "hidden", "queue": False, "api_visibility": "private"}
     file.upload(opened, file, [editor, told], **how)
+    shown = gr.State(False)
+    camera.click(lambda on: (not on, gr.Image(None, visible=not on)), shown, [shown, taker], **how)
+    taken_now = taker.input(opened, taker, [editor, told], **how)
+    taken_now.then(lambda: (False, gr.Image(None, visible=False)), None, [shown, taker], **how)
     drawn.click(taken, last, [editor, told], **how)
     example.click(lambda: (background(studio.example), ""), None, [editor, told], **how)
     clear.click(lambda: (blank(), ""), None, [editor, told], **how)

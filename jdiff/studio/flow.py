@@ -13,11 +13,12 @@ from jdiff import images
 from jdiff.cli.errors import BadInput, explained, one_line
 from jdiff.images.text import CARRIED
 from jdiff.model import Model
-from jdiff.studio import grammar, show
+from jdiff.studio import show
 from jdiff.studio.listing import python
 from jdiff.studio.results import Models, Result, draw
 from jdiff.studio.runs import Done, Step, Stops, run
 from jdiff.studio.tasks import Task, each, words
+from jdiff.text import grammar
 
 # Most runs that wait for the network.
 WAITING = 32

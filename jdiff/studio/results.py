@@ -17,7 +17,7 @@ from jdiff.cli.letters import SETTINGS, TAKEN, Ambigram
 from jdiff.cli.mnist import Sample as Digits
 from jdiff.cli.mnist import sheet as digits_sheet
 from jdiff.images import Settings
-from jdiff.studio import grammar
+from jdiff.studio import reading
 from jdiff.studio.runs import Watch
 from jdiff.studio.tasks import Task, each
 
@@ -138,7 +138,7 @@ def _pictures(models: Models, task: Task, command: Drawing, watch: Watch) -> Res
     shown = command.shown(first.images, first.fitted)
     read = None
     if isinstance(command, Anagram):
-        read = grammar.chances(model.name, command.texts(), np.asarray(shown.rows))
+        read = reading.chances(model.name, command.texts(), np.asarray(shown.rows))
     labels = list(command.texts()) if first.images.shape[0] == len(command.texts()) else [" / ".join(command.texts())]
     return Result(
         task, first.images, labels, first.settings, outputs.sheet(*shown), ways[0], first.fitted, chances=read

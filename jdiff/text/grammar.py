@@ -1,10 +1,8 @@
-"""What a model's prompts can say, as groups of words to choose from; and how well pictures read as their prompts."""
+"""What the prompts of the shipped models can say, as groups of words to choose from."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
-
-import numpy as np
 
 from jdiff.letters import captions as letters
 from jdiff.mnist import captions as digits
@@ -84,54 +82,29 @@ def of(model: str) -> Grammar | None:
     return GRAMMARS.get(model)
 
 
-def chances(model: str, texts: Sequence[str], seen: np.ndarray) -> np.ndarray | None:
-    """Returns how likely a judge reads pictures as their prompts.
+def unknown(model: str, texts: Sequence[str]) -> list[str]:
+    """Returns the words of prompts that no caption of the model's training had, without duplicates.
 
     Args:
         model: its name.
-        texts: prompts [p].
-        seen: pictures of each prompt, as they look in its view [p n h w c] in [-1, 1].
+        texts: prompts.
 
     Returns:
-        Chances [p n] in [0, 1]; None where no judge knows the model's pictures, or a prompt is not in its grammar.
+        The words; none where the model's prompts are free.
+
+    Example:
+        >>> unknown("mini", ["a red cat", "the digit 5 in blue"]), unknown("IF-I-M-v1.0", ["a cat"])
+        (['cat'], [])
     """
-    asked = [_asked(model, text) for text in texts]
-    if any(one is None for one in asked):
-        return None
-    p, n = seen.shape[:2]
-    read = _judge(model)(seen.reshape(p * n, *seen.shape[2:])).reshape(p, n, -1)
-    return (read * np.stack([one for one in asked if one is not None])[:, None]).sum(axis=-1)
+    if model not in GRAMMARS:
+        return []
+    return list(dict.fromkeys(word for text in texts for word in text.split() if word not in _known(model)))
 
 
-def _asked(model: str, text: str) -> np.ndarray | None:
-    """Which classes of the judge a prompt asks for: ones and zeros [classes]."""
+@cache
+def _known(model: str) -> set[str]:
+    """The words of all captions that a shipped model was trained on."""
     if model == "mini":
-        digit = _digits().get(text)
-        return None if digit is None else np.eye(10)[digit]
-    if model == "letters" and text and text[-1] in letters.CHARACTERS and text[-2:-1] in ("", " "):
-        from jdiff.letters import judge
-
-        return judge.accepted(text[-1])
-    return None
-
-
-@cache
-def _digits() -> dict[str, int]:
-    return {caption.text: caption.digit for caption in digits.captions()}
-
-
-@cache
-def _judge(model: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Pictures [n h w c] -> chances [n classes]."""
-    import jax
-
-    if model == "letters":
-        from jdiff.letters import judge as reader
-
-        read, compute = reader.load_judge(), jax.jit(lambda judge, x: judge(x))
-        return lambda pictures: np.asarray(compute(read, pictures))
-    from jdiff.mnist import judge
-
-    params, apply = judge.load_params(), judge.network()[0]
-    compute = jax.jit(lambda params, x: jax.nn.softmax(apply(params, judge.strokes(x))))
-    return lambda pictures: np.asarray(compute(params, pictures))
+        return {word for caption in digits.captions() for word in caption.text.split()}
+    groups = (word for group in letters.STYLE_WORDS for word in group if word)
+    return {"a", "an", "capital", "small", "digit", *groups, *letters.CHARACTERS}
