@@ -124,17 +124,34 @@ def test_a_judge_keeps_its_weights_under_their_names(kind):
 
 
 PLACES = [
-    ("swims", "swims", "rotate_180", "ss wm ii mw ss"),
-    ("ab", "cd", "flip", "ac bd"),
-    ("ab", "cd", "mirror", "ad bc"),
-    ("corn", "abc", "flip", "ca ob mc"),
-    ("abc", "corn", "rotate_180", "am bo cc"),
+    ("swims", "swims", "rotate_180", "s-s w-m i-i m-w s-s"),
+    ("ab", "cd", "flip", "a-c b-d"),
+    ("ab", "cd", "mirror", "a-d b-c"),
+    ("corn", "abc", "flip", "c-a o-b rn-c"),
+    ("abc", "corn", "rotate_180", "a-rn b-o c-c"),
 ]
 
 
 @pytest.mark.parametrize(("word", "turned", "view", "wanted"), PLACES)
 def test_places_of_two_words(word, turned, view, wanted):
-    assert ambigrams.places(word, turned, view) == [tuple(pair) for pair in wanted.split()]
+    assert ambigrams.places(word, turned, view) == [tuple(pair.split("-")) for pair in wanted.split()]
+
+
+WAYS = [
+    ("barn", "barn", "flip", ["b-b a-a r-r n-n", "b-b a-a rn-rn"]),
+    ("barn", "dune", "flip", ["b-d a-u r-n n-e"]),
+    ("corn", "dog", "mirror", ["c-g o-o rn-d"]),
+    ("Clan", "vvow", "rotate_180", ["C-w l-o a-v n-v", "cl-w a-o n-vv"]),
+]
+
+
+@pytest.mark.parametrize(("word", "turned", "view", "wanted"), WAYS)
+def test_ways_to_set_two_words(word, turned, view, wanted):
+    assert [" ".join(map("-".join, way)) for way in ambigrams.ways(word, turned, view)] == wanted
+
+
+def test_ways_are_bounded():
+    assert len(ambigrams.ways("v" * 20, "v" * 19, "flip")) == ambigrams.WAYS
 
 
 @pytest.mark.parametrize(
@@ -166,6 +183,27 @@ def test_a_word_that_reads_as_itself_is_itself_when_it_is_turned(view):
     assert [pair.upright.lower() for pair in made.pairs] == list("noon")
     assert [pair.turned.lower() for pair in made.pairs[order]] == list("noon")
     assert made.glyphs.shape == (4, 32, 32, 1) and np.abs(made.glyphs).max() <= 1
+
+
+@pytest.mark.parametrize("view", ambigrams.TURNS)
+@pytest.mark.parametrize(("known", "places"), [("abm", 3), ("abmnr", 4), ("", 4)])
+def test_two_letters_stand_in_one_place_where_it_reads_better(known, places, view):
+    """A judge that reads only these letters, and each in every glyph. Where the word itself is as good, it stays."""
+    sure = jnp.asarray([float(name in known) for name in judge.CLASSES])
+    reads = lambda glyphs: jnp.broadcast_to(sure, (len(glyphs), len(sure)))
+    made = ambigrams.ambigram(small_model(), "barn", key=KEY, view=view, n=2, judged=reads)
+    order = slice(None, None, -1) if ambigrams.TURNS[view] else slice(None)
+    assert len(made.pairs) == len(made.glyphs) == len(made.scores) == places
+    assert "".join(pair.upright for pair in made.pairs).lower() == "barn"
+    assert "".join(pair.turned for pair in made.pairs[order]).lower() == "barn"
+    assert made.verdict == ("readable" if known else "not readable") and made.word == made.turned == "barn"
+
+
+def test_other_ways_leave_the_candidates_of_the_first_as_they_are():
+    never = lambda glyphs: jnp.zeros((len(glyphs), len(judge.CLASSES)))
+    always = lambda glyphs: jnp.ones((len(glyphs), len(judge.CLASSES)))
+    one, other = (ambigrams.ambigram(small_model(), "barn", key=KEY, n=1, judged=judged) for judged in (never, always))
+    np.testing.assert_array_equal(one.glyphs, other.glyphs)
 
 
 @pytest.mark.parametrize("predicts", [step.noise, step.clean, step.velocity, step.v_prediction])

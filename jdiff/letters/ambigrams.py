@@ -8,9 +8,9 @@ In the noisy steps, the gradient of another judge, the guide, pushes the clean i
 trained on adversarial examples, because such a judge's gradient changes strokes, and not single pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from itertools import product
+from itertools import islice, product
 from typing import NamedTuple
 
 import jax
@@ -29,28 +29,30 @@ from jdiff.types import Array, Level, Prediction, Rule
 # The ways of turning a word, and whether its letters then come in the opposite order.
 TURNS = {"rotate_180": True, "flip": False, "mirror": True}
 LONGEST = 20
-# Two letters that one letter can replace, where one word is shorter than the other.
-FOR_TWO = {"rn": "m", "vv": "w", "cl": "d", "nn": "m", "ii": "u", "lo": "b", "ol": "d"}
+WAYS = 8  # in which two words are set into equally many places
+# Two letters that can stand in one place, and the letter that they are taken for.
+TWO_IN_ONE = {"rn": "m", "vv": "w", "cl": "d"}
 AT_ONCE = 16  # candidates in one call of the sampler, so that every word runs the same program
 READABLE, HARD = 0.5, 0.15  # of the worst letter's score
+VERDICTS = ("not readable", "hard", "readable")
 PUSH = 0.5  # how far the guide moves the clean image in one step: root mean square over pixels in [-1, 1]
 GUIDED = 0.3  # the guide moves it only where the noise is above this. Then the model removes what only the guide sees
 EVEN = 0.15  # what a difference of 1 in the logarithm of the stroke's width costs in score
 
 
 class Pair(NamedTuple):
-    """What one glyph reads as, with its case."""
+    """What one glyph reads as, with its case. Either is a character, or a key of `TWO_IN_ONE`."""
 
     upright: str
     turned: str
 
 
-class Place(NamedTuple):
-    """The candidates of one place, the best first."""
+class Candidates(NamedTuple):
+    """The candidates of one place."""
 
-    pairs: list[Pair]  # [k]
-    glyphs: np.ndarray  # [k 32 32 1] in [-1, 1], ink at 1
-    scores: np.ndarray  # [k 2] chance of being read right, upright and turned
+    pairs: list[Pair]  # [n]
+    glyphs: np.ndarray  # [n 32 32 1] in [-1, 1], ink at 1
+    scores: np.ndarray  # [n 2] chance of being read right, upright and turned
 
 
 class Ambigram(NamedTuple):
@@ -67,7 +69,7 @@ class Ambigram(NamedTuple):
     def verdict(self) -> str:
         """The verdict on the whole word: readable, hard or not readable. The worst letter decides."""
         worst = float(self.scores.min())
-        return "readable" if worst >= READABLE else "hard" if worst >= HARD else "not readable"
+        return VERDICTS[(worst >= HARD) + (worst >= READABLE)]
 
 
 def turn(view: str, glyphs: np.ndarray | Array) -> Array:
@@ -95,9 +97,7 @@ def check_word(word: str, name: str = "WORD") -> str:
 
 
 def places(word: str, turned: str, view: str) -> list[tuple[str, str]]:
-    """Returns what each place of the upright word reads as, upright and turned.
-
-    Where one word is shorter, two letters of the other may stand in one place, as "rn" for m: see `FOR_TWO`.
+    """Returns what each place of the upright word reads as, upright and turned: the first of `ways`.
 
     Raises:
         ValueError: the words cannot be brought to one length.
@@ -106,38 +106,77 @@ def places(word: str, turned: str, view: str) -> list[tuple[str, str]]:
         >>> places("dog", "bag", "rotate_180")
         [('d', 'g'), ('o', 'a'), ('g', 'b')]
         >>> places("corn", "abc", "flip")
-        [('c', 'a'), ('o', 'b'), ('m', 'c')]
+        [('c', 'a'), ('o', 'b'), ('rn', 'c')]
+    """
+    return ways(word, turned, view)[0]
+
+
+def ways(word: str, turned: str, view: str) -> list[list[tuple[str, str]]]:
+    """Returns the ways to set two words into equally many places, at most `WAYS`, those with the most places first.
+
+    Two letters may stand in one place, as "rn": see `TWO_IN_ONE`. A word that reads as itself is set equally both ways.
+
+    Raises:
+        ValueError: the words cannot be brought to one length.
+
+    Example:
+        >>> ways("on", "on", "flip"), ways("barn", "barn", "rotate_180")[1]
+        ([[('o', 'o'), ('n', 'n')]], [('b', 'rn'), ('a', 'a'), ('rn', 'b')])
     """
     if view not in TURNS:
         raise ValueError(f"--view must be {', '.join(TURNS)}, got {view!r}")
-    first, second = shorten(word, len(turned)), shorten(turned, len(word))
-    if len(first) != len(second):
-        pairs = ", ".join(f"{two} as {one}" for two, one in FOR_TWO.items())
+    first, second = divisions(word), divisions(turned)
+    if word.lower() == turned.lower():
+        found = ((one, one) for one in first)
+    else:
+        lengths = sorted({len(one) for one in first}, reverse=True)
+        found = ((a, b) for n in lengths for a in first if len(a) == n for b in second if len(b) == n)
+    both = list(islice(found, WAYS))
+    if not both:
         raise ValueError(
             f"the words must have equally many letters, got {word!r} with {len(word)} and {turned!r} with "
-            f"{len(turned)}; two letters may stand in one place only as {pairs}"
+            f"{len(turned)}; two letters may stand in one place only as {', '.join(TWO_IN_ONE)}"
         )
-    return list(zip(first, second[::-1] if TURNS[view] else second, strict=True))
+    return [list(zip(a, b[::-1] if TURNS[view] else b, strict=True)) for a, b in both]
 
 
-def shorten(word: str, length: int) -> str:
-    """Replaces pairs of letters by one that looks like them until a word has `length` letters, as far as it goes."""
-    i = 0
-    while len(word) > length and i < len(word) - 1:
-        if word[i : i + 2].lower() in FOR_TWO:
-            word = word[:i] + FOR_TWO[word[i : i + 2].lower()] + word[i + 2 :]
-        i += 1
-    return word
+def divisions(word: str) -> list[tuple[str, ...]]:
+    """Returns the ways to divide a word into places, some of them with two letters. Those with most places come first.
+
+    Example:
+        >>> divisions("corn"), len(divisions("rnrn"))
+        ([('c', 'o', 'r', 'n'), ('c', 'o', 'rn')], 4)
+    """
+    found: list[list[tuple[str, ...]]] = [[()]]  # of the first letters of the word, as many as the place in this list
+    for i, letter in enumerate(word):
+        two = word[i - 1 : i + 1].lower() if i else ""
+        found.append([(*some, letter) for some in found[i]])
+        found[-1] += [(*some, two) for some in found[i - 1]] if two in TWO_IN_ONE else []
+    return sorted(found[-1], key=len, reverse=True)
+
+
+def drawn_as(reading: str) -> str:
+    """Returns the character that a reading is drawn and judged as.
+
+    Example:
+        >>> drawn_as("rn"), drawn_as("R")
+        ('m', 'R')
+    """
+    return TWO_IN_ONE.get(reading, reading)
 
 
 def cases(upright: str, turned: str) -> list[Pair]:
     """Returns every choice of upper and lower case for two readings, those with equal case first.
 
+    Two letters in one place are lower case, in which they look like the letter that they are taken for.
+
     Example:
         >>> len(cases("a", "b")), cases("7", "L")
         (4, [Pair(upright='7', turned='l'), Pair(upright='7', turned='L')])
+        >>> cases("rn", "b")
+        [Pair(upright='rn', turned='b'), Pair(upright='rn', turned='B')]
     """
-    options = [sorted({c.upper(), c.lower()}) for c in (upright, turned)]
+    options = [[c] if c in TWO_IN_ONE else sorted({c.upper(), c.lower()}) for c in (upright, turned)]
     return sorted((Pair(a, b) for a, b in product(*options)), key=lambda pair: pair[0].isupper() != pair[1].isupper())
 
 
@@ -163,12 +202,12 @@ def combiner(
         Geng et al. 2024 (Visual Anagrams), eq. 4; Bansal et al. 2023 (Universal Guidance), section 3.2. A guide that is
         trained on adversarial examples: Kawar et al. 2023 (Robust Classifier Guidance).
     """
-    texts = [captions.caption(character, style, spelled=True) for character in pair]
+    texts = [captions.caption(drawn_as(reading), style, spelled=True) for reading in pair]
     upright, turned = model.guided(texts, guidance)
     both = combine.mean([upright, combine.view(views.VIEWS[view](), turned)])
     if push == 0:
         return both
-    wanted = jnp.stack([jnp.asarray(judge.accepted(character)) for character in pair])
+    wanted = jnp.stack([jnp.asarray(judge.accepted(drawn_as(reading))) for reading in pair])
     return combine.compose(Rule(1, (jnp.float32(push), wanted), _pushed(view, model.predicts)), [both])
 
 
@@ -252,9 +291,9 @@ def _without_fill(watch: Watch, n: int, groups: int, done: int, total: int, imag
 def read(glyphs: np.ndarray | Array, pairs: Sequence[Pair], view: str, judged: Callable[[Array], Array]) -> np.ndarray:
     """Returns how likely glyphs [n 32 32 1] are read right, upright and turned [n 2]."""
     scores = []
-    for images, characters in ((glyphs, [p.upright for p in pairs]), (turn(view, glyphs), [p.turned for p in pairs])):
+    for images, readings in ((glyphs, [p.upright for p in pairs]), (turn(view, glyphs), [p.turned for p in pairs])):
         chances = np.asarray(judged(jnp.asarray(images)))
-        scores.append((chances * np.stack([judge.accepted(c) for c in characters])).sum(-1))
+        scores.append((chances * np.stack([judge.accepted(drawn_as(one)) for one in readings])).sum(-1))
     return np.stack(scores, axis=-1)
 
 
@@ -286,7 +325,8 @@ def ambigram(
     """Draws a word that reads as itself, or as another word, when it is turned.
 
     Case is free: each letter takes the case that reads best. A word that reads as itself needs only half of its
-    letters drawn, since the other half are the same glyphs turned.
+    letters drawn, since the other half are the same glyphs turned. Two letters stand in one place, as "rn" for m, where
+    the words need it, or where no letter of their own is readable and this is better.
 
     Args:
         model: the letters model, from `jdiff.load("letters")`.
@@ -308,33 +348,64 @@ def ambigram(
         ValueError: a word cannot be drawn, the words do not fit, or the style has an unknown word.
     """
     word, turned = check_word(word), check_word(word if turned is None else turned, "WORD2")
-    wanted, told = places(word, turned, view), captions.read_style(style)
+    alignments, told = ways(word, turned, view), captions.read_style(style)
     n, key = checks.whole("n", n, 1, 1024), as_key(key)
     judged = jax.jit(judge.load_judge()) if judged is None else judged
-    # a pair and the same pair turned are one glyph
-    kinds = list(dict.fromkeys(tuple(sorted(map(str.lower, pair))) for pair in wanted))
-    options = [cases(*kind) for kind in kinds]
-    pairs = [[choice[i % len(choice)] for i in range(n)] for choice in options]
-    flat = [pair for some in pairs for pair in some]
     how = {"guidance": guidance, "push": push, "mesh": mesh, "progress": progress, "watch": watch}
-    glyphs = draw(model, flat, key, view=view, style=told, steps=steps, **how)
-    scores = read(glyphs, flat, view, judged)
-    best = choose(glyphs.reshape(len(kinds), n, *glyphs.shape[1:]), scores.reshape(len(kinds), n, 2))
+    drawn: dict[Pair, Candidates] = {}
+    made: list[Ambigram] = []
+    for some, their_key in ((alignments[:1], key), (alignments[1:], jax.random.fold_in(key, 1))):
+        kinds = dict.fromkeys(_kind(pair) for way in some for pair in way)
+        if missing := [kind for kind in kinds if kind not in drawn]:
+            pairs = [[choice[i % len(choice)] for i in range(n)] for choice in (cases(*kind) for kind in missing)]
+            flat = [pair for of_kind in pairs for pair in of_kind]
+            glyphs = draw(model, flat, their_key, view=view, style=told, steps=steps, **how)
+            scores = read(glyphs, flat, view, judged).reshape(len(missing), n, 2)
+            glyphs = glyphs.reshape(len(missing), n, *glyphs.shape[1:])
+            drawn |= zip(missing, map(Candidates, pairs, glyphs, scores), strict=True)
+        made += [_set(word, turned, view, way, drawn) for way in some]
+        if made[0].verdict == "readable":
+            break
+    return max(made, key=lambda one: VERDICTS.index(one.verdict))  # the first of equally good ones
+
+
+def _kind(pair: tuple[str, str]) -> Pair:
+    """Returns a pair of letters in lower case and in order: a pair and the same pair turned are one glyph."""
+    return Pair(*sorted(map(str.lower, pair)))
+
+
+def _set(
+    word: str, turned: str, view: str, way: Sequence[tuple[str, str]], drawn: Mapping[Pair, Candidates]
+) -> Ambigram:
+    """Sets the best candidates into a word.
+
+    Args:
+        word: what it reads as upright.
+        turned: what it reads as when turned.
+        view: how it is turned.
+        way: what each place reads as, one of `ways`.
+        drawn: candidates of each kind of place.
+    """
+    kinds = list(dict.fromkeys(map(_kind, way)))
+    best = choose(np.stack([drawn[kind].glyphs for kind in kinds]), np.stack([drawn[kind].scores for kind in kinds]))
     chosen: list[tuple[Pair, np.ndarray, np.ndarray]] = []
     itself = TURNS[view] and word.lower() == turned.lower()
-    for i, (upright, other) in enumerate(wanted):
-        if itself and i >= len(wanted) - i:  # the second half is the first half turned
-            pair, glyph, score = chosen[len(wanted) - 1 - i]
-            chosen.append((Pair(*pair[::-1]), np.asarray(turn(view, glyph[None])[0]), score[::-1]))
+    for i, place in enumerate(way):
+        if itself and i >= len(way) - i:  # the second half is the first half turned
+            pair, glyph, score = chosen[len(way) - 1 - i]
+            chosen.append(_turned(view, pair, glyph, score))
             continue
-        kind = kinds.index(tuple(sorted((upright.lower(), other.lower()))))
-        at = kind * n + best[kind]
-        pair, glyph, score = flat[at], glyphs[at], scores[at]
-        if pair.upright.lower() != upright.lower():
-            pair, glyph, score = Pair(*pair[::-1]), np.asarray(turn(view, glyph[None])[0]), score[::-1]
-        chosen.append((pair, glyph, score))
-    pairs_found, glyphs_found, scores_found = zip(*chosen, strict=True)
-    return Ambigram(word, turned, view, list(pairs_found), np.stack(glyphs_found), np.stack(scores_found))
+        found, at = drawn[_kind(place)], best[kinds.index(_kind(place))]
+        candidate = found.pairs[at], found.glyphs[at], found.scores[at]
+        same = candidate[0].upright.lower() == place[0].lower()
+        chosen.append(candidate if same else _turned(view, *candidate))
+    pairs, glyphs, scores = zip(*chosen, strict=True)
+    return Ambigram(word, turned, view, list(pairs), np.stack(glyphs), np.stack(scores))
+
+
+def _turned(view: str, pair: Pair, glyph: np.ndarray, score: np.ndarray) -> tuple[Pair, np.ndarray, np.ndarray]:
+    """Turns a glyph, with what it reads as and its scores."""
+    return Pair(*pair[::-1]), np.asarray(turn(view, glyph[None])[0]), score[::-1]
 
 
 def choose(glyphs: np.ndarray, scores: np.ndarray) -> np.ndarray:
