@@ -175,13 +175,7 @@ def right_both(look: Any, glyphs: np.ndarray, pairs: list[ambigrams.Pair], view:
 
 def kinds_of(words: list[str], view: str) -> list[tuple[str, str]]:
     """Returns the pairs of letters that words need, without duplicates."""
-    return list(dict.fromkeys(ordered(pair) for word in words for pair in ambigrams.places(word, word, view)))
-
-
-def ordered(pair: tuple[str, str]) -> tuple[str, str]:
-    """Returns a pair of letters in alphabetical order: a glyph and the same glyph turned are one pair."""
-    a, b = sorted(pair)
-    return a, b
+    return list(dict.fromkeys(ambigrams.kind_of(pair) for word in words for pair in ambigrams.places(word, word, view)))
 
 
 def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
@@ -223,7 +217,7 @@ def measure_words(found: Pool, words: list[str], view: str, out: Path | None) ->
     letters, whole, shown, seconds = [], [], [], []  # of letters and whole: whether right, and whether surely right
     for word in words:
         places = ambigrams.places(word, word, view)
-        kinds = [ordered(pair) for pair in places]
+        kinds = [ambigrams.kind_of(pair) for pair in places]
         good, glyphs, pairs, scores = [], [], [], []
         for (upright, _), kind in zip(places, kinds, strict=True):
             made = found[kind]
@@ -309,7 +303,7 @@ def main(
     glyphs: Path | None = None,
     out: Path = Path("docs/letters"),
     view: Literal["rotate_180", "mirror"] = "rotate_180",
-    n: int = 16,
+    n: int = 8,
     steps: int | None = None,
     style: str = "bold",
     guidance: float | None = None,

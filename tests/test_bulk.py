@@ -722,10 +722,11 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(made, her
     _, _, _, *arguments = command(tiny, "out")
     env = environment(compiled)
     env["PYTHONPATH"] += os.pathsep + str(ROOT / "tests")
-    for uses in (17, 27, 22):
+    for uses, complete, half in ((17, 0, 0), (27, 1, 1), (22, 2, 1)):
         code = moments.KILL.format(uses=uses, folder="out") + "from jdiff.cli.main import main\nmain()"
         killed = subprocess.run([sys.executable, "-c", code, *arguments], env=env, capture_output=True, timeout=120)
         assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert (len(list(here.glob("out/shard*"))), len(list(here.glob("out/.share*.part/*")))) == (complete, half)
     last = subprocess.run(command(tiny, "out"), env=env, capture_output=True, text=True, timeout=120)
     assert last.returncode == 0, last.stderr
     assert contents("out") == made

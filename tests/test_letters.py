@@ -199,11 +199,29 @@ def test_two_letters_stand_in_one_place_where_it_reads_better(known, places, vie
     assert made.verdict == ("readable" if known else "not readable") and made.word == made.turned == "barn"
 
 
-def test_other_ways_leave_the_candidates_of_the_first_as_they_are():
-    never = lambda glyphs: jnp.zeros((len(glyphs), len(judge.CLASSES)))
-    always = lambda glyphs: jnp.ones((len(glyphs), len(judge.CLASSES)))
-    one, other = (ambigrams.ambigram(small_model(), "barn", key=KEY, n=1, judged=judged) for judged in (never, always))
+def test_other_ways_leave_the_first_as_it_is_and_add_their_steps():
+    told, seen = [], []
+    never, always = (lambda x: jnp.zeros((len(x), len(judge.CLASSES)))), (lambda x: jnp.ones((len(x), 34)))
+    how = {"key": KEY, "n": 1, "steps": 2}
+    one = ambigrams.ambigram(small_model(), "barn", judged=always, **how)
+    shown = {"progress": lambda *rows: told.append(rows), "watch": lambda *rows: seen.append(rows[:2])}
+    other = ambigrams.ambigram(small_model(), "barn", judged=never, **how, **shown)
     np.testing.assert_array_equal(one.glyphs, other.glyphs)
+    assert seen == [(1, 2), (2, 2), (3, 4), (4, 4)] and told == sorted(told) and told[-1] == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("known", "kinds"), [("bm", ["a-a", "b-b", "n-n", "r-r"]), ("abm", ["a-a", "b-b", "n-n", "r-r", "rn-rn"])]
+)
+def test_ways_that_cannot_be_better_are_not_drawn(known, more, monkeypatch):
+    """Where no glyph reads as the a of "barn", "rn" in one place does not help."""
+    drawn, draw = [], ambigrams.draw
+    watched = lambda model, pairs, key, **how: drawn.extend(pairs) or draw(model, pairs, key, **how)
+    monkeypatch.setattr(ambigrams, "draw", watched)
+    sure = jnp.asarray([float(name in known) for name in judge.CLASSES])
+    reads = lambda glyphs: jnp.broadcast_to(sure, (len(glyphs), len(sure)))
+    ambigrams.ambigram(small_model(), "barn", key=KEY, view="flip", n=1, steps=2, judged=reads)
+    assert sorted("-".join(ambigrams.kind_of(pair)) for pair in drawn) == ["a-a", "b-b", "n-n", "r-r", *more]
 
 
 @pytest.mark.parametrize("predicts", [step.noise, step.clean, step.velocity, step.v_prediction])
@@ -235,7 +253,7 @@ def test_the_guide_pushes_the_clean_image_towards_both_readings(predicts, t, pus
 def test_candidates_are_the_same_in_any_word():
     few, many = (
         ambigrams.draw(small_model(), [ambigrams.Pair("a", "b")] * n, KEY, style=captions.read_style("bold"))
-        for n in (2, 18)
+        for n in (2, ambigrams.AT_ONCE + 2)
     )
     np.testing.assert_allclose(few, many[:2], atol=1e-5)
     assert np.abs(many[0] - many[1]).max() > 0.01
@@ -243,11 +261,12 @@ def test_candidates_are_the_same_in_any_word():
 
 def test_the_candidates_that_are_watched_are_those_that_are_returned():
     seen = []
-    pairs = [ambigrams.Pair("a", "b")] * 18
+    n = ambigrams.AT_ONCE
+    pairs = [ambigrams.Pair("a", "b")] * (n + 2)
     drawn = ambigrams.draw(
         small_model(), pairs, KEY, steps=2, watch=lambda done, total, x: seen.append((done, total, np.array(x)))
     )
-    assert [(done, total, len(x)) for done, total, x in seen] == [(1, 4, 16), (2, 4, 16), (3, 4, 2), (4, 4, 2)]
+    assert [(done, total, len(x)) for done, total, x in seen] == [(1, 4, n), (2, 4, n), (3, 4, 2), (4, 4, 2)]
     np.testing.assert_array_equal(np.concatenate([seen[1][2], seen[3][2]]).clip(-1, 1), drawn)
 
 

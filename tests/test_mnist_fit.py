@@ -240,7 +240,7 @@ def _start(tmp_path, run, *more, code=""):
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path):
-    """Each run is killed twice, within its first three checkpoints and within the next ones."""
+    """Each run is killed twice, while it writes one of its checkpoints or between two of them."""
     whole = _start(tmp_path, "whole")
     _, errors = whole.communicate()
     assert whole.returncode == 0, errors

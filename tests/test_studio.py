@@ -345,7 +345,7 @@ def test_two_sessions_at_once(page, server, browser):
     third = context.new_page()
     visit(third, server[1])
     tab(third, "Edit")
-    third.locator("button:visible", has_text="Last drawn").click()
+    third.locator("button:visible", has_text="Latest").click()
     third.get_by_text("nothing is drawn yet").locator("visible=true").wait_for(timeout=PATIENCE)
     context.close()
 
@@ -418,6 +418,29 @@ def test_what_is_wrong_is_told_on_the_page(page):
     tab(page, "Hybrids")
     press(page, ".jd-again")
     page.locator(".jd-trouble:visible", has_text="nothing is drawn yet").wait_for(timeout=PATIENCE)
+
+
+def test_without_a_public_address_a_note_says_why(tmp_path, monkeypatch, capsys):
+    from jdiff.studio import app
+
+    class Blocks:
+        """Gradio's page, as it is without a connection."""
+
+        queue = lambda self, **how: self
+        close = None
+
+        def launch(self, **how):
+            print("\nCould not create share link.\nPlease check your internet connection.")
+            return None, "http://127.0.0.1:7860/", None
+
+    monkeypatch.setattr(app.pages, "build", lambda here: Blocks())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED"):
+        monkeypatch.setenv(name, "")
+    assert app.launch(None, share=True, folder=tmp_path)[0] == "http://127.0.0.1:7860/"
+    told = "Could not create share link. Please check your internet connection."
+    said = "jdiff: note: --share: there is no public address, so only this machine can open the page; "
+    assert capsys.readouterr() == ("", f"{said}{told}\n")
 
 
 def test_a_phone_needs_no_scrolling_sideways(server, browser):

@@ -15,13 +15,13 @@ from test_letters import small_model
 
 import jdiff.model
 from jdiff import images, mesh, sample, schedule, step
+from jdiff.cli import grammar
 from jdiff.cli import main as cli
 from jdiff.cli.errors import BadInput
 from jdiff.cli.parse import parse
 from jdiff.networks import unet
 from jdiff.studio import reading, results, runs, show, tasks
 from jdiff.studio.listing import python
-from jdiff.text import grammar
 
 COMMON = tasks.Common(n=2, steps=4, seed=3)
 RNG = np.random.default_rng(0)
@@ -335,6 +335,19 @@ def test_every_prompt_of_a_grammar_is_a_caption():
     letters = grammar.of("letters")
     assert letters.prompt("R", "bold", grammar.NOTHING, "serif") == "a bold serif R"
     assert grammar.of("IF-I-XL-v1.0") is None
+
+
+def test_words_that_no_caption_has_are_found():
+    from jdiff.letters import captions as letters
+    from jdiff.mnist import captions as digits
+
+    styles = [letters.caption("R", style, spelled=True) for style in letters.styles()]
+    plain = [letters.caption(character) for character in letters.CHARACTERS]
+    assert grammar.unknown("letters", [*styles, *plain, ""]) == []
+    assert grammar.unknown("letters", ["a bald capital R", "a bald R"]) == ["bald"]
+    assert grammar.unknown("mini", [caption.text for caption in digits.captions()]) == []
+    assert grammar.unknown("mini", ["a red cat on a mat"]) == ["cat", "mat"]
+    assert grammar.unknown("IF-I-XL-v1.0", ["a cat"]) == []
 
 
 def test_the_judge_reads_what_the_mini_model_drew(tmp_path, monkeypatch):

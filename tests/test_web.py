@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -306,9 +305,11 @@ def test_a_file_that_takes_too_long_is_given_up(served, monkeypatch, path):
 
 
 def test_a_resolver_that_hangs_is_given_up(monkeypatch):
+    tested = threading.Event()
     monkeypatch.setattr(web, "SECONDS", 0.2)
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(1) or [])
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: tested.wait(60) and [])
     assert "this took longer than 0.2 seconds" in error("http://slow.test/a.png")
+    tested.set()
 
 
 @pytest.mark.parametrize("location, leads_to", [

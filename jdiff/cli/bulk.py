@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from jdiff.bulk.shards import Layout
 
 LARGEST_SHARD = 10**6
+FIRST = 1000  # prompts whose words are checked
 BROKEN = 10  # numbers of broken pictures that a note lists
 
 
@@ -177,8 +179,10 @@ class Bulk:
 
     def _make(self, prompts: "Prompts", layout: "Layout", mine: range, half: Path) -> "Made":
         from jdiff.bulk import cluster, job
+        from jdiff.cli import grammar
 
         options = self._options()
+        grammar.note_unknown(Path(options.model).name, list(islice(prompts.each(), FIRST)))
         wanted = job.left(options, layout, mine)
         pictures = sum(len(layout.numbers(shard)) for shard in wanted)
         bar = lambda total, unit, label: Bar(total, unit=unit, label=label, quiet=self.quiet, delay=PATIENCE)

@@ -41,28 +41,19 @@ def make(command: Drawing) -> outputs.Done:
     start_jax(cores=command.count(command.texts()) * command.n > 1)
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: note(one_line(Warning(message)))
+        from jdiff.cli import grammar
         from jdiff.model import load
 
         _check_sampler(command)
         texts = [command.negative, *command.texts()]
         how: dict[str, Any] = {"known": table, "encoder": command.encoder, "cache": cache.usable("prompts")}
         model = accepted(lambda: load(command.model, dtype=command.dtype, texts=texts, **how))
-        _note_unknown_words(model.name, texts)
+        grammar.note_unknown(model.name, texts)
         made = draw(command, model, files, before=before, table_sha256=table_sha256)
     p, n, height, width = made.images.shape[:4]
     count = p * n - made.broken
     what = f"{count} {'picture' if count == 1 else 'pictures'}, {in_words((height, width))}"
     return outputs.write(outputs.of(command, made.settings, made.fitted, made.images, made.way), what)
-
-
-def _note_unknown_words(name: str, texts: list[str]) -> None:
-    """Tells which words of the prompts a small model has never seen. It draws something all the same."""
-    from jdiff.text import grammar
-
-    if words := grammar.unknown(name, texts):
-        shown = ", ".join(map(repr, words[:5])) + ", ..." * (len(words) > 5)
-        first, second = grammar.GRAMMARS[name].examples
-        note(f"the model {name} does not know {shown}; its prompts are like {first!r} and {second!r}")
 
 
 class Drawn(NamedTuple):

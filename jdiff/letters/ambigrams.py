@@ -11,7 +11,7 @@ trained on adversarial examples, because such a judge's gradient changes strokes
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from itertools import islice, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from jdiff import checks, combine, sample, views
 from jdiff.keys import as_key
 from jdiff.letters import captions, judge
+from jdiff.mesh import DATA
 from jdiff.model import Model
 from jdiff.scan import Watch
 from jdiff.training.conv import fitting_conv
@@ -32,11 +33,12 @@ LONGEST = 20
 WAYS = 8  # in which two words are set into equally many places
 # Two letters that can stand in one place, and the letter that they are taken for.
 TWO_IN_ONE = {"rn": "m", "vv": "w", "cl": "d"}
-AT_ONCE = 16  # candidates in one call of the sampler, so that every word runs the same program
+AT_ONCE = 8  # candidates in one call of the sampler, so that every word runs the same program
 READABLE, HARD = 0.5, 0.15  # of the worst letter's score
 VERDICTS = ("not readable", "hard", "readable")
 PUSH = 0.5  # how far the guide moves the clean image in one step: root mean square over pixels in [-1, 1]
 GUIDED = 0.3  # the guide moves it only where the noise is above this. Then the model removes what only the guide sees
+OTHERS = 2**31 - 4  # folded into the key for the candidates of other ways than the first
 EVEN = 0.15  # what a difference of 1 in the logarithm of the stroke's width costs in score
 
 
@@ -158,6 +160,8 @@ def divisions(word: str) -> list[tuple[str, ...]]:
 def drawn_as(reading: str) -> str:
     """Returns the character that a reading is drawn and judged as.
 
+    The judge does not tell upper from lower case, so a capital M counts as "rn" too.
+
     Example:
         >>> drawn_as("rn"), drawn_as("R")
         ('m', 'R')
@@ -253,7 +257,7 @@ def draw(
     progress: Callable[[int, int], None] | None = None,
     watch: Watch | None = None,
 ) -> np.ndarray:
-    """Draws one candidate of each pair, in groups of `AT_ONCE`.
+    """Draws one candidate of each pair, in groups of `AT_ONCE`, or a few more where devices share a group.
 
     Args:
         model: the letters model.
@@ -275,17 +279,19 @@ def draw(
     kinds = list(dict.fromkeys(pairs))
     push = checks.number("push", push, 0, 2)
     made = {pair: combiner(model, pair, view, style, guidance, push) for pair in kinds}
-    filled = [*pairs, *[pairs[-1]] * (-len(pairs) % AT_ONCE)]
-    seen = None if watch is None else partial(_without_fill, watch, len(pairs), len(filled) // AT_ONCE)
-    how: sample.How = {"images_at_once": AT_ONCE, "mesh": mesh, "progress": progress, "watch": seen}
+    devices = 1 if mesh is None else mesh.shape[DATA]
+    size = -(-AT_ONCE // devices) * devices
+    filled = [*pairs, *[pairs[-1]] * (-len(pairs) % size)]
+    seen = None if watch is None else partial(_without_fill, watch, len(pairs), size, len(filled) // size)
+    how: sample.How = {"images_at_once": size, "mesh": mesh, "progress": progress, "watch": seen}
     drawn = sample.generate(model, [made[pair] for pair in filled], key, steps=steps, **how)
     return np.asarray(drawn.images[: len(pairs), 0])
 
 
-def _without_fill(watch: Watch, n: int, groups: int, done: int, total: int, images: np.ndarray) -> None:
+def _without_fill(watch: Watch, n: int, size: int, groups: int, done: int, total: int, images: np.ndarray) -> None:
     """Calls `watch` with the candidates of a group, of n in all, without those that only fill the last group."""
     group = (done - 1) * groups // total
-    watch(done, total, images[: n - group * AT_ONCE])
+    watch(done, total, images[: n - group * size])
 
 
 def read(glyphs: np.ndarray | Array, pairs: Sequence[Pair], view: str, judged: Callable[[Array], Array]) -> np.ndarray:
@@ -313,7 +319,7 @@ def ambigram(
     key: Array,
     view: str = "rotate_180",
     style: str = "",
-    n: int = 16,
+    n: int = 8,
     steps: int | None = None,
     guidance: float | None = None,
     push: float = PUSH,
@@ -326,7 +332,7 @@ def ambigram(
 
     Case is free: each letter takes the case that reads best. A word that reads as itself needs only half of its
     letters drawn, since the other half are the same glyphs turned. Two letters stand in one place, as "rn" for m, where
-    the words need it, or where no letter of their own is readable and this is better.
+    the words need it, or where the verdict on the word is better with them.
 
     Args:
         model: the letters model, from `jdiff.load("letters")`.
@@ -341,8 +347,11 @@ def ambigram(
         push: as in `draw`.
         mesh: as in `draw`.
         judged: reads glyphs, as `judge.load_judge` returns; the shipped judge if None.
-        progress: called with (steps done, steps in all) every few steps.
+        progress: called with (steps done, steps in all) every few steps. Other ways, once they are drawn, add steps.
         watch: as in `draw`.
+
+    Returns:
+        The word in the best way that was drawn.
 
     Raises:
         ValueError: a word cannot be drawn, the words do not fit, or the style has an unknown word.
@@ -351,25 +360,50 @@ def ambigram(
     alignments, told = ways(word, turned, view), captions.read_style(style)
     n, key = checks.whole("n", n, 1, 1024), as_key(key)
     judged = jax.jit(judge.load_judge()) if judged is None else judged
-    how = {"guidance": guidance, "push": push, "mesh": mesh, "progress": progress, "watch": watch}
     drawn: dict[Pair, Candidates] = {}
-    made: list[Ambigram] = []
-    for some, their_key in ((alignments[:1], key), (alignments[1:], jax.random.fold_in(key, 1))):
-        kinds = dict.fromkeys(_kind(pair) for way in some for pair in way)
-        if missing := [kind for kind in kinds if kind not in drawn]:
-            pairs = [[choice[i % len(choice)] for i in range(n)] for choice in (cases(*kind) for kind in missing)]
-            flat = [pair for of_kind in pairs for pair in of_kind]
-            glyphs = draw(model, flat, their_key, view=view, style=told, steps=steps, **how)
-            scores = read(glyphs, flat, view, judged).reshape(len(missing), n, 2)
-            glyphs = glyphs.reshape(len(missing), n, *glyphs.shape[1:])
-            drawn |= zip(missing, map(Candidates, pairs, glyphs, scores), strict=True)
-        made += [_set(word, turned, view, way, drawn) for way in some]
-        if made[0].verdict == "readable":
-            break
-    return max(made, key=lambda one: VERDICTS.index(one.verdict))  # the first of equally good ones
+    before = rows = 0  # of the draws that are done, and with the present one
+
+    def counted(show: Any) -> Any:  # progress or watch
+        def told(done: int, total: int, *images: np.ndarray) -> None:
+            nonlocal rows
+            rows = before + total
+            show(before + done, rows, *images)
+
+        return show and told
+
+    how = {"guidance": guidance, "push": push, "mesh": mesh, "progress": counted(progress), "watch": counted(watch)}
+
+    def made(way: Sequence[tuple[str, str]]) -> Ambigram:
+        return _set(word, turned, view, way, drawn)
+
+    def draw_all(some: Sequence[Sequence[tuple[str, str]]], key: Array) -> None:
+        kinds = [kind for kind in dict.fromkeys(kind_of(pair) for way in some for pair in way) if kind not in drawn]
+        if not kinds:
+            return
+        pairs = [[choice[i % len(choice)] for i in range(n)] for choice in (cases(*kind) for kind in kinds)]
+        flat = [pair for of_kind in pairs for pair in of_kind]
+        glyphs = draw(model, flat, key, view=view, style=told, steps=steps, **how)
+        scores = read(glyphs, flat, view, judged).reshape(len(kinds), n, 2)
+        glyphs = glyphs.reshape(len(kinds), n, *glyphs.shape[1:])
+        drawn.update(zip(kinds, map(Candidates, pairs, glyphs, scores), strict=True))
+
+    draw_all(alignments[:1], key)
+    first = made(alignments[0])
+    if first.verdict == "readable":
+        return first
+    better = HARD if first.verdict == "not readable" else READABLE
+    before = rows
+    hopeful = [way for way in alignments[1:] if all(_best(drawn.get(kind_of(pair))) >= better for pair in way)]
+    draw_all(hopeful, jax.random.fold_in(key, OTHERS))
+    return max([first, *map(made, hopeful)], key=lambda one: VERDICTS.index(one.verdict))  # the first of the best
 
 
-def _kind(pair: tuple[str, str]) -> Pair:
+def _best(candidates: Candidates | None) -> float:
+    """Returns the score of the best candidate; 1 where none is drawn yet."""
+    return 1.0 if candidates is None else float(candidates.scores.min(axis=-1).max())
+
+
+def kind_of(pair: tuple[str, str]) -> Pair:
     """Returns a pair of letters in lower case and in order: a pair and the same pair turned are one glyph."""
     return Pair(*sorted(map(str.lower, pair)))
 
@@ -386,7 +420,7 @@ def _set(
         way: what each place reads as, one of `ways`.
         drawn: candidates of each kind of place.
     """
-    kinds = list(dict.fromkeys(map(_kind, way)))
+    kinds = list(dict.fromkeys(map(kind_of, way)))
     best = choose(np.stack([drawn[kind].glyphs for kind in kinds]), np.stack([drawn[kind].scores for kind in kinds]))
     chosen: list[tuple[Pair, np.ndarray, np.ndarray]] = []
     itself = TURNS[view] and word.lower() == turned.lower()
@@ -395,7 +429,7 @@ def _set(
             pair, glyph, score = chosen[len(way) - 1 - i]
             chosen.append(_turned(view, pair, glyph, score))
             continue
-        found, at = drawn[_kind(place)], best[kinds.index(_kind(place))]
+        found, at = drawn[kind_of(place)], best[kinds.index(kind_of(place))]
         candidate = found.pairs[at], found.glyphs[at], found.scores[at]
         same = candidate[0].upright.lower() == place[0].lower()
         chosen.append(candidate if same else _turned(view, *candidate))

@@ -98,7 +98,7 @@ def launch(here: Studio, *, port: int = PORT, share: bool = False, folder: Path)
     Image.MAX_IMAGE_PIXELS = tasks.LARGEST * 10**6
     blocks = pages.build(here).queue(default_concurrency_limit=4, max_size=WAITING)
     theme = Default(primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=MONO)
-    with contextlib.redirect_stdout(io.StringIO()):  # Gradio prints why there is no public address
+    with contextlib.redirect_stdout(io.StringIO()) as told:  # why Gradio could not make a public address
         _, local, public = blocks.launch(
             server_name=HOST, server_port=port, share=share, prevent_thread_lock=True, quiet=True, show_error=True,
             max_file_size=tasks.LARGEST_FILE, footer_links=[], run_history=False, enable_monitoring=False,
@@ -106,5 +106,6 @@ def launch(here: Studio, *, port: int = PORT, share: bool = False, folder: Path)
             head=f"<script>{(FOLDER / 'studio.js').read_text()}</script>",
         )  # fmt: skip
     if share and not public:
-        note("--share: Gradio's servers cannot be reached, so only this machine can open the page")
+        why = " ".join(told.getvalue().split())
+        note(f"--share: there is no public address, so only this machine can open the page; {why}")
     return public or local, blocks.close

@@ -79,7 +79,7 @@ def sources(studio: Studio, editor: gr.ImageEditor, last: gr.State) -> None:
     with gr.Row(elem_classes="jd-tight"):
         file = gr.UploadButton("Open", file_types=["image"], type="filepath", size="sm", min_width=70)
         camera = gr.Button("Camera", size="sm", min_width=70)
-        drawn = gr.Button("Last drawn", size="sm", min_width=70)
+        drawn = gr.Button("Latest", size="sm", min_width=70)
         example = gr.Button("Example", size="sm", min_width=70)
         clear = gr.Button("Clear", size="sm", min_width=60)
 

@@ -10,6 +10,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]  # of the extra `st
 import numpy as np
 
 from jdiff import images
+from jdiff.cli import grammar
 from jdiff.cli.errors import BadInput, explained, one_line
 from jdiff.images.text import CARRIED
 from jdiff.model import Model
@@ -18,7 +19,6 @@ from jdiff.studio.listing import python
 from jdiff.studio.results import Models, Result, draw
 from jdiff.studio.runs import Done, Step, Stops, run
 from jdiff.studio.tasks import Task, each, words
-from jdiff.text import grammar
 
 # Most runs that wait for the network.
 WAITING = 32

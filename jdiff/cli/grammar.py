@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
+from jdiff.cli.process import note
 from jdiff.letters import captions as letters
 from jdiff.mnist import captions as digits
 
@@ -101,10 +102,25 @@ def unknown(model: str, texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(word for text in texts for word in text.split() if word not in _known(model)))
 
 
+def note_unknown(model: str, texts: Sequence[str]) -> None:
+    """Tells which words of prompts a small model has never seen. It draws something all the same.
+
+    Args:
+        model: its name.
+        texts: prompts.
+    """
+    if words := unknown(model, texts):
+        shown = ", ".join(map(repr, words[:5])) + ", ..." * (len(words) > 5)
+        first, second = GRAMMARS[model].examples
+        note(f"the model {model} does not know {shown}; its prompts are like {first!r} and {second!r}")
+
+
 @cache
 def _known(model: str) -> set[str]:
     """The words of all captions that a shipped model was trained on."""
     if model == "mini":
-        return {word for caption in digits.captions() for word in caption.text.split()}
-    groups = (word for group in letters.STYLE_WORDS for word in group if word)
-    return {"a", "an", "capital", "small", "digit", *groups, *letters.CHARACTERS}
+        texts = [caption.text for caption in digits.captions()]
+    else:
+        both = (False, True)
+        texts = [letters.caption(c, s, spelled=b) for c in letters.CHARACTERS for s in letters.styles() for b in both]
+    return {word for text in texts for word in text.split()}
