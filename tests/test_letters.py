@@ -210,9 +210,7 @@ def test_other_ways_leave_the_first_as_it_is_and_add_their_steps():
     assert seen == [(1, 2), (2, 2), (3, 4), (4, 4)] and told == sorted(told) and told[-1] == (4, 4)
 
 
-@pytest.mark.parametrize(
-    ("known", "kinds"), [("bm", ["a-a", "b-b", "n-n", "r-r"]), ("abm", ["a-a", "b-b", "n-n", "r-r", "rn-rn"])]
-)
+@pytest.mark.parametrize(("known", "more"), [("bm", []), ("abm", ["rn-rn"])])
 def test_ways_that_cannot_be_better_are_not_drawn(known, more, monkeypatch):
     """Where no glyph reads as the a of "barn", "rn" in one place does not help."""
     drawn, draw = [], ambigrams.draw
