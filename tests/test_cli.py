@@ -35,7 +35,7 @@ sys.path.append(str(ROOT / "scripts"))
 import fuzz_commands  # noqa: E402  # pyright: ignore[reportMissingImports]
 import fuzz_signals  # noqa: E402  # pyright: ignore[reportMissingImports]
 
-TWO = ["generate", "a red three", "Ä blue seven", "-n", "2", "--steps", "3", "--quiet"]
+TWO = ["generate", "a red three", "a blue seven", "-n", "2", "--steps", "3", "--quiet"]
 ONE = ["generate", "a red three", "-n", "1", "--steps", "2"]
 NOTE = "jdiff: note: the model mini does not know 'Ä'; its prompts are like 'a red three' and 'a blue seven on white'\n"
 OPTIONS = ["--seed", "4", "--guidance", "2.5", "--negative", "green", "--sampler", "deepfloyd"]
@@ -71,7 +71,7 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JDIFF_CACHE", "")
         files = ["--separate", "--gif", folder / "a.gif", "--npz", folder / "a.npz", "-o", folder / "a.png"]
-        assert main(*TWO, *OPTIONS, *files) == 0
+        assert main("generate", "a red three", "Ä blue seven", *TWO[3:], *OPTIONS, *files) == 0
     return folder
 
 

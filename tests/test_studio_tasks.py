@@ -161,10 +161,10 @@ def test_an_ambigram_by_the_command_and_in_python(tmp_path, monkeypatch):
     made = results.draw(results.Models("letters"), task, lambda at, total, x: done.append((at, total, x.shape)))
     assert made.word is not None
     assert done == [(1, 2, (4, 32, 32, 1)), (2, 2, (4, 32, 32, 1))]  # two candidates of each letter as they appear
-    np.testing.assert_allclose(by_command(tasks.words(task), tmp_path), made.word.glyphs, atol=1e-6)
-    names = {}
+    np.testing.assert_allclose(by_command(tasks.words(task), tmp_path), made.word.glyphs, atol=1e-5)
+    names = {}  # one device, which adds up in another order
     exec(python(task), names)
-    np.testing.assert_allclose(names["made"].glyphs, made.word.glyphs, atol=1e-6)
+    np.testing.assert_allclose(names["made"].glyphs, made.word.glyphs, atol=1e-5)
     html = show.result(made)
     assert 'data-view="rotate_180"' in html and made.word.verdict in html
 

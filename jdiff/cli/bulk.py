@@ -182,19 +182,21 @@ class Bulk:
         from jdiff.cli import grammar
 
         options = self._options()
-        grammar.note_unknown(Path(options.model).name, list(islice(prompts.each(), FIRST)))
+        tell = lambda: grammar.note_unknown(Path(options.model).name, list(islice(prompts.each(), FIRST)))
         wanted = job.left(options, layout, mine)
         pictures = sum(len(layout.numbers(shard)) for shard in wanted)
         bar = lambda total, unit, label: Bar(total, unit=unit, label=label, quiet=self.quiet, delay=PATIENCE)
         try:
             if self.ray is not None:
                 how = {"address": self.ray, "workers": self.workers, "environment": _environment()}
+                tell()
                 with bar(pictures, " images", "drawing") as drawing:
                     return cluster.run(options, wanted, half, told=drawing.update, **how)
             start_jax(cores=pictures > 1)
             with bar(prompts.count, " prompts", "starting") as starting:
                 told = lambda what, done, total: starting.update(done, total, label=what)
                 begun = job.start(options, prompts, told)
+            tell()  # after the errors, since bad input is one line
             with bar(pictures, " images", "drawing") as drawing:
                 return job.make(begun, wanted, half, drawing.update)
         except ValueError as error:

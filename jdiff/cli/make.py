@@ -48,8 +48,8 @@ def make(command: Drawing) -> outputs.Done:
         texts = [command.negative, *command.texts()]
         how: dict[str, Any] = {"known": table, "encoder": command.encoder, "cache": cache.usable("prompts")}
         model = accepted(lambda: load(command.model, dtype=command.dtype, texts=texts, **how))
-        grammar.note_unknown(model.name, texts)
         made = draw(command, model, files, before=before, table_sha256=table_sha256)
+        grammar.note_unknown(model.name, texts)  # after the errors, since bad input is one line
     p, n, height, width = made.images.shape[:4]
     count = p * n - made.broken
     what = f"{count} {'picture' if count == 1 else 'pictures'}, {in_words((height, width))}"
