@@ -34,7 +34,7 @@ pytestmark = [
 ]
 QUIET = [
     "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--no-first-run",
+    "--no-first-run", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream",
 ]  # fmt: skip
 PATIENCE = 120_000  # milliseconds; the machine may be busy
 PACE = [0.0]  # seconds that a row takes longer
@@ -370,45 +370,40 @@ def test_an_upload_is_bounded_and_opened(page):
     assert waited(lambda: look.count() > 0 and np.allclose(decoded(look.get_attribute("src")), [-1, -1, 1], atol=0.02))
 
 
-def test_a_picture_is_taken_by_a_camera_or_from_the_clipboard(server):
+def test_a_picture_is_taken_by_a_camera_or_from_the_clipboard(server, browser):
     """Chromium's own camera shows a light green disc on green."""
-    from playwright.sync_api import sync_playwright
-
-    camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *camera])
-        context = browser.new_context(permissions=["camera", "clipboard-read", "clipboard-write"])
-        page = context.new_page()
-        visit(page, server[1])
-        tab(page, "Edit")
-        look = page.locator(".jd-look:visible img")
-        seen = lambda: decoded(look.get_attribute("src")).mean((0, 1)) if look.count() else np.zeros(3)
-        button = page.get_by_role("button", name="Camera", exact=True).locator("visible=true")
-        taker = page.locator(".jd-camera:visible")
-        button.click()
-        taker.get_by_text("Click to Access Webcam").click()
-        film = taker.locator("video")
-        assert waited(lambda: film.count() > 0 and film.evaluate("e => e.readyState > 2 && e.currentTime > 0.2"))
-        taker.get_by_label("capture photo").click()
-        assert waited(lambda: seen()[1] > 0 and (seen()[[0, 2]] < -0.3).all(), 60), seen()
-        assert waited(lambda: taker.count() == 0)
-        page.evaluate("""async () => {
-            const c = Object.assign(document.createElement('canvas'), {width: 60, height: 40});
-            const pen = c.getContext('2d');
-            pen.fillStyle = 'blue';
-            pen.fillRect(0, 0, 60, 40);
-            const blob = await new Promise((done) => c.toBlob(done));
-            await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]);
-        }""")
-        button.click()
-        taker.get_by_label("Paste from clipboard").click()
-        assert waited(lambda: np.allclose(seen(), [-1, -1, 1], atol=0.02), 60), seen()
-        assert waited(lambda: taker.count() == 0)
-        button.click()
-        taker.wait_for()
-        button.click()
-        assert waited(lambda: taker.count() == 0)
-        browser.close()
+    context = browser.new_context(permissions=["camera", "clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    visit(page, server[1])
+    tab(page, "Edit")
+    look = page.locator(".jd-look:visible img")
+    seen = lambda: decoded(look.get_attribute("src")).mean((0, 1)) if look.count() else np.zeros(3)
+    button = page.get_by_role("button", name="Camera", exact=True).locator("visible=true")
+    taker = page.locator(".jd-camera:visible")
+    button.click()
+    taker.get_by_text("Click to Access Webcam").click()
+    film = taker.locator("video")
+    assert waited(lambda: film.count() > 0 and film.evaluate("e => e.readyState > 2 && e.currentTime > 0.2"))
+    taker.get_by_label("capture photo").click()
+    assert waited(lambda: seen()[1] > 0 and (seen()[[0, 2]] < -0.3).all(), 60), seen()
+    assert waited(lambda: taker.count() == 0)
+    page.evaluate("""async () => {
+        const c = Object.assign(document.createElement('canvas'), {width: 60, height: 40});
+        const pen = c.getContext('2d');
+        pen.fillStyle = 'blue';
+        pen.fillRect(0, 0, 60, 40);
+        const blob = await new Promise((done) => c.toBlob(done));
+        await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]);
+    }""")
+    button.click()
+    taker.get_by_label("Paste from clipboard").click()
+    assert waited(lambda: np.allclose(seen(), [-1, -1, 1], atol=0.02), 60), seen()
+    assert waited(lambda: taker.count() == 0)
+    button.click()
+    taker.wait_for()
+    button.click()
+    assert waited(lambda: taker.count() == 0)
+    context.close()
 
 
 def test_what_is_wrong_is_told_on_the_page(page):
