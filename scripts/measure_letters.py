@@ -147,12 +147,13 @@ def pool(
     n: int,
     steps: int | None,
     style: str,
-    guidance: float | None,
+    guidance: float,
     push: float,
     draw: int = 0,
 ) -> Pool:
     """Draws candidates of each pair, and reads them."""
     looks, told, found, devices = judges(folder), captions.read_style(style), {}, mesh.over_devices()
+    looks["judge"] = jax.jit(judge.moved(looks["judge"]))  # as `jdiff ambigram` ranks
     for i, kind in enumerate(tqdm(wanted, unit="pair")):
         options = ambigrams.cases(*kind)
         pairs = [options[j % len(options)] for j in range(n)]
@@ -209,7 +210,7 @@ def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
 
 
 def measure_words(found: Pool, words: list[str], view: str, out: Path | None) -> dict[str, float]:
-    """Measures words that read the same both ways: the first judge picks every letter, the second reads it.
+    """Measures words that read the same both ways: the first judge picks as in `ambigram`, and the second reads.
 
     A letter is right if its most likely character is. It is surely right if the probability of this character is at
     least `SURE`. If `out` is given, the first words are drawn into a picture there.
@@ -219,9 +220,13 @@ def measure_words(found: Pool, words: list[str], view: str, out: Path | None) ->
         places = ambigrams.places(word, word, view)
         kinds = [ambigrams.kind_of(pair) for pair in places]
         good, glyphs, pairs, scores = [], [], [], []
+        different = list(dict.fromkeys(kinds))
+        of_each = [found[kind] for kind in different]
+        best = ambigrams.choose(
+            np.stack([made.glyphs for made in of_each]), np.stack([made.chances["judge"] for made in of_each])
+        )
         for (upright, _), kind in zip(places, kinds, strict=True):
-            made = found[kind]
-            i = int(made.chances["judge"].min(1).argmax())
+            made, i = found[kind], int(best[different.index(kind)])
             pair, glyph, score = made.pairs[i], made.glyphs[i], made.chances["second-judge"][i]
             good.append((made.right[i], score.min() >= SURE))
             if pair.upright.lower() != upright:
@@ -306,7 +311,7 @@ def main(
     n: int = 8,
     steps: int | None = None,
     style: str = "bold",
-    guidance: float | None = None,
+    guidance: float = ambigrams.GUIDANCE,
     push: float = ambigrams.PUSH,
     draws: int = 1,
     first: int = 200,
@@ -343,16 +348,15 @@ def main(
         wanted = (
             [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]] if "pairs" in parts else kinds_of(words, view)
         )
-        scale = loaded.defaults.guidance if guidance is None else guidance
-        candidates = pool(loaded, model, wanted, view, n, steps, style, scale, push)
-        drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": scale, "push": push}
+        candidates = pool(loaded, model, wanted, view, n, steps, style, guidance, push)
+        drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": guidance, "push": push}
         how = {"candidates of a pair": n} | drawn_by
         if "pairs" in parts:
             found[f"pairs {view}"] = how | measure_pairs(candidates, view, out)
         if "words" in parts:
             each = [measure_words(candidates, words, view, out)]
             for draw in range(1, draws):
-                again = pool(loaded, model, kinds_of(words, view), view, n, steps, style, scale, push, draw)
+                again = pool(loaded, model, kinds_of(words, view), view, n, steps, style, guidance, push, draw)
                 each.append(measure_words(again, words, view, None))
             means = {name: round(float(np.mean([row[name] for row in each])), 3) for name in each[0]}
             found[f"words {view}"] = how | {"words": len(words), "draws": draws} | means

@@ -28,8 +28,8 @@ from jdiff.progress import Bar
 
 # Settings of an ambigram, as its PNG has them, and their defaults; None is the model's own.
 SETTINGS: dict[str, Any] = {
-    "words": [], "view": "rotate_180", "style": "bold", "n": 8, "model": "letters", "steps": 20, "guidance": None,
-    "push": 0.5, "seed": 0, "paper": "white", "ink": "black",
+    "words": [], "view": "rotate_180", "style": "bold", "n": 8, "model": "letters", "steps": 25, "guidance": 1.0,
+    "push": 0.8, "seed": 0, "paper": "white", "ink": "black",
 }  # fmt: skip
 # Settings that `jdiff.letters.ambigrams.ambigram` takes under the same names.
 TAKEN = ("view", "style", "n", "steps", "guidance", "push")
@@ -118,8 +118,6 @@ class Ambigram:
         demand(model.config.channels == 1, f"{wanted}, got {settings['model']!r}")
         if self.like is not None:
             _note_other_model(images.read_settings(self.like), settings["model"], model.hash)
-        if settings["guidance"] is None:
-            settings["guidance"] = model.defaults.guidance
         how = {name: settings[name] for name in TAKEN}
         how["mesh"] = mesh.over_devices()
         with Bar(settings["steps"], unit="step", label="compiling", quiet=self.quiet, delay=PATIENCE) as bar:
@@ -161,7 +159,7 @@ class Ambigram:
             good = isinstance(value, int) and least <= value <= most
             demand(good, f"{flag} must be between {least} and {most}, got {value}")
         guidance = found["guidance"]
-        good = guidance is None or (isinstance(guidance, int | float) and abs(guidance) <= LARGEST_NUMBER)
+        good = isinstance(guidance, int | float) and abs(guidance) <= LARGEST_NUMBER
         demand(good, f"--guidance must be a finite number, got {str(guidance)[:40]}")
         push = found["push"]
         good = isinstance(push, int | float) and 0 <= push <= 2

@@ -36,7 +36,9 @@ TWO_IN_ONE = {"rn": "m", "vv": "w", "cl": "d"}
 AT_ONCE = 8  # candidates in one call of the sampler, so that every word runs the same program
 READABLE, HARD = 0.5, 0.15  # of the worst letter's score
 VERDICTS = ("not readable", "hard", "readable")
-PUSH = 0.5  # how far the guide moves the clean image in one step: root mean square over pixels in [-1, 1]
+GUIDANCE = 1.0  # no classifier-free guidance, because the guide does its work. It takes half of the time
+PUSH = 0.8  # how far the guide moves the clean image in one step: root mean square over pixels in [-1, 1]
+PUSHES = 5  # gradient steps that this is divided into
 GUIDED = 0.3  # the guide moves it only where the noise is above this. Then the model removes what only the guide sees
 OTHERS = 2**31 - 4  # folded into the key for the candidates of other ways than the first
 EVEN = 0.15  # what a difference of 1 in the logarithm of the stroke's width costs in score
@@ -189,7 +191,7 @@ def combiner(
     pair: Pair,
     view: str,
     style: captions.Style,
-    guidance: float | None = None,
+    guidance: float | None = GUIDANCE,
     push: float = PUSH,
 ) -> combine.Combiner:
     """Returns the mean of two readings, one of them through the view, pushed by the guide unless `push` is 0.
@@ -232,11 +234,15 @@ def _pushed(view: str, predicts: Callable) -> Callable:
             logits = look(params, (jnp.stack([shown, other(shown)]) + 1) / 2)
             return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=-1, b=wanted).sum()
 
-        gradient = jax.grad(likely)(clean)
-        size = jnp.sqrt((gradient**2).mean())
+        def climb(_: int, clean: Array) -> Array:
+            gradient = jax.grad(likely)(clean)
+            return clean + push / PUSHES * gradient / (jnp.sqrt((gradient**2).mean()) + 1e-3)
+
+        noisy = level.noise > GUIDED
+        better = jax.lax.fori_loop(0, jnp.where(noisy, PUSHES, 0), climb, clean)
         # The clean image is an affine function of the estimate. Its slope can be 0 where there is no noise.
         slope = predicts(jnp.ones(()), jnp.zeros(()), level) - predicts(jnp.zeros(()), jnp.zeros(()), level)
-        moved = jnp.where(level.noise > GUIDED, push * gradient / ((size + 1e-3) * slope), 0)
+        moved = jnp.where(noisy, (better - clean) / slope, 0)
         variance = None if prediction.variance is None else prediction.variance[0]
         return Prediction(estimate + moved.astype(estimate.dtype), variance)
 
@@ -251,7 +257,7 @@ def draw(
     view: str = "rotate_180",
     style: captions.Style = captions.PLAIN,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: float | None = GUIDANCE,
     push: float = PUSH,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -267,8 +273,8 @@ def draw(
         style: of both readings.
         steps: steps of the sampler; the model's own if None.
         guidance: as in `combiner`.
-        push: how far the guide moves the clean image in a noisy step, in [0, 2], as a root mean square over pixels in
-            [-1, 1]; 0 for the plain mean.
+        push: how far the guide moves the clean image in a noisy step at most, in [0, 2], as a root mean square over
+            pixels in [-1, 1]; 0 for the plain mean.
         mesh: devices to split the candidates over, as in `sample.generate`.
         progress: called with (steps done, steps in all) every few steps.
         watch: as in `sample.generate`, for the candidates of one group.
@@ -321,7 +327,7 @@ def ambigram(
     style: str = "",
     n: int = 8,
     steps: int | None = None,
-    guidance: float | None = None,
+    guidance: float | None = GUIDANCE,
     push: float = PUSH,
     mesh: Mesh | None = None,
     judged: Callable[[Array], Array] | None = None,
@@ -346,7 +352,7 @@ def ambigram(
         guidance: as in `combiner`.
         push: as in `draw`.
         mesh: as in `draw`.
-        judged: reads glyphs, as `judge.load_judge` returns; the shipped judge if None.
+        judged: reads glyphs, as `judge.load_judge` returns; `judge.moved` of the shipped judge if None.
         progress: called with (steps done, steps in all) every few steps. Other ways, once they are drawn, add steps.
         watch: as in `draw`.
 
@@ -359,7 +365,7 @@ def ambigram(
     word, turned = check_word(word), check_word(word if turned is None else turned, "WORD2")
     alignments, told = ways(word, turned, view), captions.read_style(style)
     n, key = checks.whole("n", n, 1, 1024), as_key(key)
-    judged = jax.jit(judge.load_judge()) if judged is None else judged
+    judged = jax.jit(judge.moved(judge.load_judge())) if judged is None else judged
     drawn: dict[Pair, Candidates] = {}
     before = rows = 0  # of the draws that are done, and with the present one
 

@@ -207,5 +207,30 @@ def load_judge(folder: str | Path | None = None, kind: str = "judge") -> Partial
     return Partial(_CHANCES[kind], load_params(folder, kind))
 
 
+def moved(judged: Callable[[Array], Array]) -> Partial:
+    """Returns a judge that reads every glyph nine times, moved by at most one pixel, and takes the mean of the chances.
+
+    This ranks odd glyphs more as another judge would.
+
+    Args:
+        judged: reads images [n 32 32 1] in [-1, 1], as `load_judge` returns.
+
+    Example:
+        >>> judged = moved(lambda images: images.mean((1, 2)))
+        >>> judged(jnp.full((1, 32, 32, 1), -1.0)).tolist()
+        [[-1.0]]
+
+    Reference:
+        Krizhevsky et al. 2012, section 4.1, which takes the mean over ten crops.
+    """
+    return Partial(_moved, judged)
+
+
+def _moved(judged: Callable[[Array], Array], images: Array) -> Array:
+    h, w = images.shape[1:3]
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1)
+    return jnp.mean(jnp.stack([judged(padded[:, y : y + h, x : x + w]) for y in range(3) for x in range(3)]), axis=0)
+
+
 # One function for each kind, so that `jax.jit` compiles once for all judges of a kind.
 _CHANCES = {kind: partial(chances, kind=kind) for kind in KINDS}
