@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import jdiff
 from jdiff import combine, images, mesh, sample, views
-from jdiff.letters import ambigrams, captions, data, judge, page
+from jdiff.letters import ambigrams, captions, data, judge, page, spelling
 from jdiff.parts import beside, write_text
 
 matplotlib.use("Agg")
@@ -31,6 +31,7 @@ EACH = 20  # samples of each character, and of each style
 SHOWN = 24  # words in the gallery
 COLUMNS = 8  # pictures in a row of the sheet of tasks
 SIGMA = 4.0  # of hybrids, in pixels at a side of 64
+Together = Literal["mean", "alternate"]
 SURE = 0.5  # probability from which a letter is surely right
 
 
@@ -128,7 +129,7 @@ def measure_styles(model: Any, steps: int | None) -> dict[str, Any]:
 class Candidates(NamedTuple):
     """The candidates of a pair of letters, and how they are read."""
 
-    pairs: list[ambigrams.Pair]  # [n], with their case
+    pairs: list[spelling.Pair]  # [n], with their case
     glyphs: np.ndarray  # [n 32 32 1]
     chances: dict[str, np.ndarray]  # by judge [n 2]: probability of the right character, upright and turned
     right: np.ndarray  # [n] bool: the second judge's most likely character is right, upright and turned
@@ -149,16 +150,18 @@ def pool(
     style: str,
     guidance: float,
     push: float,
+    together: Together,
     draw: int = 0,
 ) -> Pool:
     """Draws candidates of each pair, and reads them."""
     looks, told, found, devices = judges(folder), captions.read_style(style), {}, mesh.over_devices()
     looks["judge"] = jax.jit(judge.moved(looks["judge"]))  # as `jdiff ambigram` ranks
     for i, kind in enumerate(tqdm(wanted, unit="pair")):
-        options = ambigrams.cases(*kind)
+        options = spelling.cases(*kind)
         pairs = [options[j % len(options)] for j in range(n)]
         began, key = time.monotonic(), jax.random.key(1000 * (1 + draw) + i)
         how = {"view": view, "style": told, "steps": steps, "guidance": guidance, "push": push, "mesh": devices}
+        how["together"] = getattr(combine, together)
         glyphs = ambigrams.draw(model, pairs, key, **how)
         chances = {name: ambigrams.read(glyphs, pairs, view, look) for name, look in looks.items()}
         seconds = time.monotonic() - began
@@ -168,7 +171,7 @@ def pool(
     return found
 
 
-def right_both(look: Any, glyphs: np.ndarray, pairs: list[ambigrams.Pair], view: str) -> np.ndarray:
+def right_both(look: Any, glyphs: np.ndarray, pairs: list[spelling.Pair], view: str) -> np.ndarray:
     """Returns which glyphs a judge reads right both ways, as in `right`, [n] bool."""
     upright = right(np.asarray(look(glyphs)), "".join(pair.upright for pair in pairs))
     return upright & right(np.asarray(look(ambigrams.turn(view, glyphs))), "".join(pair.turned for pair in pairs))
@@ -176,7 +179,7 @@ def right_both(look: Any, glyphs: np.ndarray, pairs: list[ambigrams.Pair], view:
 
 def kinds_of(words: list[str], view: str) -> list[tuple[str, str]]:
     """Returns the pairs of letters that words need, without duplicates."""
-    return list(dict.fromkeys(ambigrams.kind_of(pair) for word in words for pair in ambigrams.places(word, word, view)))
+    return list(dict.fromkeys(spelling.kind_of(pair) for word in words for pair in spelling.places(word, word, view)))
 
 
 def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
@@ -217,8 +220,8 @@ def measure_words(found: Pool, words: list[str], view: str, out: Path | None) ->
     """
     letters, whole, shown, seconds = [], [], [], []  # of letters and whole: whether right, and whether surely right
     for word in words:
-        places = ambigrams.places(word, word, view)
-        kinds = [ambigrams.kind_of(pair) for pair in places]
+        places = spelling.places(word, word, view)
+        kinds = [spelling.kind_of(pair) for pair in places]
         good, glyphs, pairs, scores = [], [], [], []
         different = list(dict.fromkeys(kinds))
         of_each = [found[kind] for kind in different]
@@ -230,7 +233,7 @@ def measure_words(found: Pool, words: list[str], view: str, out: Path | None) ->
             pair, glyph, score = made.pairs[i], made.glyphs[i], made.chances["second-judge"][i]
             good.append((made.right[i], score.min() >= SURE))
             if pair.upright.lower() != upright:
-                pair, score = ambigrams.Pair(*pair[::-1]), score[::-1]
+                pair, score = spelling.Pair(*pair[::-1]), score[::-1]
                 glyph = np.asarray(ambigrams.turn(view, glyph[None])[0])
             glyphs.append(glyph)
             pairs.append(pair)
@@ -313,6 +316,7 @@ def main(
     style: str = "bold",
     guidance: float = ambigrams.GUIDANCE,
     push: float = ambigrams.PUSH,
+    together: Together = "mean",
     draws: int = 1,
     first: int = 200,
 ) -> None:
@@ -329,6 +333,7 @@ def main(
         style: style words of pairs and words.
         guidance: guidance scale of pairs and words, as in `jdiff.letters.ambigrams.draw`.
         push: how far the guide moves glyphs, as in `jdiff.letters.ambigrams.draw`.
+        together: how the two readings are combined, as in `jdiff.combine`.
         draws: how often everything is drawn for words. Shares are means over the draws.
         first: number of words, from the start of the list.
     """
@@ -348,15 +353,18 @@ def main(
         wanted = (
             [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]] if "pairs" in parts else kinds_of(words, view)
         )
-        candidates = pool(loaded, model, wanted, view, n, steps, style, guidance, push)
+        candidates = pool(loaded, model, wanted, view, n, steps, style, guidance, push, together)
         drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": guidance, "push": push}
+        drawn_by["together"] = together
         how = {"candidates of a pair": n} | drawn_by
         if "pairs" in parts:
             found[f"pairs {view}"] = how | measure_pairs(candidates, view, out)
         if "words" in parts:
             each = [measure_words(candidates, words, view, out)]
             for draw in range(1, draws):
-                again = pool(loaded, model, kinds_of(words, view), view, n, steps, style, guidance, push, draw)
+                again = pool(
+                    loaded, model, kinds_of(words, view), view, n, steps, style, guidance, push, together, draw
+                )
                 each.append(measure_words(again, words, view, None))
             means = {name: round(float(np.mean([row[name] for row in each])), 3) for name in each[0]}
             found[f"words {view}"] = how | {"words": len(words), "draws": draws} | means

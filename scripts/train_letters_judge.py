@@ -1,7 +1,7 @@
 """Trains a judge of letters, measures it on typefaces of held-out families, and writes its weights and its card.
 
-    python scripts/train_letters_judge.py --kind judge
-    python scripts/train_letters_judge.py --kind second-judge --seed 1
+    python scripts/train_letters_judge.py --kind judge --seed 1
+    python scripts/train_letters_judge.py --kind second-judge --seed 2 --steps 1500 --least 0.98
     python scripts/train_letters_judge.py --kind guide --seed 3 --radius 2 --least 0.97
 
 Nothing is written if the judge reads less than `--least` of the held-out glyphs right.

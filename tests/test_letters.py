@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jdiff import combine, model, schedule, step
+from jdiff import combine, model, schedule, step, views
 from jdiff import mesh as meshes
-from jdiff.letters import ambigrams, captions, data, judge, page
+from jdiff.letters import ambigrams, captions, data, judge, page, spelling
 from jdiff.networks import unet
 from jdiff.scan import one
 from jdiff.types import Prediction
@@ -134,7 +134,7 @@ PLACES = [
 
 @pytest.mark.parametrize(("word", "turned", "view", "wanted"), PLACES)
 def test_places_of_two_words(word, turned, view, wanted):
-    assert ambigrams.places(word, turned, view) == [tuple(pair.split("-")) for pair in wanted.split()]
+    assert spelling.places(word, turned, view) == [tuple(pair.split("-")) for pair in wanted.split()]
 
 
 WAYS = [
@@ -147,22 +147,22 @@ WAYS = [
 
 @pytest.mark.parametrize(("word", "turned", "view", "wanted"), WAYS)
 def test_ways_to_set_two_words(word, turned, view, wanted):
-    assert [" ".join(map("-".join, way)) for way in ambigrams.ways(word, turned, view)] == wanted
+    assert [" ".join(map("-".join, way)) for way in spelling.ways(word, turned, view)] == wanted
 
 
 def test_ways_are_bounded():
-    assert len(ambigrams.ways("v" * 20, "v" * 19, "flip")) == ambigrams.WAYS
+    assert len(spelling.ways("v" * 20, "v" * 19, "flip")) == spelling.WAYS
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ambigrams.check_word(""), "WORD must have at least one letter"),
-        (lambda: ambigrams.check_word("naïve"), "letters A-Z, a-z and digits only, got 'ï' in 'naïve'"),
-        (lambda: ambigrams.check_word("a b"), "got ' ' in 'a b'"),
-        (lambda: ambigrams.check_word("a" * 40), "at most 20 letters, got 40"),
-        (lambda: ambigrams.places("ab", "abcde", "flip"), "'ab' with 2 and 'abcde' with 5; two letters may stand"),
-        (lambda: ambigrams.places("ab", "ab", "skew"), "--view must be rotate_180, flip, mirror, got 'skew'"),
+        (lambda: spelling.check(""), "WORD must have at least one letter"),
+        (lambda: spelling.check("naïve"), "letters A-Z, a-z and digits only, got 'ï' in 'naïve'"),
+        (lambda: spelling.check("a b"), "got ' ' in 'a b'"),
+        (lambda: spelling.check("a" * 40), "at most 20 letters, got 40"),
+        (lambda: spelling.places("ab", "abcde", "flip"), "'ab' with 2 and 'abcde' with 5; two letters may stand"),
+        (lambda: spelling.places("ab", "ab", "skew"), "--view must be rotate_180, flip, mirror, got 'skew'"),
         (lambda: page.colour("inky", "--ink"), "--ink must be a colour such as .*, got 'inky'"),
     ],
 )
@@ -172,11 +172,11 @@ def test_bad_words_are_refused_in_one_line(call, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("view", ambigrams.TURNS)
+@pytest.mark.parametrize("view", spelling.TURNS)
 def test_a_word_that_reads_as_itself_is_itself_when_it_is_turned(view):
     made = ambigrams.ambigram(small_model(), "noon", key=KEY, view=view, n=3, judged=half_read)
-    order = slice(None, None, -1) if ambigrams.TURNS[view] else slice(None)
-    if ambigrams.TURNS[view]:
+    order = slice(None, None, -1) if spelling.TURNS[view] else slice(None)
+    if spelling.TURNS[view]:
         np.testing.assert_array_equal(np.asarray(ambigrams.turn(view, made.glyphs))[order], made.glyphs)
         np.testing.assert_array_equal(page.turned(page.strip(made.glyphs)[0], view), page.strip(made.glyphs)[0])
         np.testing.assert_allclose(made.scores[order, ::-1], made.scores, atol=1e-6)
@@ -185,14 +185,14 @@ def test_a_word_that_reads_as_itself_is_itself_when_it_is_turned(view):
     assert made.glyphs.shape == (4, 32, 32, 1) and np.abs(made.glyphs).max() <= 1
 
 
-@pytest.mark.parametrize("view", ambigrams.TURNS)
+@pytest.mark.parametrize("view", spelling.TURNS)
 @pytest.mark.parametrize(("known", "places"), [("abm", 3), ("abmnr", 4), ("", 4)])
 def test_two_letters_stand_in_one_place_where_it_reads_better(known, places, view):
     """A judge that reads only these letters, and each in every glyph. Where the word itself is as good, it stays."""
     sure = jnp.asarray([float(name in known) for name in judge.CLASSES])
     reads = lambda glyphs: jnp.broadcast_to(sure, (len(glyphs), len(sure)))
     made = ambigrams.ambigram(small_model(), "barn", key=KEY, view=view, n=2, judged=reads)
-    order = slice(None, None, -1) if ambigrams.TURNS[view] else slice(None)
+    order = slice(None, None, -1) if spelling.TURNS[view] else slice(None)
     assert len(made.pairs) == len(made.glyphs) == len(made.scores) == places
     assert "".join(pair.upright for pair in made.pairs).lower() == "barn"
     assert "".join(pair.turned for pair in made.pairs[order]).lower() == "barn"
@@ -219,14 +219,34 @@ def test_ways_that_cannot_be_better_are_not_drawn(known, more, monkeypatch):
     sure = jnp.asarray([float(name in known) for name in judge.CLASSES])
     reads = lambda glyphs: jnp.broadcast_to(sure, (len(glyphs), len(sure)))
     ambigrams.ambigram(small_model(), "barn", key=KEY, view="flip", n=1, steps=2, judged=reads)
-    assert sorted("-".join(ambigrams.kind_of(pair)) for pair in drawn) == ["a-a", "b-b", "n-n", "r-r", *more]
+    assert sorted("-".join(spelling.kind_of(pair)) for pair in drawn) == ["a-a", "b-b", "n-n", "r-r", *more]
+
+
+def test_a_moved_judge_reads_a_glyph_and_its_eight_neighbours():
+    """Outside a glyph is paper."""
+    images = jax.random.normal(KEY, (2, 32, 32, 1))
+    middle, corner = (lambda x: x[:, 10, 20]), (lambda x: x[:, 0, 0])
+    np.testing.assert_allclose(judge.moved(middle)(images), images[:, 9:12, 19:22].mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(judge.moved(corner)(images), (images[:, :2, :2].sum((1, 2)) - 5) / 9, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_two_readings_are_combined_by_a_function_of_ones_own(at):
+    small, pair, level = small_model(), spelling.Pair("A", "v"), one(schedule.levels(schedule.cosine(), [700]), 0)
+    x, turn = jax.random.normal(KEY, (32, 32, 1)), [lambda x: x, views.rotate_180().apply][at]
+    made = ambigrams.combiner(
+        small, pair, "rotate_180", captions.PLAIN, guidance=2.0, push=0, together=lambda both: both[at]
+    )
+    alone = small.guided([captions.caption(pair[at], spelled=True)], 2.0)[0]
+    drawn, wanted = (combine.denoiser(small.network, of)(a, level) for of, a in ((made, x), (alone, turn(x))))
+    np.testing.assert_allclose(drawn.estimate, turn(wanted.estimate), atol=1e-6)
 
 
 @pytest.mark.parametrize("predicts", [step.noise, step.clean, step.velocity, step.v_prediction])
 @pytest.mark.parametrize(("t", "push"), [(700, 0.3), (700, 1.0), (50, 0.3)])
 def test_the_guide_pushes_the_clean_image_towards_both_readings(predicts, t, push):
     """By a root mean square of up to `push`, in any parametrisation; not at all where there is little noise."""
-    pair, level = ambigrams.Pair("A", "v"), one(schedule.levels(schedule.cosine(), [t]), 0)
+    pair, level = spelling.Pair("A", "v"), one(schedule.levels(schedule.cosine(), [t]), 0)
     told = small_model()._replace(predicts=predicts)
     x, flat = (jax.random.normal(key, (32, 32, 1)) for key in jax.random.split(KEY))
     clean = {}
@@ -250,7 +270,7 @@ def test_the_guide_pushes_the_clean_image_towards_both_readings(predicts, t, pus
 
 def test_candidates_are_the_same_in_any_word():
     few, many = (
-        ambigrams.draw(small_model(), [ambigrams.Pair("a", "b")] * n, KEY, style=captions.read_style("bold"))
+        ambigrams.draw(small_model(), [spelling.Pair("a", "b")] * n, KEY, style=captions.read_style("bold"))
         for n in (2, ambigrams.AT_ONCE + 2)
     )
     np.testing.assert_allclose(few, many[:2], atol=5e-5)  # 1.1e-5 here
@@ -260,7 +280,7 @@ def test_candidates_are_the_same_in_any_word():
 def test_the_candidates_that_are_watched_are_those_that_are_returned():
     seen = []
     n = ambigrams.AT_ONCE
-    pairs = [ambigrams.Pair("a", "b")] * (n + 2)
+    pairs = [spelling.Pair("a", "b")] * (n + 2)
     drawn = ambigrams.draw(
         small_model(), pairs, KEY, steps=2, watch=lambda done, total, x: seen.append((done, total, np.array(x)))
     )
@@ -269,7 +289,7 @@ def test_the_candidates_that_are_watched_are_those_that_are_returned():
 
 
 def test_candidates_are_the_same_on_many_devices():
-    draw = lambda mesh: ambigrams.draw(small_model(), [ambigrams.Pair("a", "b")] * 3, KEY, steps=4, mesh=mesh)
+    draw = lambda mesh: ambigrams.draw(small_model(), [spelling.Pair("a", "b")] * 3, KEY, steps=4, mesh=mesh)
     np.testing.assert_allclose(draw(meshes.make()), draw(None), atol=5e-4)  # 1.3e-4 here, 5e-5 with the shipped model
 
 
@@ -292,7 +312,7 @@ def test_the_best_read_candidate_is_chosen_and_weights_agree():
 def test_the_worst_letter_decides_the_verdict(worst, verdict):
     scores = np.full((3, 2), 0.95)
     scores[1, 1] = worst
-    made = ambigrams.Ambigram("abc", "abc", "flip", [ambigrams.Pair(*"aa")] * 3, np.zeros((3, 32, 32, 1)), scores)
+    made = ambigrams.Ambigram("abc", "abc", "flip", [spelling.Pair(*"aa")] * 3, np.zeros((3, 32, 32, 1)), scores)
     assert made.verdict == verdict
 
 
@@ -302,9 +322,9 @@ def bar_glyphs():
     return x
 
 
-@pytest.mark.parametrize("view", ambigrams.TURNS)
+@pytest.mark.parametrize("view", spelling.TURNS)
 def test_frames_turn_the_strip(view):
-    made = ambigrams.Ambigram("ab", "ab", view, [ambigrams.Pair(*"ab")] * 2, bar_glyphs(), np.ones((2, 2)))
+    made = ambigrams.Ambigram("ab", "ab", view, [spelling.Pair(*"ab")] * 2, bar_glyphs(), np.ones((2, 2)))
     shown = page.frames(made, ink=(200, 0, 0), count=5)
     assert len(shown) == 5 and len({frame.shape for frame in shown}) == 1
     first, last = (255 - frame[..., 1].astype(int) for frame in (shown[0], shown[-1]))

@@ -94,14 +94,14 @@ class Ambigram:
         for flag, path, suffix in named:
             check_output(flag, path, suffix)
         check_distinct([(flag, path) for flag, path, _ in named], [] if self.like is None else [("--like", self.like)])
-        from jdiff.letters import ambigrams, captions, page
+        from jdiff.letters import ambigrams, captions, page, spelling
 
         words = settings["words"]
         demand(len(words) in (1, 2), f"ambigram takes one word or two, got {len(words)}; write jdiff ambigram swims")
         word, turned = words[0], words[-1]
-        accepted(lambda: ambigrams.check_word(word))
-        accepted(lambda: ambigrams.check_word(turned, "WORD2"))
-        accepted(lambda: ambigrams.places(word, turned, settings["view"]))
+        accepted(lambda: spelling.check(word))
+        accepted(lambda: spelling.check(turned, "WORD2"))
+        accepted(lambda: spelling.places(word, turned, settings["view"]))
         accepted(lambda: captions.read_style(settings["style"]))
         colours = [accepted(lambda flag=flag: page.colour(settings[flag], f"--{flag}")) for flag in ("paper", "ink")]
         if self.svg is not None:

@@ -10,7 +10,6 @@ trained on adversarial examples, because such a judge's gradient changes strokes
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from itertools import islice, product
 from typing import Any, NamedTuple
 
 import jax
@@ -20,19 +19,13 @@ from jax.sharding import Mesh
 
 from jdiff import checks, combine, sample, views
 from jdiff.keys import as_key
-from jdiff.letters import captions, judge
+from jdiff.letters import captions, judge, spelling
 from jdiff.mesh import DATA
 from jdiff.model import Model
 from jdiff.scan import Watch
 from jdiff.training.conv import fitting_conv
 from jdiff.types import Array, Level, Prediction, Rule
 
-# The ways of turning a word, and whether its letters then come in the opposite order.
-TURNS = {"rotate_180": True, "flip": False, "mirror": True}
-LONGEST = 20
-WAYS = 8  # in which two words are set into equally many places
-# Two letters that can stand in one place, and the letter that they are taken for.
-TWO_IN_ONE = {"rn": "m", "vv": "w", "cl": "d"}
 AT_ONCE = 8  # candidates in one call of the sampler, so that every word runs the same program
 READABLE, HARD = 0.5, 0.15  # of the worst letter's score
 VERDICTS = ("not readable", "hard", "readable")
@@ -41,20 +34,15 @@ PUSH = 0.8  # how far the guide moves the clean image in one step: root mean squ
 PUSHES = 5  # gradient steps that this is divided into
 GUIDED = 0.3  # the guide moves it only where the noise is above this. Then the model removes what only the guide sees
 OTHERS = 2**31 - 4  # folded into the key for the candidates of other ways than the first
+# Combines two readings into one.
+Together = Callable[[Sequence[combine.Combiner]], combine.Combiner]
 EVEN = 0.15  # what a difference of 1 in the logarithm of the stroke's width costs in score
-
-
-class Pair(NamedTuple):
-    """What one glyph reads as, with its case. Either is a character, or a key of `TWO_IN_ONE`."""
-
-    upright: str
-    turned: str
 
 
 class Candidates(NamedTuple):
     """The candidates of one place."""
 
-    pairs: list[Pair]  # [n]
+    pairs: list[spelling.Pair]  # [n]
     glyphs: np.ndarray  # [n 32 32 1] in [-1, 1], ink at 1
     scores: np.ndarray  # [n 2] chance of being read right, upright and turned
 
@@ -65,7 +53,7 @@ class Ambigram(NamedTuple):
     word: str
     turned: str
     view: str
-    pairs: list[Pair]  # [places]
+    pairs: list[spelling.Pair]  # [places]
     glyphs: np.ndarray  # [places 32 32 1] in [-1, 1], ink at 1, as they stand in the upright word
     scores: np.ndarray  # [places 2]
 
@@ -81,139 +69,36 @@ def turn(view: str, glyphs: np.ndarray | Array) -> Array:
     return jax.vmap(views.VIEWS[view]().apply)(jnp.asarray(glyphs))
 
 
-def check_word(word: str, name: str = "WORD") -> str:
-    """Returns a word that can be drawn.
-
-    Raises:
-        ValueError: it is empty, too long, or has characters that the model does not know.
-
-    Example:
-        >>> check_word("swims")
-        'swims'
-    """
-    if not isinstance(word, str) or not word:
-        raise ValueError(f"{name} must have at least one letter, got {word!r}")
-    if bad := [character for character in word if character not in captions.CHARACTERS]:
-        raise ValueError(f"{name} must have letters A-Z, a-z and digits only, got {bad[0]!r} in {word!r}")
-    if len(word) > LONGEST:
-        raise ValueError(f"{name} must have at most {LONGEST} letters, got {len(word)}")
-    return word
-
-
-def places(word: str, turned: str, view: str) -> list[tuple[str, str]]:
-    """Returns what each place of the upright word reads as, upright and turned: the first of `ways`.
-
-    Raises:
-        ValueError: the words cannot be brought to one length.
-
-    Example:
-        >>> places("dog", "bag", "rotate_180")
-        [('d', 'g'), ('o', 'a'), ('g', 'b')]
-        >>> places("corn", "abc", "flip")
-        [('c', 'a'), ('o', 'b'), ('rn', 'c')]
-    """
-    return ways(word, turned, view)[0]
-
-
-def ways(word: str, turned: str, view: str) -> list[list[tuple[str, str]]]:
-    """Returns the ways to set two words into equally many places, at most `WAYS`, those with the most places first.
-
-    Two letters may stand in one place, as "rn": see `TWO_IN_ONE`. A word that reads as itself is set equally both ways.
-
-    Raises:
-        ValueError: the words cannot be brought to one length.
-
-    Example:
-        >>> ways("on", "on", "flip"), ways("barn", "barn", "rotate_180")[1]
-        ([[('o', 'o'), ('n', 'n')]], [('b', 'rn'), ('a', 'a'), ('rn', 'b')])
-    """
-    if view not in TURNS:
-        raise ValueError(f"--view must be {', '.join(TURNS)}, got {view!r}")
-    first, second = divisions(word), divisions(turned)
-    if word.lower() == turned.lower():
-        found = ((one, one) for one in first)
-    else:
-        lengths = sorted({len(one) for one in first}, reverse=True)
-        found = ((a, b) for n in lengths for a in first if len(a) == n for b in second if len(b) == n)
-    both = list(islice(found, WAYS))
-    if not both:
-        raise ValueError(
-            f"the words must have equally many letters, got {word!r} with {len(word)} and {turned!r} with "
-            f"{len(turned)}; two letters may stand in one place only as {', '.join(TWO_IN_ONE)}"
-        )
-    return [list(zip(a, b[::-1] if TURNS[view] else b, strict=True)) for a, b in both]
-
-
-def divisions(word: str) -> list[tuple[str, ...]]:
-    """Returns the ways to divide a word into places, some of them with two letters. Those with most places come first.
-
-    Example:
-        >>> divisions("corn"), len(divisions("rnrn"))
-        ([('c', 'o', 'r', 'n'), ('c', 'o', 'rn')], 4)
-    """
-    found: list[list[tuple[str, ...]]] = [[()]]  # of the first letters of the word, as many as the place in this list
-    for i, letter in enumerate(word):
-        two = word[i - 1 : i + 1].lower() if i else ""
-        found.append([(*some, letter) for some in found[i]])
-        found[-1] += [(*some, two) for some in found[i - 1]] if two in TWO_IN_ONE else []
-    return sorted(found[-1], key=len, reverse=True)
-
-
-def drawn_as(reading: str) -> str:
-    """Returns the character that a reading is drawn and judged as.
-
-    The judge does not tell upper from lower case, so a capital M counts as "rn" too.
-
-    Example:
-        >>> drawn_as("rn"), drawn_as("R")
-        ('m', 'R')
-    """
-    return TWO_IN_ONE.get(reading, reading)
-
-
-def cases(upright: str, turned: str) -> list[Pair]:
-    """Returns every choice of upper and lower case for two readings, those with equal case first.
-
-    Two letters in one place are lower case, in which they look like the letter that they are taken for.
-
-    Example:
-        >>> len(cases("a", "b")), cases("7", "L")
-        (4, [Pair(upright='7', turned='l'), Pair(upright='7', turned='L')])
-        >>> cases("rn", "b")
-        [Pair(upright='rn', turned='b'), Pair(upright='rn', turned='B')]
-    """
-    options = [[c] if c in TWO_IN_ONE else sorted({c.upper(), c.lower()}) for c in (upright, turned)]
-    return sorted((Pair(a, b) for a, b in product(*options)), key=lambda pair: pair[0].isupper() != pair[1].isupper())
-
-
 def combiner(
     model: Model,
-    pair: Pair,
+    pair: spelling.Pair,
     view: str,
     style: captions.Style,
     guidance: float | None = GUIDANCE,
     push: float = PUSH,
+    together: Together = combine.mean,
 ) -> combine.Combiner:
     """Returns the mean of two readings, one of them through the view, pushed by the guide unless `push` is 0.
 
     Args:
         model: the letters model.
         pair: what the glyph reads as.
-        view: how it is turned, a key of `TURNS`.
+        view: how it is turned, a key of `spelling.TURNS`.
         style: of both readings.
         guidance: guidance scale of each reading; the model's own if None.
         push: as in `draw`.
+        together: combines the two readings: `combine.mean`, `combine.alternate`, or a function of your own.
 
     Reference:
         Geng et al. 2024 (Visual Anagrams), eq. 4; Bansal et al. 2023 (Universal Guidance), section 3.2. A guide that is
         trained on adversarial examples: Kawar et al. 2023 (Robust Classifier Guidance).
     """
-    texts = [captions.caption(drawn_as(reading), style, spelled=True) for reading in pair]
+    texts = [captions.caption(spelling.drawn_as(reading), style, spelled=True) for reading in pair]
     upright, turned = model.guided(texts, guidance)
-    both = combine.mean([upright, combine.view(views.VIEWS[view](), turned)])
+    both = together([upright, combine.view(views.VIEWS[view](), turned)])
     if push == 0:
         return both
-    wanted = jnp.stack([jnp.asarray(judge.accepted(drawn_as(reading))) for reading in pair])
+    wanted = jnp.stack([jnp.asarray(judge.accepted(spelling.drawn_as(reading))) for reading in pair])
     return combine.compose(Rule(1, (jnp.float32(push), wanted), _pushed(view, model.predicts)), [both])
 
 
@@ -251,7 +136,7 @@ def _pushed(view: str, predicts: Callable) -> Callable:
 
 def draw(
     model: Model,
-    pairs: Sequence[Pair],
+    pairs: Sequence[spelling.Pair],
     key: Array,
     *,
     view: str = "rotate_180",
@@ -259,6 +144,7 @@ def draw(
     steps: int | None = None,
     guidance: float | None = GUIDANCE,
     push: float = PUSH,
+    together: Together = combine.mean,
     mesh: Mesh | None = None,
     progress: Callable[[int, int], None] | None = None,
     watch: Watch | None = None,
@@ -269,12 +155,13 @@ def draw(
         model: the letters model.
         pairs: what each candidate reads as; repeat a pair for more candidates of it.
         key: random key.
-        view: how the glyphs are turned, a key of `TURNS`.
+        view: how the glyphs are turned, a key of `spelling.TURNS`.
         style: of both readings.
         steps: steps of the sampler; the model's own if None.
         guidance: as in `combiner`.
         push: how far the guide moves the clean image in a noisy step at most, in [0, 2], as a root mean square over
-            pixels in [-1, 1]; 0 for the plain mean.
+            pixels in [-1, 1]; 0 for no push.
+        together: as in `combiner`.
         mesh: devices to split the candidates over, as in `sample.generate`.
         progress: called with (steps done, steps in all) every few steps.
         watch: as in `sample.generate`, for the candidates of one group.
@@ -284,7 +171,7 @@ def draw(
     """
     kinds = list(dict.fromkeys(pairs))
     push = checks.number("push", push, 0, 2)
-    made = {pair: combiner(model, pair, view, style, guidance, push) for pair in kinds}
+    made = {pair: combiner(model, pair, view, style, guidance, push, together) for pair in kinds}
     devices = 1 if mesh is None else mesh.shape[DATA]
     size = -(-AT_ONCE // devices) * devices
     filled = [*pairs, *[pairs[-1]] * (-len(pairs) % size)]
@@ -300,12 +187,14 @@ def _without_fill(watch: Watch, n: int, size: int, groups: int, done: int, total
     watch(done, total, images[: n - group * size])
 
 
-def read(glyphs: np.ndarray | Array, pairs: Sequence[Pair], view: str, judged: Callable[[Array], Array]) -> np.ndarray:
+def read(
+    glyphs: np.ndarray | Array, pairs: Sequence[spelling.Pair], view: str, judged: Callable[[Array], Array]
+) -> np.ndarray:
     """Returns how likely glyphs [n 32 32 1] are read right, upright and turned [n 2]."""
     scores = []
     for images, readings in ((glyphs, [p.upright for p in pairs]), (turn(view, glyphs), [p.turned for p in pairs])):
         chances = np.asarray(judged(jnp.asarray(images)))
-        scores.append((chances * np.stack([judge.accepted(drawn_as(one)) for one in readings])).sum(-1))
+        scores.append((chances * np.stack([judge.accepted(spelling.drawn_as(one)) for one in readings])).sum(-1))
     return np.stack(scores, axis=-1)
 
 
@@ -329,6 +218,7 @@ def ambigram(
     steps: int | None = None,
     guidance: float | None = GUIDANCE,
     push: float = PUSH,
+    together: Together = combine.mean,
     mesh: Mesh | None = None,
     judged: Callable[[Array], Array] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -351,6 +241,7 @@ def ambigram(
         steps: steps of the sampler; the model's own if None.
         guidance: as in `combiner`.
         push: as in `draw`.
+        together: as in `combiner`.
         mesh: as in `draw`.
         judged: reads glyphs, as `judge.load_judge` returns; `judge.moved` of the shipped judge if None.
         progress: called with (steps done, steps in all) every few steps. Other ways, once they are drawn, add steps.
@@ -362,11 +253,11 @@ def ambigram(
     Raises:
         ValueError: a word cannot be drawn, the words do not fit, or the style has an unknown word.
     """
-    word, turned = check_word(word), check_word(word if turned is None else turned, "WORD2")
-    alignments, told = ways(word, turned, view), captions.read_style(style)
+    word, turned = spelling.check(word), spelling.check(word if turned is None else turned, "WORD2")
+    alignments, told = spelling.ways(word, turned, view), captions.read_style(style)
     n, key = checks.whole("n", n, 1, 1024), as_key(key)
     judged = jax.jit(judge.moved(judge.load_judge())) if judged is None else judged
-    drawn: dict[Pair, Candidates] = {}
+    drawn: dict[spelling.Pair, Candidates] = {}
     before = rows = 0  # of the draws that are done, and with the present one
 
     def counted(show: Any) -> Any:  # progress or watch
@@ -377,16 +268,19 @@ def ambigram(
 
         return show and told
 
-    how = {"guidance": guidance, "push": push, "mesh": mesh, "progress": counted(progress), "watch": counted(watch)}
+    shown = {"progress": counted(progress), "watch": counted(watch)}
+    how = {"guidance": guidance, "push": push, "together": together, "mesh": mesh, **shown}
 
     def made(way: Sequence[tuple[str, str]]) -> Ambigram:
         return _set(word, turned, view, way, drawn)
 
     def draw_all(some: Sequence[Sequence[tuple[str, str]]], key: Array) -> None:
-        kinds = [kind for kind in dict.fromkeys(kind_of(pair) for way in some for pair in way) if kind not in drawn]
+        kinds = [
+            kind for kind in dict.fromkeys(spelling.kind_of(pair) for way in some for pair in way) if kind not in drawn
+        ]
         if not kinds:
             return
-        pairs = [[choice[i % len(choice)] for i in range(n)] for choice in (cases(*kind) for kind in kinds)]
+        pairs = [[choice[i % len(choice)] for i in range(n)] for choice in (spelling.cases(*kind) for kind in kinds)]
         flat = [pair for of_kind in pairs for pair in of_kind]
         glyphs = draw(model, flat, key, view=view, style=told, steps=steps, **how)
         scores = read(glyphs, flat, view, judged).reshape(len(kinds), n, 2)
@@ -399,7 +293,7 @@ def ambigram(
         return first
     better = HARD if first.verdict == "not readable" else READABLE
     before = rows
-    hopeful = [way for way in alignments[1:] if all(_best(drawn.get(kind_of(pair))) >= better for pair in way)]
+    hopeful = [way for way in alignments[1:] if all(_best(drawn.get(spelling.kind_of(pair))) >= better for pair in way)]
     draw_all(hopeful, jax.random.fold_in(key, OTHERS))
     return max([first, *map(made, hopeful)], key=lambda one: VERDICTS.index(one.verdict))  # the first of the best
 
@@ -409,13 +303,8 @@ def _best(candidates: Candidates | None) -> float:
     return 1.0 if candidates is None else float(candidates.scores.min(axis=-1).max())
 
 
-def kind_of(pair: tuple[str, str]) -> Pair:
-    """Returns a pair of letters in lower case and in order: a pair and the same pair turned are one glyph."""
-    return Pair(*sorted(map(str.lower, pair)))
-
-
 def _set(
-    word: str, turned: str, view: str, way: Sequence[tuple[str, str]], drawn: Mapping[Pair, Candidates]
+    word: str, turned: str, view: str, way: Sequence[tuple[str, str]], drawn: Mapping[spelling.Pair, Candidates]
 ) -> Ambigram:
     """Sets the best candidates into a word.
 
@@ -423,19 +312,19 @@ def _set(
         word: what it reads as upright.
         turned: what it reads as when turned.
         view: how it is turned.
-        way: what each place reads as, one of `ways`.
+        way: what each place reads as, one of `spelling.ways`.
         drawn: candidates of each kind of place.
     """
-    kinds = list(dict.fromkeys(map(kind_of, way)))
+    kinds = list(dict.fromkeys(map(spelling.kind_of, way)))
     best = choose(np.stack([drawn[kind].glyphs for kind in kinds]), np.stack([drawn[kind].scores for kind in kinds]))
-    chosen: list[tuple[Pair, np.ndarray, np.ndarray]] = []
-    itself = TURNS[view] and word.lower() == turned.lower()
+    chosen: list[tuple[spelling.Pair, np.ndarray, np.ndarray]] = []
+    itself = spelling.TURNS[view] and word.lower() == turned.lower()
     for i, place in enumerate(way):
         if itself and i >= len(way) - i:  # the second half is the first half turned
             pair, glyph, score = chosen[len(way) - 1 - i]
             chosen.append(_turned(view, pair, glyph, score))
             continue
-        found, at = drawn[kind_of(place)], best[kinds.index(kind_of(place))]
+        found, at = drawn[spelling.kind_of(place)], best[kinds.index(spelling.kind_of(place))]
         candidate = found.pairs[at], found.glyphs[at], found.scores[at]
         same = candidate[0].upright.lower() == place[0].lower()
         chosen.append(candidate if same else _turned(view, *candidate))
@@ -443,9 +332,11 @@ def _set(
     return Ambigram(word, turned, view, list(pairs), np.stack(glyphs), np.stack(scores))
 
 
-def _turned(view: str, pair: Pair, glyph: np.ndarray, score: np.ndarray) -> tuple[Pair, np.ndarray, np.ndarray]:
+def _turned(
+    view: str, pair: spelling.Pair, glyph: np.ndarray, score: np.ndarray
+) -> tuple[spelling.Pair, np.ndarray, np.ndarray]:
     """Turns a glyph, with what it reads as and its scores."""
-    return Pair(*pair[::-1]), np.asarray(turn(view, glyph[None])[0]), score[::-1]
+    return spelling.Pair(*pair[::-1]), np.asarray(turn(view, glyph[None])[0]), score[::-1]
 
 
 def choose(glyphs: np.ndarray, scores: np.ndarray) -> np.ndarray:

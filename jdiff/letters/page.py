@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from jdiff import images
-from jdiff.letters.ambigrams import TURNS, Ambigram
+from jdiff.letters.ambigrams import Ambigram
+from jdiff.letters.spelling import TURNS
 
 HEIGHT = 256  # of a strip, in pixels
 GAP, MARGIN = 0.07, 0.15  # space between letters and around the strip, as parts of the height
