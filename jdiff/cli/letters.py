@@ -28,7 +28,7 @@ from jdiff.progress import Bar
 
 # Settings of an ambigram, as its PNG has them, and their defaults; None is the model's own.
 SETTINGS: dict[str, Any] = {
-    "words": [], "view": "rotate_180", "style": "bold", "n": 8, "model": "letters", "steps": 25, "guidance": 1.0,
+    "words": [], "view": "rotate_180", "style": "bold", "n": 8, "model": "letters", "steps": 20, "guidance": 1.0,
     "push": 0.8, "seed": 0, "paper": "white", "ink": "black",
 }  # fmt: skip
 # Settings that `jdiff.letters.ambigrams.ambigram` takes under the same names.
