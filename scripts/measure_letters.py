@@ -354,8 +354,8 @@ def main(
             [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]] if "pairs" in parts else kinds_of(words, view)
         )
         candidates = pool(loaded, model, wanted, view, n, steps, style, guidance, push, together)
-        drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": guidance, "push": push}
-        drawn_by["together"] = together
+        drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": guidance, "push": push,
+                    "together": together}  # fmt: skip
         how = {"candidates of a pair": n} | drawn_by
         if "pairs" in parts:
             found[f"pairs {view}"] = how | measure_pairs(candidates, view, out)

@@ -244,8 +244,13 @@ def test_two_readings_are_combined_by_a_function_of_ones_own(at):
 
 @pytest.mark.parametrize("predicts", [step.noise, step.clean, step.velocity, step.v_prediction])
 @pytest.mark.parametrize(("t", "push"), [(700, 0.3), (700, 1.0), (50, 0.3)])
-def test_the_guide_pushes_the_clean_image_towards_both_readings(predicts, t, push):
-    """By a root mean square of up to `push`, in any parametrisation; not at all where there is little noise."""
+@pytest.mark.parametrize("pushes", [1, ambigrams.PUSHES])
+def test_the_guide_pushes_the_clean_image_towards_both_readings(predicts, t, push, pushes, monkeypatch):
+    """By a root mean square of `push` in one straight step, and of less in several, in any parametrisation.
+
+    Not at all where there is little noise.
+    """
+    monkeypatch.setattr(ambigrams, "PUSHES", pushes)
     pair, level = spelling.Pair("A", "v"), one(schedule.levels(schedule.cosine(), [t]), 0)
     told = small_model()._replace(predicts=predicts)
     x, flat = (jax.random.normal(key, (32, 32, 1)) for key in jax.random.split(KEY))
@@ -261,7 +266,8 @@ def test_the_guide_pushes_the_clean_image_towards_both_readings(predicts, t, pus
     if t == 50:
         assert (moved == 0).all()
         return
-    assert 0.5 * push < float(jnp.sqrt((moved**2).mean())) <= push * 1.001
+    size = float(jnp.sqrt((moved**2).mean()))
+    assert size == pytest.approx(push, rel=0.05) if pushes == 1 else 0.5 * push < size <= 1.001 * push
     look = judge.load_judge(kind="guide")
     few = clean[0.0] + 0.02 * moved / push  # a short way, along which the gradient is right
     before, after = (ambigrams.read(a[None], [pair], "rotate_180", look) for a in (clean[0.0], few))
@@ -290,7 +296,7 @@ def test_the_candidates_that_are_watched_are_those_that_are_returned():
 
 def test_candidates_are_the_same_on_many_devices():
     draw = lambda mesh: ambigrams.draw(small_model(), [spelling.Pair("a", "b")] * 3, KEY, steps=4, mesh=mesh)
-    np.testing.assert_allclose(draw(meshes.make()), draw(None), atol=5e-4)  # 1.3e-4 here, 5e-5 with the shipped model
+    np.testing.assert_allclose(draw(meshes.make()), draw(None), atol=2e-4)  # 5.2e-5 here
 
 
 def test_the_best_read_candidate_is_chosen_and_weights_agree():

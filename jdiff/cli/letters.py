@@ -26,7 +26,7 @@ from jdiff.cli.process import note
 from jdiff.cli.settings import found_folder
 from jdiff.progress import Bar
 
-# Settings of an ambigram, as its PNG has them, and their defaults; None is the model's own.
+# Settings of an ambigram, as its PNG has them, and their defaults.
 SETTINGS: dict[str, Any] = {
     "words": [], "view": "rotate_180", "style": "bold", "n": 8, "model": "letters", "steps": 20, "guidance": 1.0,
     "push": 0.8, "seed": 0, "paper": "white", "ink": "black",
@@ -37,8 +37,7 @@ VIEWS = ("rotate_180", "flip", "mirror")
 
 
 def _arg(name: str, metavar: str, **how: Any) -> Any:  # what tyro takes beside a type
-    own = "the model's own" if SETTINGS[name] is None else SETTINGS[name]
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {own})", **how)
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {SETTINGS[name]})", **how)
 
 
 @dataclasses.dataclass

@@ -30,13 +30,13 @@ AT_ONCE = 8  # candidates in one call of the sampler, so that every word runs th
 READABLE, HARD = 0.5, 0.15  # of the worst letter's score
 VERDICTS = ("not readable", "hard", "readable")
 GUIDANCE = 1.0  # no classifier-free guidance: with the guide it changes little, and doubles the network's time
-PUSH = 0.8  # how far the guide moves the clean image in one step: root mean square over pixels in [-1, 1]
-PUSHES = 5  # gradient steps that this is divided into
+PUSH = 0.8  # how far the guide moves the clean image in one step at most: root mean square over pixels in [-1, 1]
+PUSHES = 5  # steps along the gradient that make one push
 GUIDED = 0.3  # the guide moves it only where the noise is above this. Then the model removes what only the guide sees
 OTHERS = 2**31 - 4  # folded into the key for the candidates of other ways than the first
+EVEN = 0.15  # what a difference of 1 in the logarithm of the stroke's width costs in score
 # Combines two readings into one.
 Together = Callable[[Sequence[combine.Combiner]], combine.Combiner]
-EVEN = 0.15  # what a difference of 1 in the logarithm of the stroke's width costs in score
 
 
 class Candidates(NamedTuple):
