@@ -13,6 +13,7 @@ import tyro
 import jdiff
 from jdiff.parts import write_text
 
+SHOWN = 400  # updates between two rows of the curve
 CARD = """# The letters model
 
 A text-to-image model of letters and digits in DeepFloyd IF's architecture, trained by this repository. It draws type
@@ -32,11 +33,15 @@ typewriter; and capital, small or digit: "a bold serif capital A", "a thin itali
 | licence | Apache-2.0, as the library |
 
 ## Training
-{updates:,} updates of {batch} glyphs ({images:,} in all), Adam, highest rate {rate:g} with a cosine to a hundredth of
-it, a running mean of the weights ({decay:g}; what is stored), on {machine}: `python scripts/train_letters.py`.
+`python scripts/train_letters.py`, on {machine}. Adam, a cosine to a hundredth of the highest rate. What is stored is a
+running mean of the weights.
 
-| update | error of v |
-|---|---|
+| run | updates | glyphs | highest rate | decay of the mean |
+|---|---|---|---|---|
+{runs}
+
+| run | update | error of v |
+|---|---|---|
 {curve}
 
 ## Quality
@@ -92,6 +97,11 @@ def quality(found: dict) -> str:
     return "\n\n".join(parts)
 
 
+def runs_of(training: dict) -> list[dict]:
+    """Returns the runs of training.json, the first one first. Each run but the first started from the one before."""
+    return [*(runs_of(training["before"]) if "before" in training else []), training]
+
+
 def main(
     folder: Path = Path("weights/letters"),
     glyphs: Path = Path("data/glyphs"),
@@ -105,7 +115,7 @@ def main(
         machine: description of the machine for the card.
     """
     model = jdiff.load(folder)
-    training = json.loads((folder / "training.json").read_text())
+    runs = runs_of(json.loads((folder / "training.json").read_text()))
     path = folder / "quality.json"
     fonts = [json.loads(line) for line in (glyphs / "fonts.jsonl").read_text().splitlines()]
     packages = Counter(re.sub(r"\W+", "-", font["package"]).strip("-") for font in fonts)
@@ -114,11 +124,17 @@ def main(
     card = CARD.format(
         channels="/".join(map(str, model.config.block_out_channels)),
         parameters=sum(a.size for a in jax.tree.leaves(model.network.params)), fonts=len(fonts),
-        images=training["updates"] * training["batch"], machine=machine,
-        curve="\n".join(f"| {row['update']:.0f} | {row['loss']:.4f} |" for row in training["curve"]),
+        machine=machine,
+        runs="\n".join(
+            f"| {i} | {run['updates']:,} | {run['updates'] * run['batch']:,} | {run['rate']:g} | {run['decay']:g} |"
+            for i, run in enumerate(runs, 1)
+        ),
+        curve="\n".join(
+            f"| {i} | {row['update']:,.0f} | {row['loss']:.4f} |"
+            for i, run in enumerate(runs, 1) for row in run["curve"] if row["update"] % SHOWN == 0
+        ),
         quality=quality(json.loads(path.read_text())) if path.is_file() else "Not measured yet.",
         packages=", ".join(f"{name} ({n})" for name, n in packages.most_common()),
-        **{name: training[name] for name in ("updates", "batch", "rate", "decay")},
         **{name: getattr(model.defaults, name) for name in ("sampler", "steps", "guidance")},
     )  # fmt: skip
     write_text(folder / "README.md", card)

@@ -10,10 +10,13 @@ samples. The first judge ranks ambigrams, and the second one measures them.
 import csv
 import json
 import time
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import tyro
@@ -23,6 +26,7 @@ import jdiff
 from jdiff import combine, images, mesh, sample, views
 from jdiff.letters import ambigrams, captions, data, judge, page, spelling
 from jdiff.parts import beside, write_text
+from jdiff.types import Array, Level, Prediction, Rule
 
 matplotlib.use("Agg")
 
@@ -31,7 +35,7 @@ EACH = 20  # samples of each character, and of each style
 SHOWN = 24  # words in the gallery
 COLUMNS = 8  # pictures in a row of the sheet of tasks
 SIGMA = 4.0  # of hybrids, in pixels at a side of 64
-Together = Literal["mean", "alternate"]
+Together = Literal["mean", "alternate", "lagging"]
 SURE = 0.5  # probability from which a letter is surely right
 
 
@@ -140,6 +144,33 @@ class Candidates(NamedTuple):
 Pool = dict[tuple[str, str], Candidates]
 
 
+def lagging(
+    model: Any, view: str, readings: tuple[str, str], combiners: Sequence[combine.Combiner]
+) -> combine.Combiner:
+    """Returns the mean of two readings, weighted by 1 / p, where p is the guide's probability of each reading.
+
+    The guide reads the clean image that the plain mean predicts.
+    """
+    wanted = jnp.stack([jnp.asarray(judge.accepted(spelling.drawn_as(reading))) for reading in readings])
+    return combine.compose(Rule(2, wanted, by_lag(view, model.predicts)), combiners)
+
+
+@cache
+def by_lag(view: str, predicts: Any) -> Any:
+    """Returns the `join` of the rule of `lagging`, whose parts are the classes of both readings [2 classes]."""
+    look, params = judge.network("guide")[0], judge.load_params(kind="guide")
+
+    def join(rule: Rule, prediction: Prediction, x: Array, level: Level) -> Prediction:
+        clean = predicts(prediction.estimate.mean(0), x, level).clip(-1, 1)
+        logits = look(params, (jnp.stack([clean, ambigrams.turn(view, clean[None])[0]]) + 1) / 2)
+        chances = jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=-1, b=rule.parts)
+        estimate = jnp.tensordot(jax.nn.softmax(-chances), prediction.estimate, axes=1)
+        variance = None if prediction.variance is None else prediction.variance[0]
+        return Prediction(estimate.astype(prediction.estimate.dtype), variance)
+
+    return join
+
+
 def pool(
     model: Any,
     folder: Path,
@@ -161,7 +192,7 @@ def pool(
         pairs = [options[j % len(options)] for j in range(n)]
         began, key = time.monotonic(), jax.random.key(1000 * (1 + draw) + i)
         how = {"view": view, "style": told, "steps": steps, "guidance": guidance, "push": push, "mesh": devices}
-        how["together"] = getattr(combine, together)
+        how["together"] = partial(lagging, model, view, kind) if together == "lagging" else getattr(combine, together)
         glyphs = ambigrams.draw(model, pairs, key, **how)
         chances = {name: ambigrams.read(glyphs, pairs, view, look) for name, look in looks.items()}
         seconds = time.monotonic() - began
@@ -180,6 +211,27 @@ def right_both(look: Any, glyphs: np.ndarray, pairs: list[spelling.Pair], view: 
 def kinds_of(words: list[str], view: str) -> list[tuple[str, str]]:
     """Returns the pairs of letters that words need, without duplicates."""
     return list(dict.fromkeys(spelling.kind_of(pair) for word in words for pair in spelling.places(word, word, view)))
+
+
+def joined(some: Candidates, others: Candidates) -> Candidates:
+    """Returns the candidates of both."""
+    return Candidates(
+        [*some.pairs, *others.pairs], np.concatenate([some.glyphs, others.glyphs]),
+        {name: np.concatenate([some.chances[name], others.chances[name]]) for name in some.chances},
+        np.concatenate([some.right, others.right]), some.seconds + others.seconds,
+    )  # fmt: skip
+
+
+def worst(found: Pool, kinds: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """Returns the pair of a word whose best candidate is the worst by the judge."""
+    return min(kinds, key=lambda kind: found[kind].chances["judge"].min(-1).max())
+
+
+def with_more(found: Pool, more: Pool, kinds: Sequence[tuple[str, str]]) -> Pool:
+    """Returns the candidates of a word's pairs, with more for the worst pair."""
+    # The others get their own again, which changes nothing, because all have to be of one number.
+    again = {kind: joined(found[kind], found[kind]._replace(seconds=0.0)) for kind in kinds}
+    return again | {(least := worst(found, kinds)): joined(found[least], more[least])}
 
 
 def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
@@ -212,11 +264,14 @@ def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
             "pairs with a candidate right both ways": round(float(np.nanmean(table > 0)), 3)}  # fmt: skip
 
 
-def measure_words(found: Pool, words: list[str], view: str, out: Path | None) -> dict[str, float]:
+def measure_words(
+    base: Pool, words: list[str], view: str, out: Path | None, more: Pool | None = None
+) -> dict[str, float]:
     """Measures words that read the same both ways: the first judge picks as in `ambigram`, and the second reads.
 
     A letter is right if its most likely character is. It is surely right if the probability of this character is at
-    least `SURE`. If `out` is given, the first words are drawn into a picture there.
+    least `SURE`. If `out` is given, the first words are drawn into a picture there. If `more` is given, the worst
+    place of each word gets its candidates too.
     """
     letters, whole, shown, seconds = [], [], [], []  # of letters and whole: whether right, and whether surely right
     for word in words:
@@ -224,6 +279,7 @@ def measure_words(found: Pool, words: list[str], view: str, out: Path | None) ->
         kinds = [spelling.kind_of(pair) for pair in places]
         good, glyphs, pairs, scores = [], [], [], []
         different = list(dict.fromkeys(kinds))
+        found = with_more(base, more, different) if more else base
         of_each = [found[kind] for kind in different]
         best = ambigrams.choose(
             np.stack([made.glyphs for made in of_each]), np.stack([made.chances["judge"] for made in of_each])
@@ -318,6 +374,7 @@ def main(
     push: float = ambigrams.PUSH,
     together: Together = "mean",
     draws: int = 1,
+    more_for_the_worst: bool = False,
     first: int = 200,
 ) -> None:
     """Measures some parts.
@@ -335,6 +392,7 @@ def main(
         push: how far the guide moves glyphs, as in `jdiff.letters.ambigrams.draw`.
         together: how the two readings are combined, as in `jdiff.combine`.
         draws: how often everything is drawn for words. Shares are means over the draws.
+        more_for_the_worst: draw n more candidates for the worst place of each word.
         first: number of words, from the start of the list.
     """
     mesh.use_cores(ambigrams.AT_ONCE)
@@ -353,21 +411,26 @@ def main(
         wanted = (
             [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]] if "pairs" in parts else kinds_of(words, view)
         )
-        candidates = pool(loaded, model, wanted, view, n, steps, style, guidance, push, together)
+        draw_pool = partial(pool, loaded, model, view=view, n=n, steps=steps, style=style, guidance=guidance, push=push,
+                            together=together)  # fmt: skip
+        candidates = draw_pool(wanted)
         drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": guidance, "push": push,
                     "together": together}  # fmt: skip
         how = {"candidates of a pair": n} | drawn_by
         if "pairs" in parts:
             found[f"pairs {view}"] = how | measure_pairs(candidates, view, out)
         if "words" in parts:
-            each = [measure_words(candidates, words, view, out)]
-            for draw in range(1, draws):
-                again = pool(
-                    loaded, model, kinds_of(words, view), view, n, steps, style, guidance, push, together, draw
-                )
-                each.append(measure_words(again, words, view, None))
+            each = []
+            for draw in range(draws):
+                some = draw_pool(kinds_of(words, view), draw=draw) if draw else candidates
+                more = None
+                if more_for_the_worst:
+                    of_each = {worst(some, kinds_of([word], view)) for word in words}
+                    more = draw_pool(sorted(of_each), draw=draws + draw)
+                each.append(measure_words(some, words, view, None if draw else out, more))
             means = {name: round(float(np.mean([row[name] for row in each])), 3) for name in each[0]}
-            found[f"words {view}"] = how | {"words": len(words), "draws": draws} | means
+            told = {"words": len(words), "draws": draws} | ({"more for the worst": n} if more_for_the_worst else {})
+            found[f"words {view}"] = how | told | means
     print(json.dumps(found, indent=1))
     path = model / "quality.json"
     before = json.loads(path.read_text()) if path.is_file() else {}

@@ -71,7 +71,8 @@ def queue(runs: Path, data_folder: Path, weights: Path) -> list[Item]:
     """Returns all networks in their order."""
     tfds, glyphs = data_folder / "tensorflow_datasets", data_folder / "glyphs"
     of_digits = (runs, tfds, weights)
-    letters = ["scripts/train_letters.py", "--data-folder", str(glyphs), "--run", str(runs / "letters")]
+    letters = ["scripts/train_letters.py", "--data-folder", str(glyphs)]
+    first, letters_out = runs / "letters-first" / "model", str(weights / "letters")
     mini = [
         "scripts/train_mini.py",
         "--data-dir",
@@ -85,7 +86,15 @@ def queue(runs: Path, data_folder: Path, weights: Path) -> list[Item]:
     return [
         digits(*of_digits, "class"),
         digits(*of_digits, "time"),
-        Item("letters", runs / "letters", 32, 3600, [*letters, "--out", str(weights / "letters"), "--steps", "3600"]),
+        Item(
+            "letters-first", runs / "letters-first", 32, 3600,
+            [*letters, "--run", str(runs / "letters-first"), "--steps", "3600", "--out", str(first)],
+        ),
+        Item(
+            "letters", runs / "letters", 32, 7600,
+            [*letters, "--run", str(runs / "letters"), "--start-from", str(first), "--steps", "7600",
+             "--rate", "1e-3", "--decay", "0.999", "--seed", "1", "--out", letters_out],
+        ),
         digits(*of_digits, "flow-class"),
         digits(*of_digits, "flow-time"),
         digits(*of_digits, "denoise"),

@@ -1,8 +1,12 @@
 """Trains the letters model: glyphs from captions, by IF's architecture on patches and a small T5 over bytes.
 
-    python scripts/train_letters.py --data-folder FOLDER_OF_GLYPHS
+    python scripts/train_letters.py --data-folder FOLDER_OF_GLYPHS --out NEW
+    python scripts/train_letters.py --data-folder FOLDER_OF_GLYPHS --start-from NEW --run runs/letters-more \
+        --steps 7600 --rate 1e-3 --decay 0.999 --seed 1
 
-A command that was stopped continues from its newest checkpoint when it is started again. On CPUs, large pages help:
+The first command starts from fresh weights, and the second from what the first wrote. Both together made the model that
+ships. A command that was stopped continues from its newest checkpoint when it is started again. On CPUs, large pages
+help:
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184
 """
 
@@ -20,6 +24,7 @@ import tyro
 from jax.tree_util import Partial
 
 from jdiff import schedule
+from jdiff.checkpoints.folder import copied, read_weights
 from jdiff.letters import captions, data, folder
 from jdiff.mesh import over_devices, use_cores
 from jdiff.networks import t5, unet
@@ -65,6 +70,29 @@ def name_it(encode: Callable, params: Params, key: Array, batch: data.Batch) -> 
     return sum(((loss * told).mean() for loss in losses), jnp.zeros(())), {"named": right}
 
 
+def text_encoder(encode: Callable, world: data.World, run: Path, steps: int, keys: Array) -> Params:
+    """Trains the text encoder by `name_it` and returns its parameters.
+
+    Args:
+        encode: the text encoder.
+        world: the glyphs and their captions.
+        run: folder for checkpoints.
+        steps: number of updates.
+        keys: random keys of the initial parameters and of training [2].
+    """
+    params = {"text": t5.init(TEXT, keys[0]), "heads": jnp.zeros((TEXT.d_model, sum(OUTPUTS)))}
+    optimizer = optax.adam(1e-3)
+    last: dict[str, Any] = {}
+    state = train(
+        start(params, optimizer, keys[1]), Partial(partial(name_it, encode)),
+        Partial(partial(data.draw, n=128, null=0.1, dropped=0.4), world), optimizer, steps=steps, checkpoints=run,
+        report=lambda _, metrics: last.update(metrics),
+    )  # fmt: skip
+    if last:
+        print(f"text encoder: loss {np.mean(last['loss']):.4f}, named right {np.mean(last['named']):.4f}", flush=True)
+    return state.ema["text"]
+
+
 def denoise(
     apply: Callable, encode: Callable, text: Params, params: Params, x: Array, t: Array, batch: data.Batch
 ) -> Prediction:
@@ -84,6 +112,7 @@ def main(
     save_every: int = 250,
     seed: int = 0,
     only_export: bool = False,
+    start_from: Path | None = None,
 ) -> None:
     """Trains up to `steps` updates of `batch` glyphs.
 
@@ -99,6 +128,8 @@ def main(
         save_every: updates between two checkpoints.
         seed: seed of everything random.
         only_export: write the EMA of the newest checkpoint, without training.
+        start_from: folder of a letters model whose weights training starts from, for example to add typefaces of your
+            own. Its text encoder stays as it is. Fresh weights if not given.
     """
     use_cores(batch)
     run.mkdir(parents=True, exist_ok=True)
@@ -107,27 +138,19 @@ def main(
     apply = unet.unet(UNET, fitting_conv()).apply
     encode, _ = t5.t5(TEXT)
     keys = jax.random.split(jax.random.key(seed), 4)
-
-    warm = start(
-        {"text": t5.init(TEXT, keys[0]), "heads": jnp.zeros((TEXT.d_model, sum(OUTPUTS)))},
-        adam := optax.adam(1e-3),
-        keys[1],
-    )
-    last: dict[str, Any] = {}
-    drawer = Partial(partial(data.draw, n=128, null=0.1, dropped=0.4), world)
-    warm = train(
-        warm, Partial(partial(name_it, encode)), drawer, adam, steps=text_steps, checkpoints=run / "text",
-        report=lambda _, metrics: last.update(metrics),
-    )  # fmt: skip
-    if last:
-        print(f"text encoder: loss {np.mean(last['loss']):.4f}, named right {np.mean(last['named']):.4f}", flush=True)
+    if start_from:
+        start_from = copied(start_from, run / "start")
+        first, text = read_weights(start_from, UNET, TEXT)
+    else:
+        first = unet.init(UNET, keys[2])
+        text = text_encoder(encode, world, run / "text", text_steps, keys[:2])
 
     optimizer = adam_with_cosine(rate, steps)
-    state = start(unet.init(UNET, keys[2]), optimizer, keys[3])
+    state = start(first, optimizer, keys[3])
     abar = schedule.cosine()
     objective = Partial(
         objectives.v_error, jnp.asarray(abar, jnp.float32), jnp.asarray(objectives.timestep_quantiles(abar)),
-        Partial(partial(denoise, apply, encode), warm.ema["text"]),
+        Partial(partial(denoise, apply, encode), text),
     )  # fmt: skip
     drawer = Partial(partial(data.draw, n=batch, null=0.1, dropped=0.4), world)
     with Log(run, steps, batch) as report:
@@ -135,11 +158,13 @@ def main(
             state, objective, drawer, optimizer, steps=0 if only_export else steps, decay=decay, mesh=over_devices(),
             every=25, report=report, checkpoints=run / "checkpoints", save_every=save_every,
         )  # fmt: skip
-    folder.write(out, UNET, TEXT, state.ema, warm.ema["text"])
+    folder.write(out, UNET, TEXT, state.ema, text)
     rows = read(run / "log.csv")
-    settings = {"updates": int(state.step), "batch": batch, "rate": rate, "decay": decay, "seed": seed}
-    curve = [row for i, row in enumerate(rows) if i % 8 == 7 or row is rows[-1]]
-    write_text(out / "training.json", json.dumps(settings | {"curve": curve}, indent=1) + "\n")
+    told = {"updates": int(state.step), "batch": batch, "rate": rate, "decay": decay, "seed": seed}
+    told["curve"] = [row for i, row in enumerate(rows) if i % 8 == 7 or row is rows[-1]]
+    if start_from:
+        told["before"] = json.loads((start_from / "training.json").read_text())
+    write_text(out / "training.json", json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

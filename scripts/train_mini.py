@@ -9,7 +9,6 @@ GLIBC_TUNABLES=glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=8589934592:gli
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,7 @@ import tyro
 from jax.tree_util import Partial
 
 from jdiff import schedule
-from jdiff.checkpoints import files
-from jdiff.checkpoints.folder import ByteEncoder, write_model
+from jdiff.checkpoints.folder import ByteEncoder, copied, read_weights, write_model
 from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
@@ -111,23 +109,6 @@ def hybrid(
     return loss + 0.1 * anchor, metrics | {"anchor": anchor}
 
 
-def read_weights(folder: Path) -> tuple[Params, Params]:
-    """Returns the parameters of the UNet and of the text encoder in a model's folder."""
-    wanted = (("unet", unet.unet(UNET).params), ("text_encoder", t5.t5(TEXT)[1]))
-    read = [files.load(folder / name / "model.safetensors", shapes, dtype=np.float32) for name, shapes in wanted]
-    network, text = jax.tree.map(jnp.asarray, read)
-    return network, text
-
-
-def kept(folder: Path, copy: Path) -> Path:
-    """Copies a folder once, and returns the copy. The folder itself may be overwritten by the trained model."""
-    if not copy.is_dir():
-        part = copy.with_name(f"{copy.name}.part")
-        shutil.copytree(folder, part, dirs_exist_ok=True)
-        part.rename(copy)
-    return copy
-
-
 def main(
     data_dir: Path = Path("data/tensorflow_datasets"),
     run: Path = Path("runs/mini"),
@@ -175,7 +156,7 @@ def main(
         warm = start({"text": t5.init(TEXT, keys[0]), "heads": heads}, adam, keys[1])
         named = train(warm, Partial(partial(name_it, encode)), data, adam, **how).params
     else:
-        network, text = read_weights(kept(start_from, run / "start"))
+        network, text = read_weights(copied(start_from, run / "start"), UNET, TEXT)
         objective = Partial(partial(name_it_by_heads, encode), text)
         named = {"text": text, "heads": train(start(heads, adam, keys[1]), objective, data, adam, **how).params}
 

@@ -13,17 +13,20 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 pytest.importorskip("fontTools", reason="fontTools is in the extra prepare-letters")
 
+import letters_card  # noqa: E402
 import measure_letters  # noqa: E402
 import prepare_letters  # noqa: E402
+import train_letters  # noqa: E402
 from fontTools.fontBuilder import FontBuilder  # noqa: E402
 from fontTools.pens.ttGlyphPen import TTGlyphPen  # noqa: E402
 from safetensors.numpy import save_file  # noqa: E402
 
 import jdiff  # noqa: E402
-from jdiff.letters import data, folder, judge  # noqa: E402
+from jdiff import views  # noqa: E402
+from jdiff.letters import data, folder, judge, spelling  # noqa: E402
 from jdiff.letters.captions import CHARACTERS  # noqa: E402
 from jdiff.networks import t5, unet  # noqa: E402
-from jdiff.types import Conditioning  # noqa: E402
+from jdiff.types import Conditioning, Prediction, Rule  # noqa: E402
 
 
 def bar(stem, foot=0, top=700, lean=0):
@@ -177,6 +180,67 @@ def test_right_folds_what_looks_alike():
     assert measure_letters.right(chances, "QIxA").tolist() == [False, True, True, True]
 
 
+def candidates(worst, n=2):
+    """n candidates of one pair, all read with one probability."""
+    pair = spelling.Pair("a", "b")
+    return measure_letters.Candidates(
+        [pair] * n, np.zeros((n, 32, 32, 1)), {"judge": np.full((n, 2), worst)}, np.zeros(n, bool), 1.0
+    )
+
+
+def test_only_the_worst_pair_of_a_word_gets_more_candidates():
+    kinds = [("a", "b"), ("c", "d"), ("e", "f")]
+    found = dict(zip(kinds, map(candidates, (0.9, 0.2, 0.5)), strict=True))
+    more = {kinds[1]: candidates(0.7)}
+    assert measure_letters.worst(found, kinds) == kinds[1]
+    joined = measure_letters.with_more(found, more, kinds)
+    assert joined[kinds[1]].chances["judge"][:, 0].tolist() == [0.2, 0.2, 0.7, 0.7]
+    assert joined[kinds[0]].chances["judge"][:, 0].tolist() == [0.9] * 4
+    assert [joined[kind].seconds for kind in kinds] == [1.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("view", ["rotate_180", "mirror"])
+def test_the_reading_that_lags_has_the_greater_weight(view):
+    predicts = lambda estimate, x, level: estimate
+    estimates = jax.random.normal(jax.random.key(0), (2, 32, 32, 1))
+    wanted = np.stack([judge.accepted("a"), judge.accepted("m")])
+    clean = estimates.mean(0).clip(-1, 1)
+    shown = jnp.stack([clean, views.VIEWS[view]().apply(clean)])
+    look = judge.load_judge(kind="guide")
+    chances = (np.asarray(look(shown)) * wanted).sum(-1)
+    weights = 1 / chances / (1 / chances).sum()
+    rule = Rule(2, jnp.asarray(wanted), measure_letters.by_lag(view, predicts))
+    found = rule.join(rule, Prediction(estimates, None), estimates[0], None).estimate
+    np.testing.assert_allclose(found, np.tensordot(weights, estimates, 1), rtol=1e-4, atol=1e-5)
+
+
+def test_training_starts_from_a_model(tmp_path, monkeypatch):
+    """With no update, the weights that are written are those that it started from, and the curve has both runs."""
+    sizes, text = tiny()
+    monkeypatch.setattr(train_letters, "UNET", sizes)
+    monkeypatch.setattr(train_letters, "TEXT", text)
+    font(tmp_path / "A.ttf")
+    prepare_letters.main(tmp_path, tmp_path / "glyphs")
+    started = tmp_path / "model"
+    folder.write(started, sizes, text, unet.init(sizes, jax.random.key(5)), t5.init(text, jax.random.key(6)))
+    (started / "training.json").write_text('{"updates": 7}')
+    how = {"data_folder": tmp_path / "glyphs", "run": tmp_path / "run", "start_from": started, "only_export": True}
+    for out in (tmp_path / "new", started):  # the second time into the folder that it started from
+        train_letters.main(out=out, steps=10, **how)
+        for part in ("unet", "text_encoder"):
+            written = [(at / part / "model.safetensors").read_bytes() for at in (tmp_path / "run" / "start", out)]
+            assert written[0] == written[1]
+        told = json.loads((out / "training.json").read_text())
+        assert told["updates"] == 0 and told["before"] == {"updates": 7}
+
+
+def test_the_card_has_every_run():
+    first = {"updates": 400, "batch": 2, "rate": 0.1, "decay": 0.9, "curve": [{"update": 400.0, "loss": 0.5}]}
+    second = first | {"updates": 800, "before": first}
+    assert letters_card.runs_of(second) == [first, second]
+    assert letters_card.runs_of(first) == [first]
+
+
 def test_every_part_is_measured_and_added(tmp_path, monkeypatch):
     sizes, text = tiny()
     folder.write(tmp_path, sizes, text, unet.init(sizes, jax.random.key(0)), t5.init(text, jax.random.key(1)))
@@ -187,8 +251,11 @@ def test_every_part_is_measured_and_added(tmp_path, monkeypatch):
         save_file(weights, tmp_path / kind / "model.safetensors")
     (tmp_path / "quality.json").write_text('{"kept": 1}')
     monkeypatch.setattr(measure_letters, "EACH", 2)
-    measure_letters.main(("styles", "words"), model=tmp_path, out=tmp_path / "out", n=1, first=2)
+    how = {"n": 1, "first": 2, "together": "lagging", "more_for_the_worst": True}
+    measure_letters.main(("styles", "words"), model=tmp_path, out=tmp_path / "out", **how)
     found = json.loads((tmp_path / "quality.json").read_text())
     assert found["kept"] == 1 and {"bold", "italic", "serif"} <= set(found["styles"])
     assert found["words rotate_180"]["words"] == 2 and 0 <= found["words rotate_180"]["letters right both ways"] <= 1
     assert (tmp_path / "out" / "words-rotate_180.png").is_file()
+    assert found["words rotate_180"]["together"] == "lagging"
+    assert found["words rotate_180"]["more for the worst"] == 1

@@ -76,8 +76,8 @@ def test_runs_are_where_the_figures_of_part_b_look_for_them(tmp_path):
 
 def test_the_queue_is_the_courses_lengths(tmp_path):
     items = {item.name: item for item in train_all.queue(tmp_path, Path("data"), Path("weights"))}
-    assert list(items) == ["class-spec", "time-spec", "letters", "flow-class-spec", "flow-time-spec", "denoise-spec",
-                           "time-best", "mini", "denoise-pure"]  # fmt: skip
+    assert list(items) == ["class-spec", "time-spec", "letters-first", "letters", "flow-class-spec", "flow-time-spec",
+                           "denoise-spec", "time-best", "mini", "denoise-pure"]  # fmt: skip
     assert [items[name].updates for name in ("class-spec", "denoise-spec", "time-best")] == [9360, 1170, 28110]
     for epochs in (1, 5, 10, 15, 20):
         assert f" --keep-epochs {epochs} " in " ".join([*items["time-spec"].train, ""])

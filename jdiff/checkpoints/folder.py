@@ -1,4 +1,4 @@
-"""Writing a model's folder: the network, its text encoder, the noise schedule and the defaults."""
+"""A model's folder: writing the network, text encoder, noise schedule and defaults, and reading weights again."""
 
 import dataclasses
 import json
@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jdiff.checkpoints import convert, files, sources
@@ -81,6 +83,36 @@ def write_model(
             os.rename(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def read_weights(folder: Path, config: unet.Config, text_config: t5.Config) -> tuple[Params, Params]:
+    """Reads the weights of a model's UNet and of its text encoder in float32, to train them on.
+
+    Args:
+        folder: folder of the model, as `write_model` writes it.
+        config: the UNet's sizes.
+        text_config: the text encoder's sizes.
+
+    Raises:
+        ValueError: the weights are of other sizes.
+        OSError: a file cannot be read.
+    """
+    wanted = (("unet", unet.unet(config).params), ("text_encoder", t5.t5(text_config)[1]))
+    read = [files.load(folder / name / sources.OURS, shapes, dtype=np.float32) for name, shapes in wanted]
+    network, text = jax.tree.map(jnp.asarray, read)
+    return network, text
+
+
+def copied(folder: Path, copy: Path) -> Path:
+    """Copies a folder if there is no copy yet, and returns the copy.
+
+    A training that starts from a model's folder may write the trained model there. The copy stays as it was.
+    """
+    if not copy.is_dir():
+        part = copy.with_name(f"{copy.name}.part")
+        shutil.copytree(folder, part, dirs_exist_ok=True)
+        part.rename(copy)
+    return copy
 
 
 def copy_encoder(src: Path, dst: Path) -> None:
