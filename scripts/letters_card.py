@@ -11,6 +11,7 @@ from pathlib import Path
 import tyro
 
 import jdiff
+from jdiff.letters import data
 from jdiff.parts import write_text
 
 SHOWN = 400  # updates between two rows of the curve
@@ -29,18 +30,19 @@ to name character and style |
 | captions | a character A-Z, a-z, 0-9, last; before it any of thin, light, regular, bold, heavy; italic; serif, sans, \
 typewriter; and capital, small or digit: "a bold serif capital A", "a thin italic g", "an A" |
 | default sampler | {sampler}, {steps} steps, guidance {guidance:g} |
-| data | {fonts} typefaces, below; families held out for the judges aside |
+| data | {fonts:,} typefaces. {held_out} more, of whole families, were held out to test the judges. All are below |
 | licence | Apache-2.0, as the library |
 
 ## Training
-`python scripts/train_letters.py`, on {machine}. Adam, a cosine to a hundredth of the highest rate. What is stored is a
-running mean of the weights.
+`python scripts/train_letters.py`, on {machine}. The optimizer
+is Adam. The learning rate falls from its highest value to a hundredth of it, by a cosine. What is stored is the EMA of
+the weights.
 
-| run | updates | glyphs | highest rate | decay of the mean |
+| run | updates | glyphs | highest learning rate | decay of the EMA |
 |---|---|---|---|---|
 {runs}
 
-| run | update | error of v |
+| run | update | mean squared error of v |
 |---|---|---|
 {curve}
 
@@ -117,13 +119,14 @@ def main(
     model = jdiff.load(folder)
     runs = runs_of(json.loads((folder / "training.json").read_text()))
     path = folder / "quality.json"
-    fonts = [json.loads(line) for line in (glyphs / "fonts.jsonl").read_text().splitlines()]
-    packages = Counter(re.sub(r"\W+", "-", font["package"]).strip("-") for font in fonts)
+    training, held_out = (part.fonts for part in data.split(data.read(glyphs)))
+    packages = Counter(re.sub(r"\W+", "-", font["package"]).strip("-") for font in [*training, *held_out])
     import jax
 
     card = CARD.format(
         channels="/".join(map(str, model.config.block_out_channels)),
-        parameters=sum(a.size for a in jax.tree.leaves(model.network.params)), fonts=len(fonts),
+        parameters=sum(a.size for a in jax.tree.leaves(model.network.params)), fonts=len(training),
+        held_out=len(held_out),
         machine=machine,
         runs="\n".join(
             f"| {i} | {run['updates']:,} | {run['updates'] * run['batch']:,} | {run['rate']:g} | {run['decay']:g} |"
@@ -131,7 +134,8 @@ def main(
         ),
         curve="\n".join(
             f"| {i} | {row['update']:,.0f} | {row['loss']:.4f} |"
-            for i, run in enumerate(runs, 1) for row in run["curve"] if row["update"] % SHOWN == 0
+            for i, run in enumerate(runs, 1) for row in run["curve"]
+            if row["update"] % SHOWN == 0 or row is run["curve"][-1]
         ),
         quality=quality(json.loads(path.read_text())) if path.is_file() else "Not measured yet.",
         packages=", ".join(f"{name} ({n})" for name, n in packages.most_common()),

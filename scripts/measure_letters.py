@@ -3,8 +3,9 @@
     python scripts/measure_letters.py samples styles tasks --model weights/letters
     python scripts/measure_letters.py pairs words --view rotate_180
 
-Results are added to quality.json in the model's folder. Pictures and tables are written to --out. Both judges read
-samples. The first judge ranks ambigrams, and the second one measures them.
+Results are added to quality.json in the model's folder. Pictures and tables are written to --out, except the gallery of
+words that are drawn by other settings than the usual ones. Both judges read samples. The first judge ranks ambigrams,
+and the second one measures them.
 """
 
 import csv
@@ -80,10 +81,14 @@ def measure_samples(model: Any, folder: Path, glyphs: Path | None, out: Path, st
             far += distance.min(1).tolist()
             if i % 4 == 0:
                 rows.append(np.concatenate([made[i, :3], known[distance[:3].argmin(1), i]]))
-        among = ((known[:200, None, 0] - known[None, 200:, 0]) ** 2).mean((2, 3, 4)) ** 0.5
+        capitals = known[:, captions.CHARACTERS.index("A")]
+        among = [
+            np.delete(((capitals - one) ** 2).mean((1, 2, 3)), i).min(initial=np.inf) ** 0.5
+            for i, one in enumerate(capitals)
+        ]
         found["distance to the nearest training glyph"] = {
             "median": round(float(np.median(far)), 3), "least": round(min(far), 3),
-            "median between typefaces": round(float(np.median(among.min(1))), 3),
+            "median between typefaces": round(float(np.median(among)), 3),
         }  # fmt: skip
         labels = ["sample"] * 3 + ["nearest"] * 3
         images.save(out / "nearest.png", images.grid(np.stack(rows), column_labels=labels, cell=64))
@@ -238,7 +243,7 @@ def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
     """Measures, for each pair in its best case, the share of candidates that the second judge reads right both ways."""
     import matplotlib.pyplot as plt
 
-    table = np.full((26, 26), np.nan)
+    table = np.full((len(LETTERS), len(LETTERS)), np.nan)
     for (a, b), made in found.items():
         each = [
             [good for good, pair in zip(made.right, made.pairs, strict=True) if pair == kind]
@@ -260,8 +265,10 @@ def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
     with beside(out / f"pairs-{view}.png") as file:
         figure.savefig(file, format="png", dpi=90)
     plt.close(figure)
-    return {"pairs": len(found), "share right both ways": round(float(np.nanmean(table)), 3),
-            "pairs with a candidate right both ways": round(float(np.nanmean(table > 0)), 3)}  # fmt: skip
+    once = table[np.triu_indices(len(LETTERS))]  # the table has each pair of different letters twice
+    once = once[~np.isnan(once)]
+    return {"pairs": len(found), "share right both ways": round(float(once.mean()), 3),
+            "pairs with a candidate right both ways": round(float((once > 0).mean()), 3)}  # fmt: skip
 
 
 def measure_words(
@@ -395,6 +402,8 @@ def main(
         more_for_the_worst: draw n more candidates for the worst place of each word.
         first: number of words, from the start of the list.
     """
+    if not parts:
+        raise SystemExit("PARTS must name one or more of samples, styles, tasks, pairs, words, got none")
     mesh.use_cores(ambigrams.AT_ONCE)
     out.mkdir(parents=True, exist_ok=True)
     loaded, found = jdiff.load(model), {}
@@ -417,8 +426,11 @@ def main(
         drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": guidance, "push": push,
                     "together": together}  # fmt: skip
         how = {"candidates of a pair": n} | drawn_by
+        usual = {"style": "bold", "guidance": ambigrams.GUIDANCE, "push": ambigrams.PUSH, "together": "mean"}
+        changed = "".join(f", {name} {drawn_by[name]}" for name in usual if drawn_by[name] != usual[name])
+        changed += ", more for the worst" if more_for_the_worst else ""
         if "pairs" in parts:
-            found[f"pairs {view}"] = how | measure_pairs(candidates, view, out)
+            found[f"pairs {view}{changed}"] = how | measure_pairs(candidates, view, out)
         if "words" in parts:
             each = []
             for draw in range(draws):
@@ -427,10 +439,10 @@ def main(
                 if more_for_the_worst:
                     of_each = {worst(some, kinds_of([word], view)) for word in words}
                     more = draw_pool(sorted(of_each), draw=draws + draw)
-                each.append(measure_words(some, words, view, None if draw else out, more))
+                each.append(measure_words(some, words, view, out if draw == 0 and not changed else None, more))
             means = {name: round(float(np.mean([row[name] for row in each])), 3) for name in each[0]}
             told = {"words": len(words), "draws": draws} | ({"more for the worst": n} if more_for_the_worst else {})
-            found[f"words {view}"] = how | told | means
+            found[f"words {view}{changed}"] = how | told | means
     print(json.dumps(found, indent=1))
     path = model / "quality.json"
     before = json.loads(path.read_text()) if path.is_file() else {}

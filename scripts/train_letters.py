@@ -24,7 +24,7 @@ import tyro
 from jax.tree_util import Partial
 
 from jdiff import schedule
-from jdiff.checkpoints.folder import copied, read_weights
+from jdiff.checkpoints.folder import first_weights
 from jdiff.letters import captions, data, folder
 from jdiff.mesh import over_devices, use_cores
 from jdiff.networks import t5, unet
@@ -34,7 +34,7 @@ from jdiff.training.conv import fitting_conv
 from jdiff.training.log import Log, read
 from jdiff.training.loop import start, train
 from jdiff.training.optimizers import adam_with_cosine
-from jdiff.types import Array, Conditioning, Params, Prediction
+from jdiff.types import Array, Conditioning, Json, Params, Prediction
 
 UNET = unet.Config(
     sample_size=data.SIZE,
@@ -132,6 +132,7 @@ def main(
             own. Its text encoder stays as it is. Fresh weights if not given.
     """
     use_cores(batch)
+    settings: Json = {"batch": batch, "rate": rate, "steps": steps, "start_from": start_from and str(start_from)}
     run.mkdir(parents=True, exist_ok=True)
     glyphs, _ = data.split(data.read(data_folder))
     world = data.world(glyphs)
@@ -139,8 +140,7 @@ def main(
     encode, _ = t5.t5(TEXT)
     keys = jax.random.split(jax.random.key(seed), 4)
     if start_from:
-        start_from = copied(start_from, run / "start")
-        first, text = read_weights(start_from, UNET, TEXT)
+        first, text = first_weights(start_from, run / "start", UNET, TEXT)
     else:
         first = unet.init(UNET, keys[2])
         text = text_encoder(encode, world, run / "text", text_steps, keys[:2])
@@ -156,14 +156,14 @@ def main(
     with Log(run, steps, batch) as report:
         state = train(
             state, objective, drawer, optimizer, steps=0 if only_export else steps, decay=decay, mesh=over_devices(),
-            every=25, report=report, checkpoints=run / "checkpoints", save_every=save_every,
+            every=25, report=report, checkpoints=run / "checkpoints", save_every=save_every, settings=settings,
         )  # fmt: skip
     folder.write(out, UNET, TEXT, state.ema, text)
     rows = read(run / "log.csv")
     told = {"updates": int(state.step), "batch": batch, "rate": rate, "decay": decay, "seed": seed}
     told["curve"] = [row for i, row in enumerate(rows) if i % 8 == 7 or row is rows[-1]]
-    if start_from:
-        told["before"] = json.loads((start_from / "training.json").read_text())
+    if (before := run / "start" / "training.json").is_file():
+        told["before"] = json.loads(before.read_text())
     write_text(out / "training.json", json.dumps(told, indent=1) + "\n")
 
 

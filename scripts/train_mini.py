@@ -21,7 +21,7 @@ import tyro
 from jax.tree_util import Partial
 
 from jdiff import schedule
-from jdiff.checkpoints.folder import ByteEncoder, copied, read_weights, write_model
+from jdiff.checkpoints.folder import ByteEncoder, first_weights, write_model
 from jdiff.mesh import over_devices, use_cores
 from jdiff.mnist import captions
 from jdiff.mnist.data import mnist, pad32
@@ -156,7 +156,7 @@ def main(
         warm = start({"text": t5.init(TEXT, keys[0]), "heads": heads}, adam, keys[1])
         named = train(warm, Partial(partial(name_it, encode)), data, adam, **how).params
     else:
-        network, text = read_weights(copied(start_from, run / "start"), UNET, TEXT)
+        network, text = first_weights(start_from, run / "start", UNET, TEXT)
         objective = Partial(partial(name_it_by_heads, encode), text)
         named = {"text": text, "heads": train(start(heads, adam, keys[1]), objective, data, adam, **how).params}
 

@@ -1,5 +1,8 @@
 """Letters: captions, what training draws, the judge's classes, ambigrams and their pages, on small networks."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +46,12 @@ def small_model():
     )  # fmt: skip
 
 
+def of_size(side):
+    """A grey model of another size."""
+    made = small_model()
+    return made._replace(config=dataclasses.replace(made.config, sample_size=side))
+
+
 def half_read(images):
     """A judge that reads any glyph as each class alike, but the brightest a little better as everything."""
     n = len(captions.CHARACTERS)
@@ -77,6 +86,14 @@ def test_whole_families_are_held_out():
     families = [{font["family"] for font in part.fonts} for part in (training, held)]
     assert not families[0] & families[1] and len(families[0] | families[1]) == 30
     assert 2 <= len(families[1]) <= 4 and len(training.images) == len(training.fonts)
+
+
+def test_typefaces_of_signs_are_left_out(tmp_path):
+    names = [("Plain", "Plain"), ("Semafor-Person", "Semafor"), ("[F500]", "[F500]"), ("X", "fonts-f500")]
+    rows = [{"font": font, "family": family} for font, family in names]
+    (tmp_path / "fonts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    np.savez(tmp_path / "glyphs.npz", glyphs=np.zeros((4, 62, 64, 64), np.uint8))
+    assert [row["font"] for row in data.read(tmp_path).fonts] == ["Plain"]
 
 
 def test_a_batch_has_the_glyphs_that_its_captions_name():
@@ -164,6 +181,21 @@ def test_ways_are_bounded():
         (lambda: spelling.places("ab", "abcde", "flip"), "'ab' with 2 and 'abcde' with 5; two letters may stand"),
         (lambda: spelling.places("ab", "ab", "skew"), "--view must be rotate_180, flip, mirror, got 'skew'"),
         (lambda: page.colour("inky", "--ink"), "--ink must be a colour such as .*, got 'inky'"),
+        (lambda: page.colour("rgb(300, 0, 0)", "--ink"), "--ink must be a colour such as .*, got 'rgb"),
+        (lambda: page.colour("#ff000080", "--paper"), "--paper must be a colour such as .*, got '#ff000080'"),
+        (lambda: ambigrams.draw(small_model(), [], KEY), "pairs must hold at least one pair, got none"),
+        (
+            lambda: ambigrams.draw(small_model(), [spelling.Pair("a", "b")], KEY, view="skew"),
+            "view must be one of rotate_180, flip, mirror, got 'skew'",
+        ),
+        (
+            lambda: ambigrams.ambigram(of_size(64), "a", key=KEY),
+            "model must be a model of letters, 32 x 32 and grey, got one of 64 x 64 with 1 channels",
+        ),
+        (
+            lambda: ambigrams.ambigram(small_model(), "a", key=KEY, n=1, steps=4, guidance=3e38, judged=half_read),
+            "no candidate of a / a is finite; try less guidance than 3e\\+38",
+        ),
     ],
 )
 def test_bad_words_are_refused_in_one_line(call, message):
@@ -312,6 +344,8 @@ def test_the_best_read_candidate_is_chosen_and_weights_agree():
     assert ambigrams.choose(x, scores).tolist() == [2, 1, 1]
     scores[0, 2, 1] = 0.1  # read well one way alone
     assert ambigrams.choose(x, scores).tolist() == [1, 1, 1]
+    x[2, 1, 0] = np.nan
+    assert ambigrams.choose(x, scores).tolist() == [1, 1, 0]
 
 
 @pytest.mark.parametrize(("worst", "verdict"), [(0.9, "readable"), (0.3, "hard"), (0.01, "not readable")])

@@ -1,5 +1,6 @@
 """Glyphs drawn from fonts, and what measures the letters model."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from safetensors.numpy import save_file  # noqa: E402
 
 import jdiff  # noqa: E402
 from jdiff import views  # noqa: E402
+from jdiff.checkpoints.folder import first_weights  # noqa: E402
 from jdiff.letters import data, folder, judge, spelling  # noqa: E402
 from jdiff.letters.captions import CHARACTERS  # noqa: E402
 from jdiff.networks import t5, unet  # noqa: E402
@@ -215,7 +217,7 @@ def test_the_reading_that_lags_has_the_greater_weight(view):
 
 
 def test_training_starts_from_a_model(tmp_path, monkeypatch):
-    """With no update, the weights that are written are those that it started from, and the curve has both runs."""
+    """With no update, the weights that are written are those that it started from, as they were."""
     sizes, text = tiny()
     monkeypatch.setattr(train_letters, "UNET", sizes)
     monkeypatch.setattr(train_letters, "TEXT", text)
@@ -225,7 +227,7 @@ def test_training_starts_from_a_model(tmp_path, monkeypatch):
     folder.write(started, sizes, text, unet.init(sizes, jax.random.key(5)), t5.init(text, jax.random.key(6)))
     (started / "training.json").write_text('{"updates": 7}')
     how = {"data_folder": tmp_path / "glyphs", "run": tmp_path / "run", "start_from": started, "only_export": True}
-    for out in (tmp_path / "new", started):  # the second time into the folder that it started from
+    for out in (tmp_path / "new", started, started):  # the second time into the folder that it started from
         train_letters.main(out=out, steps=10, **how)
         for part in ("unet", "text_encoder"):
             written = [(at / part / "model.safetensors").read_bytes() for at in (tmp_path / "run" / "start", out)]
@@ -234,14 +236,40 @@ def test_training_starts_from_a_model(tmp_path, monkeypatch):
         assert told["updates"] == 0 and told["before"] == {"updates": 7}
 
 
-def test_the_card_has_every_run():
-    first = {"updates": 400, "batch": 2, "rate": 0.1, "decay": 0.9, "curve": [{"update": 400.0, "loss": 0.5}]}
-    second = first | {"updates": 800, "before": first}
-    assert letters_card.runs_of(second) == [first, second]
-    assert letters_card.runs_of(first) == [first]
+def test_a_folder_without_a_model_to_start_from_is_refused_and_not_kept(tmp_path):
+    sizes, text = tiny()
+    good, bad, copy = tmp_path / "model", tmp_path / "other", tmp_path / "start"
+    with pytest.raises(ValueError, match="a model to start from must have unet/model.safetensors, got '.*other'"):
+        first_weights(bad, copy, sizes, text)
+    wide = dataclasses.replace(sizes, encoder_hid_dim=16)
+    folder.write(bad, wide, text, unet.init(wide, jax.random.key(0)), t5.init(text, jax.random.key(1)))
+    with pytest.raises(ValueError, match="encoder_hid_proj"):
+        first_weights(bad, copy, sizes, text)
+    folder.write(good, sizes, text, unet.init(sizes, jax.random.key(2)), t5.init(text, jax.random.key(1)))
+    network, _ = first_weights(good, copy, sizes, text)
+    wanted = jax.tree.map(lambda a: jnp.float32(jnp.float16(a)), unet.init(sizes, jax.random.key(2)))
+    jax.tree.map(np.testing.assert_array_equal, network, wanted)
 
 
-def test_every_part_is_measured_and_added(tmp_path, monkeypatch):
+def test_the_card_has_every_run(tmp_path):
+    sizes, text = tiny()
+    folder.write(tmp_path, sizes, text, unet.init(sizes, jax.random.key(0)), t5.init(text, jax.random.key(1)))
+    first = {"updates": 425, "batch": 2, "rate": 0.1, "decay": 0.9}
+    first["curve"] = [{"update": 200.0, "loss": 0.6}, {"update": 400.0, "loss": 0.5}, {"update": 425.0, "loss": 0.25}]
+    second = {"updates": 1400, "batch": 3, "rate": 0.2, "decay": 0.8, "curve": [{"update": 1200.0, "loss": 0.125}]}
+    (tmp_path / "training.json").write_text(json.dumps(second | {"before": first}))
+    rows = [{"font": name, "family": name, "package": "some fonts"} for name in "ABC"]
+    (tmp_path / "fonts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    np.savez(tmp_path / "glyphs.npz", glyphs=np.zeros((3, 62, 64, 64), np.uint8))
+    letters_card.main(tmp_path, tmp_path, "a machine")
+    card = (tmp_path / "README.md").read_text()
+    for row in ("| 1 | 425 | 850 | 0.1 | 0.9 |", "| 2 | 1,400 | 4,200 | 0.2 | 0.8 |", "some-fonts (3)",
+                "| 1 | 400 | 0.5000 |", "| 1 | 425 | 0.2500 |", "| 2 | 1,200 | 0.1250 |", "on a machine"):  # fmt: skip
+        assert row in card
+    assert "| 1 | 200 |" not in card
+
+
+def test_styles_pairs_and_words_are_measured_and_added(tmp_path, monkeypatch):
     sizes, text = tiny()
     folder.write(tmp_path, sizes, text, unet.init(sizes, jax.random.key(0)), t5.init(text, jax.random.key(1)))
     (tmp_path / "defaults.json").write_text(json.dumps({"sampler": "ddim", "steps": 2, "guidance": 3.0}))
@@ -251,11 +279,20 @@ def test_every_part_is_measured_and_added(tmp_path, monkeypatch):
         save_file(weights, tmp_path / kind / "model.safetensors")
     (tmp_path / "quality.json").write_text('{"kept": 1}')
     monkeypatch.setattr(measure_letters, "EACH", 2)
-    how = {"n": 1, "first": 2, "together": "lagging", "more_for_the_worst": True}
-    measure_letters.main(("styles", "words"), model=tmp_path, out=tmp_path / "out", **how)
+    how = {"model": tmp_path, "out": tmp_path / "out", "n": 1, "first": 2}
+    measure_letters.main(("styles", "words"), **how)
     found = json.loads((tmp_path / "quality.json").read_text())
     assert found["kept"] == 1 and {"bold", "italic", "serif"} <= set(found["styles"])
     assert found["words rotate_180"]["words"] == 2 and 0 <= found["words rotate_180"]["letters right both ways"] <= 1
     assert (tmp_path / "out" / "words-rotate_180.png").is_file()
-    assert found["words rotate_180"]["together"] == "lagging"
-    assert found["words rotate_180"]["more for the worst"] == 1
+
+    (tmp_path / "out" / "words-rotate_180.png").unlink()
+    measure_letters.main(("words",), **how, together="lagging", more_for_the_worst=True)
+    monkeypatch.setattr(measure_letters, "LETTERS", "ab")
+    measure_letters.main(("pairs",), **how)
+    again = json.loads((tmp_path / "quality.json").read_text())
+    assert again["words rotate_180"] == found["words rotate_180"]  # other settings have other names
+    assert [*again][-2:] == ["words rotate_180, together lagging, more for the worst", "pairs rotate_180"]
+    assert again["pairs rotate_180"]["pairs"] == 3
+    assert (tmp_path / "out" / "pairs-rotate_180.csv").is_file()
+    assert not (tmp_path / "out" / "words-rotate_180.png").exists()  # the gallery is of the usual settings

@@ -85,34 +85,36 @@ def write_model(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def read_weights(folder: Path, config: unet.Config, text_config: t5.Config) -> tuple[Params, Params]:
-    """Reads the weights of a model's UNet and of its text encoder in float32, to train them on.
+def first_weights(folder: Path, copy: Path, config: unet.Config, text_config: t5.Config) -> tuple[Params, Params]:
+    """Reads the weights of a UNet and its text encoder, in float32, which a training starts from.
+
+    It copies the model's folder first, unless there is a copy already, and reads the copy. So the trained model can be
+    written to the same folder, and a training that continues still has its start.
 
     Args:
         folder: folder of the model, as `write_model` writes it.
+        copy: folder of the copy.
         config: the UNet's sizes.
         text_config: the text encoder's sizes.
 
     Raises:
-        ValueError: the weights are of other sizes.
-        OSError: a file cannot be read.
-    """
-    wanted = (("unet", unet.unet(config).params), ("text_encoder", t5.t5(text_config)[1]))
-    read = [files.load(folder / name / sources.OURS, shapes, dtype=np.float32) for name, shapes in wanted]
-    network, text = jax.tree.map(jnp.asarray, read)
-    return network, text
-
-
-def copied(folder: Path, copy: Path) -> Path:
-    """Copies a folder if there is no copy yet, and returns the copy.
-
-    A training that starts from a model's folder may write the trained model there. The copy stays as it was.
+        ValueError: there is no such model, or its weights are of other sizes. Nothing is copied.
     """
     if not copy.is_dir():
+        _weights(folder, config, text_config)
         part = copy.with_name(f"{copy.name}.part")
         shutil.copytree(folder, part, dirs_exist_ok=True)
         part.rename(copy)
-    return copy
+    return _weights(copy, config, text_config)
+
+
+def _weights(folder: Path, config: unet.Config, text_config: t5.Config) -> tuple[Params, Params]:
+    wanted = {"unet": unet.unet(config).params, "text_encoder": t5.t5(text_config)[1]}
+    if missing := [name for name in wanted if not (folder / name / sources.OURS).is_file()]:
+        raise ValueError(f"a model to start from must have {missing[0]}/{sources.OURS}, got {str(folder)!r}")
+    read = [files.load(folder / name / sources.OURS, shapes, dtype=np.float32) for name, shapes in wanted.items()]
+    network, text = jax.tree.map(jnp.asarray, read)
+    return network, text
 
 
 def copy_encoder(src: Path, dst: Path) -> None:

@@ -114,7 +114,7 @@ class Ambigram:
 
         model = accepted(lambda: load(settings["model"]))
         wanted = "--model must be a model of letters, such as letters"
-        demand(model.config.channels == 1, f"{wanted}, got {settings['model']!r}")
+        demand(ambigrams.is_letters(model), f"{wanted}, got {settings['model']!r}")
         if self.like is not None:
             _note_other_model(images.read_settings(self.like), settings["model"], model.hash)
         how = {name: settings[name] for name in TAKEN}

@@ -64,6 +64,11 @@ class Ambigram(NamedTuple):
         return VERDICTS[(worst >= HARD) + (worst >= READABLE)]
 
 
+def is_letters(model: Model) -> bool:
+    """Whether a model has the form of the letters model, whose pictures the judges can read: grey, 32 x 32."""
+    return (model.config.channels, model.config.sample_size) == (1, judge.SIZE)
+
+
 def turn(view: str, glyphs: np.ndarray | Array) -> Array:
     """Returns glyphs [n h w 1] as they look when they are turned."""
     return jax.vmap(views.VIEWS[view]().apply)(jnp.asarray(glyphs))
@@ -168,7 +173,17 @@ def draw(
 
     Returns:
         Glyphs [n 32 32 1] in [-1, 1].
+
+    Raises:
+        ValueError: the model is not one of letters, there are no pairs, or there is no such view.
     """
+    if not is_letters(model):
+        size = f"{model.config.sample_size} x {model.config.sample_size} with {model.config.channels} channels"
+        raise ValueError(f"model must be a model of letters, {judge.SIZE} x {judge.SIZE} and grey, got one of {size}")
+    if view not in spelling.TURNS:
+        raise ValueError(f"view must be one of {', '.join(spelling.TURNS)}, got {view!r}")
+    if not pairs:
+        raise ValueError("pairs must hold at least one pair, got none")
     kinds = list(dict.fromkeys(pairs))
     push = checks.number("push", push, 0, 2)
     made = {pair: combiner(model, pair, view, style, guidance, push, together) for pair in kinds}
@@ -226,9 +241,9 @@ def ambigram(
 ) -> Ambigram:
     """Draws a word that reads as itself, or as another word, when it is turned.
 
-    Case is free: each letter takes the case that reads best. A word that reads as itself needs only half of its
-    letters drawn, since the other half are the same glyphs turned. Two letters stand in one place, as "rn" for m, where
-    the words need it, or where the verdict on the word is better with them.
+    Case is free: each letter takes the case that reads best. Under half a turn or in a mirror, only the first half of
+    a word that reads as itself is drawn. The other half is the same glyphs turned. Two letters stand in one place, as
+    "rn" for m, where the words need it, or where the verdict on the word is better with them.
 
     Args:
         model: the letters model, from `jdiff.load("letters")`.
@@ -251,7 +266,8 @@ def ambigram(
         The word in the best way that was drawn.
 
     Raises:
-        ValueError: a word cannot be drawn, the words do not fit, or the style has an unknown word.
+        ValueError: a word cannot be drawn, the words do not fit, the style has an unknown word, the model is not one of
+            letters, or no candidate of a place is finite.
     """
     word, turned = spelling.check(word), spelling.check(word if turned is None else turned, "WORD2")
     alignments, told = spelling.ways(word, turned, view), captions.read_style(style)
@@ -283,8 +299,11 @@ def ambigram(
         pairs = [[choice[i % len(choice)] for i in range(n)] for choice in (spelling.cases(*kind) for kind in kinds)]
         flat = [pair for of_kind in pairs for pair in of_kind]
         glyphs = draw(model, flat, key, view=view, style=told, steps=steps, **how)
-        scores = read(glyphs, flat, view, judged).reshape(len(kinds), n, 2)
+        scores = np.nan_to_num(read(glyphs, flat, view, judged)).reshape(len(kinds), n, 2)
         glyphs = glyphs.reshape(len(kinds), n, *glyphs.shape[1:])
+        for kind, candidates in zip(kinds, glyphs, strict=True):
+            if not _finite(candidates).any():
+                raise ValueError(f"no candidate of {' / '.join(kind)} is finite; try less guidance than {guidance}")
         drawn.update(zip(kinds, map(Candidates, pairs, glyphs, scores), strict=True))
 
     draw_all(alignments[:1], key)
@@ -342,11 +361,20 @@ def _turned(
 def choose(glyphs: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Returns which candidate stands in each place [kinds]: well read both ways, and of one weight across the word.
 
+    A candidate that is not finite is taken only if there is no other.
+
     Args:
         glyphs: candidates [kinds n 32 32 1].
         scores: how they are read [kinds n 2].
     """
-    least = scores.min(axis=-1)
-    width = np.log(np.stack([stroke(some) for some in glyphs]))
+    finite = _finite(glyphs)
+    least = np.where(finite, scores.min(axis=-1), -np.inf)
+    shown = np.where(finite[..., None, None, None], glyphs, 0)
+    width = np.log(np.stack([stroke(some) for some in shown]))
     common = np.median(np.take_along_axis(width, least.argmax(1)[:, None], axis=1))
     return (least - EVEN * np.abs(width - common)).argmax(axis=1)
+
+
+def _finite(glyphs: np.ndarray) -> np.ndarray:
+    """Returns which glyphs [... h w 1] are finite."""
+    return np.asarray(np.isfinite(glyphs).all(axis=(-3, -2, -1)))

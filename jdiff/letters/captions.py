@@ -10,7 +10,7 @@ SLANTS = ("italic",)
 KINDS = ("serif", "sans", "typewriter")
 # The words of a style in the order of a caption. None is no word.
 STYLE_WORDS: tuple[tuple[str | None, ...], ...] = ((None, *WEIGHTS), (None, *SLANTS), (None, *KINDS))
-LENGTH = 40  # tokens of a caption: its bytes and an end token; the longest caption has 39
+LENGTH = 40  # tokens of a caption: its bytes and an end token; the longest caption has 38
 VOWEL_SOUNDS = "AEFHILMNORSXaefhilmnorsx8"  # characters whose names start with a vowel, as in "an F"
 
 

@@ -14,8 +14,10 @@ from jdiff.types import Array, Json
 
 SIZE = 32
 HELD_OUT = 10  # one of this number of families is held out
-# Families whose glyphs cannot be read as letters: flag signals, and abstract shapes.
+# Families whose glyphs cannot be read as letters: flag signals, and abstract shapes. A typeface belongs to one if its
+# family is one of these, or if its name starts with a name here.
 NOT_LETTERS = ("semaphor", "fonts-f500")
+NAMES_OF_NOT_LETTERS = ("semafor", "[f500]")
 
 
 class Glyphs(NamedTuple):
@@ -43,12 +45,16 @@ def read(folder: str | Path, size: int = SIZE) -> Glyphs:
     with np.load(folder / "glyphs.npz") as file:
         large = file["glyphs"]
     fonts = [json.loads(line) for line in (folder / "fonts.jsonl").read_text().splitlines()]
-    kept = [i for i, font in enumerate(fonts) if font["family"] not in NOT_LETTERS]
+    kept = [i for i, font in enumerate(fonts) if not _is_not_letters(font)]
     fonts, large = [fonts[i] for i in kept], large[kept]
     n, characters, h, _ = large.shape
     by = h // size
     small = large.reshape(n, characters, size, by, size, by).astype(np.float32).mean(axis=(3, 5))
     return Glyphs(np.rint(small).astype(np.uint8), fonts)
+
+
+def _is_not_letters(font: Json) -> bool:
+    return font["family"] in NOT_LETTERS or font["font"].lower().startswith(NAMES_OF_NOT_LETTERS)
 
 
 def split(glyphs: Glyphs) -> tuple[Glyphs, Glyphs]:

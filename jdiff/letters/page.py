@@ -36,7 +36,10 @@ def colour(name: str, flag: str) -> Colour:
         (0, 0, 128)
     """
     try:
-        return ImageColor.getrgb(name)[:3]
+        found = ImageColor.getrgb(name)
+        if len(found) != 3 or max(found) > 255:  # a transparent colour, or one such as rgb(300, 0, 0)
+            raise ValueError
+        return found
     except ValueError:
         raise ValueError(f'{flag} must be a colour such as "navy" or "#1a2b3c", got {name!r}') from None
 

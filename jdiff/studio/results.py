@@ -175,7 +175,7 @@ def _ambigram(models: Models, task: Task, command: Ambigram, watch: Watch) -> Re
     words = told["words"]
     demand(len(words) in (1, 2), f"an ambigram has one word or two, got {len(words)}")
     model = models.get(told["model"])
-    demand(model.config.channels == 1, f"ambigrams need a model of letters, got {told['model']!r}")
+    demand(ambigrams.is_letters(model), f"ambigrams need a model of letters, got {told['model']!r}")
     how = {name: told[name] for name in TAKEN}
     how["mesh"] = mesh.over_devices()
     how["watch"] = lambda done, total, x: watch(done, total, -x)  # dark ink
