@@ -77,7 +77,7 @@ def quality(found: dict) -> str:
         )
         for kind in ("judge", "second-judge"):
             worst = ", ".join(f"{c} {100 * v:.0f} %" for c, v in samples[f"worst by the {kind}"].items() if v < 1)
-            parts[-1] += f"\n| {kind} | {share(samples[f'right by the {kind}'])} | {worst} |"
+            parts[-1] += f"\n| {kind} | {share(samples[f'right by the {kind}'])} | {worst or 'all 100 %'} |"
         if near := samples.get("distance to the nearest training glyph"):
             parts.append(
                 f"Root mean square distance of a sample to the nearest training glyph of its character: median "
@@ -86,7 +86,7 @@ def quality(found: dict) -> str:
             )
     if styles := found.get("styles"):
         rows = [
-            f"| {word} | {row['stem in pixels']:.2f} | {row['slant in degrees']:.1f} | {share(row['with serifs'])} |"
+            f"| {word} | {row['stem in pixels']:.2f} | {row['slant in degrees'] + 0:.1f} | {share(row['with serifs'])} |"
             for word, row in styles.items()
             if isinstance(row, dict)
         ]
