@@ -86,7 +86,8 @@ def quality(found: dict) -> str:
             )
     if styles := found.get("styles"):
         rows = [
-            f"| {word} | {row['stem in pixels']:.2f} | {row['slant in degrees'] + 0:.1f} | {share(row['with serifs'])} |"
+            f"| {word} | {row['stem in pixels']:.2f} | {row['slant in degrees'] + 0:.1f} | "
+            f"{share(row['with serifs'])} |"
             for word, row in styles.items()
             if isinstance(row, dict)
         ]
