@@ -54,7 +54,7 @@ def read(folder: str | Path, size: int = SIZE) -> Glyphs:
 
 
 def _is_not_letters(font: Json) -> bool:
-    return font["family"] in NOT_LETTERS or font["font"].lower().startswith(NAMES_OF_NOT_LETTERS)
+    return font["family"] in NOT_LETTERS or str(font.get("font", "")).lower().startswith(NAMES_OF_NOT_LETTERS)
 
 
 def split(glyphs: Glyphs) -> tuple[Glyphs, Glyphs]:
