@@ -3,9 +3,9 @@
     python scripts/measure_letters.py samples styles tasks --model weights/letters
     python scripts/measure_letters.py pairs words --view rotate_180
 
-Results are added to quality.json in the model's folder. Pictures and tables are written to --out, except the gallery of
-words that are drawn by other settings than the usual ones. Both judges read samples. The first judge ranks ambigrams,
-and the second one measures them.
+Results are added to quality.json in the model's folder. Pictures and tables are written to --out, except those of
+ambigrams by other settings than the usual ones. Both judges read samples. The first judge ranks ambigrams, and the
+second one measures them.
 """
 
 import csv
@@ -239,10 +239,11 @@ def with_more(found: Pool, more: Pool, kinds: Sequence[tuple[str, str]]) -> Pool
     return again | {(least := worst(found, kinds)): joined(found[least], more[least])}
 
 
-def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
-    """Measures, for each pair in its best case, the share of candidates that the second judge reads right both ways."""
-    import matplotlib.pyplot as plt
+def measure_pairs(found: Pool, view: str, out: Path | None) -> dict[str, Any]:
+    """Measures, for each pair in its best case, the share of candidates that the second judge reads right both ways.
 
+    If `out` is given, the table is written there, as CSV and as a picture.
+    """
     table = np.full((len(LETTERS), len(LETTERS)), np.nan)
     for (a, b), made in found.items():
         each = [
@@ -251,6 +252,18 @@ def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
         ]
         share = max(np.mean(some) for some in each)
         table[LETTERS.index(a), LETTERS.index(b)] = table[LETTERS.index(b), LETTERS.index(a)] = share
+    if out is not None:
+        write_pairs(table, view, out)
+    once = table[np.triu_indices(len(LETTERS))]  # the table has each pair of different letters twice
+    once = once[~np.isnan(once)]
+    return {"pairs": len(found), "share right both ways": round(float(once.mean()), 3),
+            "pairs with a candidate right both ways": round(float((once > 0).mean()), 3)}  # fmt: skip
+
+
+def write_pairs(table: np.ndarray, view: str, out: Path) -> None:
+    """Writes the table of all pairs of letters [letters letters] to a folder, as CSV and as a heat map."""
+    import matplotlib.pyplot as plt
+
     with (out / f"pairs-{view}.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["", *LETTERS])
@@ -262,13 +275,9 @@ def measure_pairs(found: Pool, view: str, out: Path) -> dict[str, Any]:
     axes.set_xlabel("letter when turned")
     axes.set_ylabel("letter upright")
     figure.colorbar(heat, label="share of candidates read right both ways, in the best case")
-    with beside(out / f"pairs-{view}.png") as file:
-        figure.savefig(file, format="png", dpi=90)
+    with beside(out / f"pairs-{view}.png") as picture:
+        figure.savefig(picture, format="png", dpi=90)
     plt.close(figure)
-    once = table[np.triu_indices(len(LETTERS))]  # the table has each pair of different letters twice
-    once = once[~np.isnan(once)]
-    return {"pairs": len(found), "share right both ways": round(float(once.mean()), 3),
-            "pairs with a candidate right both ways": round(float((once > 0).mean()), 3)}  # fmt: skip
 
 
 def measure_words(
@@ -430,7 +439,7 @@ def main(
         changed = "".join(f", {name} {drawn_by[name]}" for name in usual if drawn_by[name] != usual[name])
         changed += ", more for the worst" if more_for_the_worst else ""
         if "pairs" in parts:
-            found[f"pairs {view}{changed}"] = how | measure_pairs(candidates, view, out)
+            found[f"pairs {view}{changed}"] = how | measure_pairs(candidates, view, None if changed else out)
         if "words" in parts:
             each = []
             for draw in range(draws):

@@ -296,3 +296,7 @@ def test_styles_pairs_and_words_are_measured_and_added(tmp_path, monkeypatch):
     assert again["pairs rotate_180"]["pairs"] == 3
     assert (tmp_path / "out" / "pairs-rotate_180.csv").is_file()
     assert not (tmp_path / "out" / "words-rotate_180.png").exists()  # the gallery is of the usual settings
+
+    (tmp_path / "out" / "pairs-rotate_180.csv").unlink()
+    measure_letters.main(("pairs",), **how, push=0)
+    assert not (tmp_path / "out" / "pairs-rotate_180.csv").exists()  # and so is the table
