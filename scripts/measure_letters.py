@@ -4,8 +4,9 @@
     python scripts/measure_letters.py pairs words --view rotate_180
 
 Results are added to quality.json in the model's folder. Pictures and tables are written to --out, except those of
-ambigrams by other settings than the usual ones. Both judges read samples. The first judge ranks ambigrams, and the
-second one measures them.
+ambigrams by other settings than the usual ones. Pairs under half a turn also write cases.json, by which words choose
+their case. Both judges read samples. The first judge ranks ambigrams and choices of case, and the second one measures
+them.
 """
 
 import csv
@@ -188,12 +189,13 @@ def pool(
     push: float,
     together: Together,
     draw: int = 0,
+    all_cases: bool = False,
 ) -> Pool:
-    """Draws candidates of each pair, and reads them."""
+    """Draws candidates of each pair, in the case that reads best or in all choices of case, and reads them."""
     looks, told, found, devices = judges(folder), captions.read_style(style), {}, mesh.over_devices()
     looks["judge"] = jax.jit(judge.moved(looks["judge"]))  # as `jdiff ambigram` ranks
     for i, kind in enumerate(tqdm(wanted, unit="pair")):
-        options = spelling.cases(*kind)
+        options = spelling.cases(*kind) if all_cases else spelling.best_cases(*kind, view)
         pairs = [options[j % len(options)] for j in range(n)]
         began, key = time.monotonic(), jax.random.key(1000 * (1 + draw) + i)
         how = {"view": view, "style": told, "steps": steps, "guidance": guidance, "push": push, "mesh": devices}
@@ -237,6 +239,18 @@ def with_more(found: Pool, more: Pool, kinds: Sequence[tuple[str, str]]) -> Pool
     # The others get their own again, which changes nothing, because all have to be of one number.
     again = {kind: joined(found[kind], found[kind]._replace(seconds=0.0)) for kind in kinds}
     return again | {(least := worst(found, kinds)): joined(found[least], more[least])}
+
+
+def case_scores(found: Pool) -> dict[str, float]:
+    """Returns the mean score of each choice of case by the first judge, for `jdiff.letters.spelling.best_cases`."""
+    scores: dict[str, float] = {}
+    for (a, b), made in found.items():
+        least = made.chances["judge"].min(-1)
+        for kind in dict.fromkeys(made.pairs):
+            # Two equal letters in the other order are the same glyph turned.
+            same = [pair == kind or (a == b and pair == kind[::-1]) for pair in made.pairs]
+            scores["".join(kind)] = round(float(least[same].mean()), 3)
+    return scores
 
 
 def measure_pairs(found: Pool, view: str, out: Path | None) -> dict[str, Any]:
@@ -390,6 +404,7 @@ def main(
     push: float = ambigrams.PUSH,
     together: Together = "mean",
     draws: int = 1,
+    all_cases: bool = False,
     more_for_the_worst: bool = False,
     first: int = 200,
 ) -> None:
@@ -401,13 +416,14 @@ def main(
         glyphs: folder of the training glyphs, to find the nearest ones; left out if not given.
         out: folder for pictures and tables.
         view: view under which pairs and words are read the second time.
-        n: number of candidates of each pair, over all choices of case.
+        n: number of candidates of each pair.
         steps: steps of the sampler; the model's default if not given.
         style: style words of pairs and words.
         guidance: guidance scale of pairs and words, as in `jdiff.letters.ambigrams.draw`.
         push: how far the guide moves glyphs, as in `jdiff.letters.ambigrams.draw`.
         together: how the two readings are combined, as in `jdiff.combine`.
         draws: how often everything is drawn for words. Shares are means over the draws.
+        all_cases: draw words in all choices of case, and not in the one that reads best. Pairs always are.
         more_for_the_worst: draw n more candidates for the worst place of each word.
         first: number of words, from the start of the list.
     """
@@ -426,28 +442,29 @@ def main(
         )
     if "pairs" in parts or "words" in parts:
         words = (Path(__file__).parent / "letters_words.txt").read_text().split()[:first]
-        wanted = (
-            [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]] if "pairs" in parts else kinds_of(words, view)
-        )
-        draw_pool = partial(pool, loaded, model, view=view, n=n, steps=steps, style=style, guidance=guidance, push=push,
-                            together=together)  # fmt: skip
-        candidates = draw_pool(wanted)
         drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": guidance, "push": push,
                     "together": together}  # fmt: skip
         how = {"candidates of a pair": n} | drawn_by
         usual = {"style": "bold", "guidance": ambigrams.GUIDANCE, "push": ambigrams.PUSH, "together": "mean"}
         changed = "".join(f", {name} {drawn_by[name]}" for name in usual if drawn_by[name] != usual[name])
+        changed += ", all cases" if all_cases else ""
         changed += ", more for the worst" if more_for_the_worst else ""
+        draw_pool = partial(pool, loaded, model, view=view, n=n, steps=steps, style=style, guidance=guidance, push=push,
+                            together=together)  # fmt: skip
         if "pairs" in parts:
+            everything = [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]]
+            candidates = draw_pool(everything, all_cases=True)
             found[f"pairs {view}{changed}"] = how | measure_pairs(candidates, view, None if changed else out)
+            if view == "rotate_180" and not changed:  # in a mirror, a fixed case did not make words better
+                write_text(model / "cases.json", json.dumps({view: case_scores(candidates)}, indent=0) + "\n")
         if "words" in parts:
             each = []
             for draw in range(draws):
-                some = draw_pool(kinds_of(words, view), draw=draw) if draw else candidates
+                some = draw_pool(kinds_of(words, view), draw=draw, all_cases=all_cases)
                 more = None
                 if more_for_the_worst:
                     of_each = {worst(some, kinds_of([word], view)) for word in words}
-                    more = draw_pool(sorted(of_each), draw=draws + draw)
+                    more = draw_pool(sorted(of_each), draw=draws + draw, all_cases=all_cases)
                 each.append(measure_words(some, words, view, out if draw == 0 and not changed else None, more))
             means = {name: round(float(np.mean([row[name] for row in each])), 3) for name in each[0]}
             told = {"words": len(words), "draws": draws} | ({"more for the worst": n} if more_for_the_worst else {})

@@ -1,6 +1,7 @@
 """Letters: captions, what training draws, the judge's classes, ambigrams and their pages, on small networks."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -202,6 +203,32 @@ def test_bad_words_are_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_two_letters_are_drawn_in_the_case_that_reads_best(monkeypatch):
+    view = "rotate_180"
+    scores = json.loads((model.shipped("letters") / "cases.json").read_text())[view]
+    letters = captions.CHARACTERS[26:52]
+    for a, b in itertools.combinations_with_replacement(letters, 2):
+        [best] = spelling.best_cases(a, b, view)
+        assert scores["".join(best)] == max(scores["".join(pair)] for pair in spelling.cases(a, b))
+        assert spelling.kind_of(best) == (a, b)
+        turned = [other[::-1] for other in spelling.best_cases(b.upper(), a, view)]
+        assert turned == [best] or (a == b and scores["".join(turned[0])] == scores["".join(best)])
+    drawn, draw = [], ambigrams.draw
+    watched = lambda model, pairs, key, **how: drawn.extend(pairs) or draw(model, pairs, key, **how)
+    monkeypatch.setattr(ambigrams, "draw", watched)
+    ambigrams.ambigram(small_model(), "and", key=KEY, n=3, steps=2, judged=half_read)
+    assert drawn == [*spelling.best_cases("a", "d", view) * 3, *spelling.best_cases("n", "n", view) * 3]
+
+
+@pytest.mark.parametrize(
+    ("pair", "view"),
+    [*[(pair, "rotate_180") for pair in (("7", "v"), ("v", "7"), ("rn", "b"), ("b", "vv"), ("1", "0"))],
+     *[(("a", "v"), view) for view in ("flip", "mirror")]],
+)  # fmt: skip
+def test_what_was_not_measured_is_drawn_in_every_case(pair, view):
+    assert spelling.best_cases(*pair, view) == spelling.cases(*pair)
 
 
 @pytest.mark.parametrize("view", spelling.TURNS)

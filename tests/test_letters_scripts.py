@@ -190,6 +190,16 @@ def candidates(worst, n=2):
     )
 
 
+def test_a_choice_of_case_scores_as_its_candidates_do():
+    """Two equal letters in the other order are one glyph turned, and share their candidates."""
+    pairs = [spelling.Pair(*both) for both in ("AB", "aB", "AB", "aB")]
+    chances = np.array([[0.5, 0.9], [0.2, 0.1], [0.9, 0.7], [0.3, 0.4]])
+    made = candidates(0.0, 4)._replace(pairs=pairs, chances={"judge": chances})
+    assert measure_letters.case_scores({("a", "b"): made}) == {"AB": 0.6, "aB": 0.2}
+    same = made._replace(pairs=[spelling.Pair(*both) for both in ("AA", "aA", "Aa", "aa")])
+    assert measure_letters.case_scores({("a", "a"): same}) == {"AA": 0.5, "aA": 0.4, "Aa": 0.4, "aa": 0.3}
+
+
 def test_only_the_worst_pair_of_a_word_gets_more_candidates():
     kinds = [("a", "b"), ("c", "d"), ("e", "f")]
     found = dict(zip(kinds, map(candidates, (0.9, 0.2, 0.5)), strict=True))
@@ -295,8 +305,11 @@ def test_styles_pairs_and_words_are_measured_and_added(tmp_path, monkeypatch):
     assert [*again][-2:] == ["words rotate_180, together lagging, more for the worst", "pairs rotate_180"]
     assert again["pairs rotate_180"]["pairs"] == 3
     assert (tmp_path / "out" / "pairs-rotate_180.csv").is_file()
+    assert list(json.loads((tmp_path / "cases.json").read_text())["rotate_180"]) == ["AA", "AB", "BB"]  # n is 1
     assert not (tmp_path / "out" / "words-rotate_180.png").exists()  # the gallery is of the usual settings
 
     (tmp_path / "out" / "pairs-rotate_180.csv").unlink()
+    (tmp_path / "cases.json").unlink()
     measure_letters.main(("pairs",), **how, push=0)
+    assert not (tmp_path / "cases.json").exists()
     assert not (tmp_path / "out" / "pairs-rotate_180.csv").exists()  # and so is the table

@@ -241,9 +241,10 @@ def ambigram(
 ) -> Ambigram:
     """Draws a word that reads as itself, or as another word, when it is turned.
 
-    Case is free: each letter takes the case that reads best. Under half a turn or in a mirror, only the first half of
-    a word that reads as itself is drawn. The other half is the same glyphs turned. Two letters stand in one place, as
-    "rn" for m, where the words need it, or where the verdict on the word is better with them.
+    Case is free. Under half a turn, two letters are drawn in the choice of case that reads best for them, as measured
+    for every pair of letters. Otherwise they are drawn in all choices. Under half a turn or in a mirror, only the first
+    half of a word that reads as itself is drawn. The other half is the same glyphs turned. Two letters stand in one
+    place, as "rn" for m, where the words need it, or where the verdict on the word is better with them.
 
     Args:
         model: the letters model, from `jdiff.load("letters")`.
@@ -252,7 +253,7 @@ def ambigram(
         key: random key.
         view: rotate_180 (by half a turn), flip (upside down) or mirror (left to right).
         style: words such as "bold serif": see `captions.read_style`.
-        n: candidates of each place, over all choices of case.
+        n: candidates of each place.
         steps: steps of the sampler; the model's own if None.
         guidance: as in `combiner`.
         push: as in `draw`.
@@ -296,7 +297,8 @@ def ambigram(
         ]
         if not kinds:
             return
-        pairs = [[choice[i % len(choice)] for i in range(n)] for choice in (spelling.cases(*kind) for kind in kinds)]
+        choices = [spelling.best_cases(*kind, view) for kind in kinds]
+        pairs = [[choice[i % len(choice)] for i in range(n)] for choice in choices]
         flat = [pair for of_kind in pairs for pair in of_kind]
         glyphs = draw(model, flat, key, view=view, style=told, steps=steps, **how)
         scores = np.nan_to_num(read(glyphs, flat, view, judged)).reshape(len(kinds), n, 2)

@@ -1,8 +1,11 @@
 """Words and the places of their letters: what each glyph of an ambigram reads as, upright and turned."""
 
+import json
+from functools import cache
 from itertools import islice, product
 from typing import NamedTuple
 
+from jdiff.checkpoints.places import shipped
 from jdiff.letters import captions
 
 # The ways of turning a word, and whether its letters then come in the opposite order.
@@ -123,6 +126,28 @@ def cases(upright: str, turned: str) -> list[Pair]:
     """
     options = [[c] if c in TWO_IN_ONE else sorted({c.upper(), c.lower()}) for c in (upright, turned)]
     return sorted((Pair(a, b) for a, b in product(*options)), key=lambda pair: pair[0].isupper() != pair[1].isupper())
+
+
+def best_cases(upright: str, turned: str, view: str) -> list[Pair]:
+    """Returns the choice of case that reads best; all of `cases` where this was not measured.
+
+    Every pair of letters was measured under half a turn, in weights/letters/cases.json. Digits and other views were
+    not: in a mirror, a fixed case did not make words better.
+
+    Example:
+        >>> best_cases("a", "b", "rotate_180"), best_cases("7", "v", "rotate_180")
+        ([Pair(upright='A', turned='B')], [Pair(upright='7', turned='v'), Pair(upright='7', turned='V')])
+    """
+    measured, options = _measured().get(view, {}), cases(upright, turned)
+    in_order = upright.lower() <= turned.lower()
+    scores = [measured.get("".join(pair if in_order else pair[::-1])) for pair in options]
+    return options if None in scores else [options[scores.index(max(scores))]]
+
+
+@cache
+def _measured() -> dict[str, dict[str, float]]:
+    """Returns how well every choice of case reads by view, such as {"mirror": {"Ab": 0.5}}. A stands before b."""
+    return json.loads((shipped("letters") / "cases.json").read_text())
 
 
 def kind_of(pair: tuple[str, str]) -> Pair:
