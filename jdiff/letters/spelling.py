@@ -140,8 +140,11 @@ def best_cases(upright: str, turned: str, view: str) -> list[Pair]:
     """
     measured, options = _measured().get(view, {}), cases(upright, turned)
     in_order = upright.lower() <= turned.lower()
-    scores = [measured.get("".join(pair if in_order else pair[::-1])) for pair in options]
-    return options if None in scores else [options[scores.index(max(scores))]]
+    names = ["".join(pair if in_order else pair[::-1]) for pair in options]
+    if any(name not in measured for name in names):
+        return options
+    scores = [measured[name] for name in names]
+    return [options[scores.index(max(scores))]]
 
 
 @cache
