@@ -132,15 +132,14 @@ def best_cases(upright: str, turned: str, view: str) -> list[Pair]:
     """Returns the choice of case that reads best; all of `cases` where this was not measured.
 
     Every pair of letters was measured under half a turn, in weights/letters/cases.json. Digits and other views were
-    not: in a mirror, a fixed case did not make words better.
+    not. In a mirror, a fixed case was not better.
 
     Example:
         >>> best_cases("a", "b", "rotate_180"), best_cases("7", "v", "rotate_180")
         ([Pair(upright='A', turned='B')], [Pair(upright='7', turned='v'), Pair(upright='7', turned='V')])
     """
     measured, options = _measured().get(view, {}), cases(upright, turned)
-    in_order = upright.lower() <= turned.lower()
-    names = ["".join(pair if in_order else pair[::-1]) for pair in options]
+    names = ["".join(sorted(pair, key=str.lower)) for pair in options]  # a pair turned is the same glyph
     if any(name not in measured for name in names):
         return options
     scores = [measured[name] for name in names]
@@ -149,7 +148,7 @@ def best_cases(upright: str, turned: str, view: str) -> list[Pair]:
 
 @cache
 def _measured() -> dict[str, dict[str, float]]:
-    """Returns how well every choice of case reads by view, such as {"mirror": {"Ab": 0.5}}. A stands before b."""
+    """Returns the score of every choice of case by view, such as {"rotate_180": {"Ab": 0.5}}, letters in order."""
     return json.loads((shipped("letters") / "cases.json").read_text())
 
 
