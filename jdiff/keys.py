@@ -71,6 +71,11 @@ def fold_in_each(key: Array, numbers: Array) -> Array:
         >>> fold_in_each(jax.random.key(0), jnp.arange(3)).shape
         (3,)
     """
+    return _fold_in_each(key, numbers)
+
+
+@jax.jit  # one program, and not several
+def _fold_in_each(key: Array, numbers: Array) -> Array:
     return jax.vmap(partial(fold_in, key))(numbers)
 
 

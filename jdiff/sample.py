@@ -628,7 +628,7 @@ def _draw(
     )
     made: list[Samples] = []
     for i, (rows, wanted) in enumerate(all_groups):
-        take = lambda tree, rows=rows: split(jax.tree.map(lambda a: jnp.asarray(a)[rows], tree))
+        take = lambda tree, rows=rows: split(_rows(tree, rows))
         image_solver = solver if solver_axes is None else solver._replace(
             init=take(solver.init), step=take(solver.step)
         )  # fmt: skip
@@ -658,6 +658,12 @@ def _draw(
     joined = made[0] if len(made) == 1 else jax.tree.map(lambda *a: jnp.concatenate(a), *made)
     by_prompt = jax.tree.map(lambda a: a.reshape(plan.p, plan.n, *a.shape[1:]), joined)
     return by_prompt._replace(images=jnp.clip(by_prompt.images, -1, 1))
+
+
+@jax.jit  # one program, and not one for each array
+def _rows(tree: Any, rows: Array) -> Any:
+    """Returns rows of all arrays of a tree."""
+    return jax.tree.map(lambda a: jnp.asarray(a)[rows], tree)
 
 
 def _images(name: str, given: Pictures, plan: _Plan) -> Array:

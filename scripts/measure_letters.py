@@ -5,8 +5,8 @@
 
 Results are added to quality.json in the model's folder. Pictures and tables are written to --out, except those of
 ambigrams by other settings than the usual ones. Pairs under half a turn also write cases.json, by which words choose
-their case. Both judges read samples. The first judge ranks ambigrams and choices of case, and the second one measures
-them.
+their case. The judge and the second judge read samples. The judge and the third judge rank ambigrams and choices of
+case, and the second judge measures them.
 """
 
 import csv
@@ -42,8 +42,8 @@ SURE = 0.5  # probability from which a letter is surely right
 
 
 def judges(folder: Path) -> dict[str, Any]:
-    """Returns the compiled judges by name. They return arrays. The guide is not among them, since glyphs follow it."""
-    kinds = [kind for kind in judge.KINDS if kind != "guide" and (folder / kind).is_dir()]
+    """Returns the compiled judges that read samples, by name. They return arrays."""
+    kinds = [kind for kind in ("judge", "second-judge") if (folder / kind).is_dir()]
     return {kind: jax.jit(judge.load_judge(folder / kind, kind)) for kind in kinds}
 
 
@@ -192,8 +192,8 @@ def pool(
     all_cases: bool = False,
 ) -> Pool:
     """Draws candidates of each pair, in the case that reads best or in all choices of case, and reads them."""
-    looks, told, found, devices = judges(folder), captions.read_style(style), {}, mesh.over_devices()
-    looks["judge"] = jax.jit(judge.moved(looks["judge"]))  # as `jdiff ambigram` ranks
+    told, found, devices = captions.read_style(style), {}, mesh.over_devices()
+    looks = {"ranker": jax.jit(judge.ranker(folder)), "second-judge": judges(folder)["second-judge"]}
     for i, kind in enumerate(tqdm(wanted, unit="pair")):
         options = spelling.cases(*kind) if all_cases else spelling.best_cases(*kind, view)
         pairs = [options[j % len(options)] for j in range(n)]
@@ -230,8 +230,8 @@ def joined(some: Candidates, others: Candidates) -> Candidates:
 
 
 def worst(found: Pool, kinds: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """Returns the pair of a word whose best candidate is the worst by the judge."""
-    return min(kinds, key=lambda kind: found[kind].chances["judge"].min(-1).max())
+    """Returns the pair of a word whose best candidate is ranked the worst."""
+    return min(kinds, key=lambda kind: found[kind].chances["ranker"].min(-1).max())
 
 
 def with_more(found: Pool, more: Pool, kinds: Sequence[tuple[str, str]]) -> Pool:
@@ -242,10 +242,10 @@ def with_more(found: Pool, more: Pool, kinds: Sequence[tuple[str, str]]) -> Pool
 
 
 def case_scores(found: Pool) -> dict[str, float]:
-    """Returns the mean score of each choice of case by the first judge, for `jdiff.letters.spelling.best_cases`."""
+    """Returns the mean score of each choice of case by the judges that rank, for `jdiff.letters.spelling.best_cases`."""
     scores: dict[str, float] = {}
     for (a, b), made in found.items():
-        least = made.chances["judge"].min(-1)
+        least = made.chances["ranker"].min(-1)
         for kind in dict.fromkeys(made.pairs):
             # Two equal letters in the other order are the same glyph turned.
             same = [pair == kind or (a == b and pair == kind[::-1]) for pair in made.pairs]
@@ -297,7 +297,7 @@ def write_pairs(table: np.ndarray, view: str, out: Path) -> None:
 def measure_words(
     base: Pool, words: list[str], view: str, out: Path | None, more: Pool | None = None
 ) -> dict[str, float]:
-    """Measures words that read the same both ways: the first judge picks as in `ambigram`, and the second reads.
+    """Measures words that read the same both ways: the judges that rank pick as in `ambigram`, and the second judge reads.
 
     A letter is right if its most likely character is. It is surely right if the probability of this character is at
     least `SURE`. If `out` is given, the first words are drawn into a picture there. If `more` is given, the worst
@@ -312,7 +312,7 @@ def measure_words(
         found = with_more(base, more, different) if more else base
         of_each = [found[kind] for kind in different]
         best = ambigrams.choose(
-            np.stack([made.glyphs for made in of_each]), np.stack([made.chances["judge"] for made in of_each])
+            np.stack([made.glyphs for made in of_each]), np.stack([made.chances["ranker"] for made in of_each])
         )
         for (upright, _), kind in zip(places, kinds, strict=True):
             made, i = found[kind], int(best[different.index(kind)])
@@ -397,7 +397,7 @@ def main(
     glyphs: Path | None = None,
     out: Path = Path("docs/letters"),
     view: Literal["rotate_180", "mirror"] = "rotate_180",
-    n: int = 8,
+    n: int | None = None,
     steps: int | None = None,
     style: str = "bold",
     guidance: float = ambigrams.GUIDANCE,
@@ -416,7 +416,7 @@ def main(
         glyphs: folder of the training glyphs, to find the nearest ones; left out if not given.
         out: folder for pictures and tables.
         view: view under which pairs and words are read the second time.
-        n: number of candidates of each pair.
+        n: number of candidates of each pair; as `jdiff ambigram` draws if not given.
         steps: steps of the sampler; the model's default if not given.
         style: style words of pairs and words.
         guidance: guidance scale of pairs and words, as in `jdiff.letters.ambigrams.draw`.
@@ -441,6 +441,7 @@ def main(
             loaded, model, out, steps
         )
     if "pairs" in parts or "words" in parts:
+        n = ambigrams.CANDIDATES[view] if n is None else n
         words = (Path(__file__).parent / "letters_words.txt").read_text().split()[:first]
         drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": guidance, "push": push,
                     "together": together}  # fmt: skip

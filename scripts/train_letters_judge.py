@@ -2,6 +2,8 @@
 
     python scripts/train_letters_judge.py --kind judge --seed 1
     python scripts/train_letters_judge.py --kind second-judge --seed 2 --steps 1500 --least 0.98
+    python scripts/train_letters_judge.py --kind third-judge --seed 4
+    python scripts/train_letters_judge.py --kind fourth-judge --seed 11 --least 0.98
     python scripts/train_letters_judge.py --kind guide --seed 3 --radius 2 --least 0.97
 
 Nothing is written if the judge reads less than `--least` of the held-out glyphs right.
@@ -47,9 +49,12 @@ O, o and 0 are one class, and so are I, i, l and 1. A capital L is a class of it
 `{command}` wrote it and this page. It has the
 library's licence (Apache-2.0). It reads a character in every picture.
 """
+RANKS = "It is one of the three judges that rank the candidates of an ambigram."
 USES = {
-    "judge": "It ranks the candidates of an ambigram.",
+    "judge": RANKS,
     "second-judge": "It measures ambigrams. It never ranks candidates, so no candidate was chosen to please it.",
+    "third-judge": RANKS,
+    "fourth-judge": RANKS,
     "guide": "Its gradient guides the first steps of an ambigram. It neither ranks nor measures.",
 }
 
@@ -59,7 +64,7 @@ def draw(n: int, images: Array, key: Array) -> tuple[Array, Array]:
     font_key, character_key, key = jax.random.split(key, 3)
     font = jax.random.randint(font_key, (n,), 0, images.shape[0])
     character = jax.random.randint(character_key, (n,), 0, images.shape[1])
-    ink = jitter(key, images[font, character].astype(jnp.float32) / 255, degrees=8.0, scale=0.15)
+    ink = jitter(key, images[font, character].astype(jnp.float32) / 255, degrees=judge.DEGREES, scale=judge.SCALE)
     return ink[..., None], jnp.asarray(judge.LABELS)[character]
 
 
@@ -85,7 +90,7 @@ def measure(kind: str, params: Params, images: np.ndarray) -> tuple[float, str]:
 
 
 def main(
-    kind: Literal["judge", "second-judge", "guide"] = "judge",
+    kind: Literal["judge", "second-judge", "third-judge", "fourth-judge", "guide"] = "judge",
     data_folder: Path = Path("data/glyphs"),
     out: Path = Path("weights/letters"),
     run: Path = Path("runs/letters-judges"),

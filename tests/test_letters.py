@@ -15,6 +15,7 @@ from jdiff import mesh as meshes
 from jdiff.letters import ambigrams, captions, data, judge, page, spelling
 from jdiff.networks import unet
 from jdiff.scan import one
+from jdiff.training.augment import jitter
 from jdiff.types import Prediction
 
 KEY = jax.random.key(3)
@@ -281,12 +282,22 @@ def test_ways_that_cannot_be_better_are_not_drawn(known, more, monkeypatch):
     assert sorted("-".join(spelling.kind_of(pair)) for pair in drawn) == ["a-a", "b-b", "n-n", "r-r", *more]
 
 
-def test_a_moved_judge_reads_a_glyph_and_its_eight_neighbours():
-    """Outside a glyph is paper."""
-    images = jax.random.normal(KEY, (2, 32, 32, 1))
-    middle, corner = (lambda x: x[:, 10, 20]), (lambda x: x[:, 0, 0])
-    np.testing.assert_allclose(judge.moved(middle)(images), images[:, 9:12, 19:22].mean((1, 2)), atol=1e-6)
-    np.testing.assert_allclose(judge.moved(corner)(images), (images[:, :2, :2].sum((1, 2)) - 5) / 9, atol=1e-6)
+def test_a_jittered_judge_reads_every_glyph_changed_alike():
+    """Whatever stands beside it."""
+    images = jnp.tanh(jax.random.normal(KEY, (3, 32, 32, 1)))
+    pixels = lambda x: x.reshape(len(x), -1)
+    found = judge.jittered(pixels, 3)(images)
+    for i, image in enumerate(images):
+        keys = jax.random.split(jax.random.key(0), 3)
+        changed = [jitter(key, (image[None, ..., 0] + 1) / 2, degrees=8.0, scale=0.15) for key in keys]
+        np.testing.assert_allclose(found[i], 2 * np.mean(changed, axis=(0, 1)).ravel() - 1, atol=1e-5)
+
+
+def test_candidates_are_ranked_by_the_mean_of_judges_that_do_not_measure():
+    images = jnp.tanh(jax.random.normal(KEY, (2, 32, 32, 1)))
+    each = [judge.jittered(judge.load_judge(kind=kind))(images) for kind in judge.RANKERS]
+    np.testing.assert_allclose(judge.ranker()(images), np.mean(each, axis=0), atol=1e-6)
+    assert len(set(judge.RANKERS)) == len(each) > 1 and not {"second-judge", "guide"} & set(judge.RANKERS)
 
 
 @pytest.mark.parametrize("at", [0, 1])

@@ -186,7 +186,7 @@ def candidates(worst, n=2):
     """n candidates of one pair, all read with one probability."""
     pair = spelling.Pair("a", "b")
     return measure_letters.Candidates(
-        [pair] * n, np.zeros((n, 32, 32, 1)), {"judge": np.full((n, 2), worst)}, np.zeros(n, bool), 1.0
+        [pair] * n, np.zeros((n, 32, 32, 1)), {"ranker": np.full((n, 2), worst)}, np.zeros(n, bool), 1.0
     )
 
 
@@ -194,7 +194,7 @@ def test_a_choice_of_case_scores_as_its_candidates_do():
     """Two equal letters in the other order are one glyph turned, and share their candidates."""
     pairs = [spelling.Pair(*both) for both in ("AB", "aB", "AB", "aB")]
     chances = np.array([[0.5, 0.9], [0.2, 0.1], [0.9, 0.7], [0.3, 0.4]])
-    made = candidates(0.0, 4)._replace(pairs=pairs, chances={"judge": chances})
+    made = candidates(0.0, 4)._replace(pairs=pairs, chances={"ranker": chances})
     assert measure_letters.case_scores({("a", "b"): made}) == {"AB": 0.6, "aB": 0.2}
     same = made._replace(pairs=[spelling.Pair(*both) for both in ("AA", "aA", "Aa", "aa")])
     assert measure_letters.case_scores({("a", "a"): same}) == {"AA": 0.5, "aA": 0.4, "Aa": 0.4, "aa": 0.3}
@@ -206,8 +206,8 @@ def test_only_the_worst_pair_of_a_word_gets_more_candidates():
     more = {kinds[1]: candidates(0.7)}
     assert measure_letters.worst(found, kinds) == kinds[1]
     joined = measure_letters.with_more(found, more, kinds)
-    assert joined[kinds[1]].chances["judge"][:, 0].tolist() == [0.2, 0.2, 0.7, 0.7]
-    assert joined[kinds[0]].chances["judge"][:, 0].tolist() == [0.9] * 4
+    assert joined[kinds[1]].chances["ranker"][:, 0].tolist() == [0.2, 0.2, 0.7, 0.7]
+    assert joined[kinds[0]].chances["ranker"][:, 0].tolist() == [0.9] * 4
     assert [joined[kind].seconds for kind in kinds] == [1.0, 2.0, 1.0]
 
 

@@ -28,12 +28,13 @@ from jdiff.progress import Bar
 
 # Settings of an ambigram, as its PNG has them, and their defaults.
 SETTINGS: dict[str, Any] = {
-    "words": [], "view": "rotate_180", "style": "bold", "n": 8, "model": "letters", "steps": 20, "guidance": 1.0,
+    "words": [], "view": "rotate_180", "style": "bold", "n": None, "model": "letters", "steps": 20, "guidance": 1.0,
     "push": 0.8, "seed": 0, "paper": "white", "ink": "black",
 }  # fmt: skip
 # Settings that `jdiff.letters.ambigrams.ambigram` takes under the same names.
 TAKEN = ("view", "style", "n", "steps", "guidance", "push")
 VIEWS = ("rotate_180", "flip", "mirror")
+CANDIDATES = {"rotate_180": 4, "flip": 8, "mirror": 8}  # of each letter by view, as in `jdiff.letters.ambigrams`
 
 
 def _arg(name: str, metavar: str, **how: Any) -> Any:  # what tyro takes beside a type
@@ -53,7 +54,10 @@ class Ambigram:
     """How it is turned: by half a turn, upside down, or left to right."""
     style: Annotated[TextOrNone, _arg("style", "TEXT")] = None
     """Style of the letters, in words: thin, light, regular, bold or heavy; italic; serif, sans or typewriter."""
-    n: Annotated[WholeOrNone, _arg("n", "INT", aliases=["-n"])] = None
+    n: Annotated[
+        WholeOrNone,
+        tyro.conf.arg(aliases=["-n"], metavar="INT", help_behavior_hint="(default: 4 for rotate_180, 8 for others)"),
+    ] = None
     """Candidates of each letter, of which the best is taken."""
     output: Annotated[
         PathOrNone, tyro.conf.arg(aliases=["-o"], metavar="FILE.png", help_behavior_hint="(default: ambigram.png)")
@@ -152,6 +156,7 @@ class Ambigram:
         for flag, value in [*texts, *(("a word", word) for word in found["words"])]:
             demand(isinstance(value, str) and is_unicode(value), f"{flag} must be text in UTF-8, got {value!a}")
         demand(found["view"] in VIEWS, f"--view must be one of {', '.join(VIEWS)}, got {found['view']}")
+        found["n"] = CANDIDATES[found["view"]] if found["n"] is None else found["n"]
         demand(found["model"] != "", "--model must be the name or folder of a model, got ''")
         for name, least, most in (("n", 1, 1024), ("steps", 1, 1000), ("seed", 0, LARGEST_SEED)):
             value, flag = found[name], "-n" if name == "n" else f"--{name}"

@@ -2,7 +2,7 @@
 
 Letter i of a word is one glyph that reads as another letter when it is turned. Both readings are guided at every step
 of one sampler, and their predictions are averaged (Geng et al. 2024, Visual Anagrams). Many candidates of every letter
-are drawn, a judge reads each both ways, and the best of each place are set into a word.
+are drawn, judges read each both ways, and the best of each place are set into a word.
 
 In the noisy steps, the gradient of another judge, the guide, pushes the clean image towards both readings. The guide is
 trained on adversarial examples, because such a judge's gradient changes strokes, and not single pixels.
@@ -26,7 +26,9 @@ from jdiff.scan import Watch
 from jdiff.training.conv import fitting_conv
 from jdiff.types import Array, Level, Prediction, Rule
 
-AT_ONCE = 8  # candidates in one call of the sampler, so that every word runs the same program
+# Candidates of each place by view. Under half a turn, the best choice of case is known. Otherwise all four are drawn.
+CANDIDATES = {"rotate_180": 4, "flip": 8, "mirror": 8}
+AT_ONCE = 4  # candidates in one call of the sampler, so that every word runs the same program
 READABLE, HARD = 0.5, 0.15  # of the worst letter's score
 VERDICTS = ("not readable", "hard", "readable")
 GUIDANCE = 1.0  # no classifier-free guidance: with the guide it changes little, and doubles the network's time
@@ -69,6 +71,7 @@ def is_letters(model: Model) -> bool:
     return (model.config.channels, model.config.sample_size) == (1, judge.SIZE)
 
 
+@partial(jax.jit, static_argnums=0)
 def turn(view: str, glyphs: np.ndarray | Array) -> Array:
     """Returns glyphs [n h w 1] as they look when they are turned."""
     return jax.vmap(views.VIEWS[view]().apply)(jnp.asarray(glyphs))
@@ -229,7 +232,7 @@ def ambigram(
     key: Array,
     view: str = "rotate_180",
     style: str = "",
-    n: int = 8,
+    n: int | None = None,
     steps: int | None = None,
     guidance: float | None = GUIDANCE,
     push: float = PUSH,
@@ -253,13 +256,13 @@ def ambigram(
         key: random key.
         view: rotate_180 (by half a turn), flip (upside down) or mirror (left to right).
         style: words such as "bold serif": see `captions.read_style`.
-        n: candidates of each place.
+        n: candidates of each place; those of `CANDIDATES` if None.
         steps: steps of the sampler; the model's own if None.
         guidance: as in `combiner`.
         push: as in `draw`.
         together: as in `combiner`.
         mesh: as in `draw`.
-        judged: reads glyphs, as `judge.load_judge` returns; `judge.moved` of the shipped judge if None.
+        judged: reads glyphs, as `judge.load_judge` returns; `judge.ranker` if None.
         progress: called with (steps done, steps in all) every few steps. Other ways, once they are drawn, add steps.
         watch: as in `draw`.
 
@@ -272,8 +275,8 @@ def ambigram(
     """
     word, turned = spelling.check(word), spelling.check(word if turned is None else turned, "WORD2")
     alignments, told = spelling.ways(word, turned, view), captions.read_style(style)
-    n, key = checks.whole("n", n, 1, 1024), as_key(key)
-    judged = jax.jit(judge.moved(judge.load_judge())) if judged is None else judged
+    n, key = CANDIDATES[view] if n is None else checks.whole("n", n, 1, 1024), as_key(key)
+    judged = jax.jit(judge.ranker()) if judged is None else judged
     drawn: dict[spelling.Pair, Candidates] = {}
     before = rows = 0  # of the draws that are done, and with the present one
 

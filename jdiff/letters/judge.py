@@ -18,9 +18,12 @@ from jdiff.model import shipped
 from jdiff.networks.pure import Apply, pure
 from jdiff.networks.unet import fold, halve
 from jdiff.parts import beside
+from jdiff.training.augment import jitter
 from jdiff.types import Array, Params
 
 SIZE = 32
+READINGS = 16  # of each glyph by a judge that ranks
+DEGREES, SCALE = 8.0, 0.15  # of `jitter`, in training and ranking
 # The classes. O, o and 0 are one class, and so are I, i, l and 1. A capital L is the class "l".
 CLASSES = "abcdefghijklmnopqrstuvwxyz23456789"
 # Characters that look like another one. The small l does, the capital L does not.
@@ -40,13 +43,17 @@ class Sizes:
     smooth: bool = False  # GELU and means, in the place of ReLU and maxima, whose gradients jump
 
 
-# The judge ranks candidates, the second judge only measures, and the gradient of the guide changes ambigrams. Each has
-# its own sizes and seed, because a glyph that one judge chose or changed looks better to this judge than to others.
+# The second judge only measures, and the gradient of the guide changes ambigrams. The other judges rank candidates. Each
+# has its own seed, and nearly all have their own sizes, because a glyph that one judge chose or changed looks better to
+# this judge than to others.
 KINDS = {
     "judge": Sizes(1, (16, 32, 64, 96), (0, 1, 3), 128),
     "second-judge": Sizes(2, (32, 48, 64, 64), (1, 3), 128),
+    "third-judge": Sizes(2, (40, 56, 80, 96), (1, 3), 128),
+    "fourth-judge": Sizes(1, (16, 32, 64, 96), (0, 1, 3), 128),
     "guide": Sizes(1, (24, 48, 64), (0, 1, 2), 128, smooth=True),
 }
+RANKERS = ("judge", "third-judge", "fourth-judge")
 
 
 def class_of(character: str) -> int:
@@ -161,7 +168,8 @@ def load_params(folder: str | Path | None = None, kind: str = "judge") -> dict:
     wanted = named(network(kind)[1])
     if found.keys() != wanted.keys() or any(a.shape != wanted[name].shape for name, a in found.items()):
         raise ValueError(f"{path} does not hold the weights of the {kind}; train it by scripts/train_letters_judge.py")
-    return unnamed({name: jnp.asarray(a, jnp.float32) for name, a in found.items()}, network(kind)[1])
+    # NumPy converts without a program to compile
+    return unnamed({name: jax.device_put(a.astype(np.float32)) for name, a in found.items()}, network(kind)[1])
 
 
 def save_params(folder: str | Path, params: Params, kind: str = "judge") -> None:
@@ -207,30 +215,53 @@ def load_judge(folder: str | Path | None = None, kind: str = "judge") -> Partial
     return Partial(_CHANCES[kind], load_params(folder, kind))
 
 
-def moved(judged: Callable[[Array], Array]) -> Partial:
-    """Returns a judge that reads every glyph nine times, moved by at most one pixel, and takes the mean of the chances.
+def jittered(judged: Callable[[Array], Array], n: int = READINGS) -> Partial:
+    """Returns a judge that reads every glyph n times, and takes the mean of the chances.
 
+    Each time, all glyphs are turned, scaled, shifted and changed in contrast alike, and noise is added, as in training.
     Its ranking agrees better with that of other judges. This is test-time augmentation.
 
     Args:
         judged: reads images [n 32 32 1] in [-1, 1], as `load_judge` returns.
+        n: number of readings.
 
     Example:
-        >>> judged = moved(lambda images: images.mean((1, 2)))
-        >>> judged(jnp.full((1, 32, 32, 1), -1.0)).tolist()
-        [[-1.0]]
+        >>> judged = jittered(lambda images: images.mean((1, 2)))
+        >>> judged(jnp.full((1, 32, 32, 1), -1.0)).shape
+        (1, 1)
 
     Reference:
         Krizhevsky et al. 2012, section 4.1, which takes the mean over ten crops.
     """
-    return Partial(_moved, judged)
+    return Partial(_jittered, judged, jax.random.split(jax.random.key(0), n))
 
 
-def _moved(judged: Callable[[Array], Array], images: Array) -> Array:
-    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-1)
-    places = jnp.stack(jnp.meshgrid(jnp.arange(3), jnp.arange(3)), axis=-1).reshape(9, 2)
-    look = lambda at: judged(jax.lax.dynamic_slice(padded, (0, *at, 0), images.shape))
-    return jax.lax.map(look, places).mean(axis=0)
+def _jittered(judged: Callable[[Array], Array], keys: Array, images: Array) -> Array:
+    ink = jnp.clip((images[..., 0] + 1) / 2, 0, 1)
+
+    def read(key: Array) -> Array:
+        changed = jax.vmap(lambda one: jitter(key, one[None], degrees=DEGREES, scale=SCALE)[0])(ink)
+        return judged(2 * changed[..., None] - 1)
+
+    return jax.lax.map(read, keys).mean(axis=0)
+
+
+def ranker(folder: str | Path | None = None) -> Partial:
+    """Returns what ranks the candidates of ambigrams: the mean of the chances of all `RANKERS`, `jittered`.
+
+    Args:
+        folder: of the letters model and its judges; the model that ships with the library if None.
+
+    Reference:
+        Lakshminarayanan et al. 2017 (Deep Ensembles), section 2.4.
+    """
+    home = shipped("letters") if folder is None else Path(folder)
+    return jittered(Partial(_mean, *(load_judge(home / kind, kind) for kind in RANKERS)))
+
+
+def _mean(*judges_and_images: Any) -> Array:  # judges, then images
+    *judges, images = judges_and_images
+    return jnp.stack([judged(images) for judged in judges]).mean(axis=0)
 
 
 # One function for each kind, so that `jax.jit` compiles once for all judges of a kind.
