@@ -568,7 +568,7 @@ def _plan(
     levels = sampler_found.table(model.schedule, steps)
     combiner, p = _combining(model, prompts, guidance, negative)
     keys = fold_in_each(key, jnp.arange(p))
-    keys = jnp.concatenate([image_keys(k, n) for k in keys])
+    keys = jax.vmap(lambda k: image_keys(k, n))(keys).reshape(p * n)
     return _Plan(combiner, p, n, keys, levels, sampler_found.solver(model), model.config.channels)
 
 

@@ -50,8 +50,8 @@ the weights.
 {quality}
 
 ## Judges
-Three judges rank the candidates of an ambigram: `judge`, `third-judge` and `fourth-judge`. The second judge ranks nothing
-and measures. The gradient of the guide pushes the first steps of an ambigram. Each has a card in its folder.
+Three judges rank the candidates of an ambigram: `judge`, `third-judge` and `fourth-judge`. The second judge ranks
+nothing and measures. The gradient of the guide pushes the first steps of an ambigram. Each has a card in its folder.
 
 ## Where the typefaces are from
 Drawn from the fonts in Debian 12's packages, which are all free by Debian's guidelines: mostly under the SIL Open Font

@@ -242,7 +242,7 @@ def with_more(found: Pool, more: Pool, kinds: Sequence[tuple[str, str]]) -> Pool
 
 
 def case_scores(found: Pool) -> dict[str, float]:
-    """Returns the mean score of each choice of case by the judges that rank, for `jdiff.letters.spelling.best_cases`."""
+    """Returns the mean score of each choice of case by the ranker, for `jdiff.letters.spelling.best_cases`."""
     scores: dict[str, float] = {}
     for (a, b), made in found.items():
         least = made.chances["ranker"].min(-1)
@@ -297,7 +297,7 @@ def write_pairs(table: np.ndarray, view: str, out: Path) -> None:
 def measure_words(
     base: Pool, words: list[str], view: str, out: Path | None, more: Pool | None = None
 ) -> dict[str, float]:
-    """Measures words that read the same both ways: the judges that rank pick as in `ambigram`, and the second judge reads.
+    """Measures words that read the same both ways: the ranker picks as in `ambigram`, and the second judge reads.
 
     A letter is right if its most likely character is. It is surely right if the probability of this character is at
     least `SURE`. If `out` is given, the first words are drawn into a picture there. If `more` is given, the worst
@@ -456,9 +456,10 @@ def main(
             everything = [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]]
             candidates = draw_pool(everything, all_cases=True)
             found[f"pairs {view}{changed}"] = how | measure_pairs(candidates, view, None if changed else out)
-            if view == "rotate_180" and not changed:  # in a mirror, a fixed case did not make words better
+            if view == "rotate_180" and not changed:  # in a mirror, words are drawn in all cases
                 write_text(model / "cases.json", json.dumps({view: case_scores(candidates)}, indent=0) + "\n")
         if "words" in parts:
+            changed += f", {n} candidates" if n != ambigrams.CANDIDATES[view] else ""
             each = []
             for draw in range(draws):
                 some = draw_pool(kinds_of(words, view), draw=draw, all_cases=all_cases)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from jdiff import results
-from jdiff.cli.letters import SETTINGS
+from jdiff.cli.letters import CANDIDATES, SETTINGS
 from jdiff.studio import results as studio
 from jdiff.studio import tasks
 from jdiff.studio.tasks import Common, Task
@@ -46,8 +46,11 @@ TABS: dict[str, Callable[[int], Task]] = {
         Common(n=8, seed=seed), ["a red six", "a red nine"], ["identity", "rotate_180"]
     ),
     "Hybrids, 4 pictures": lambda seed: tasks.hybrid(Common(seed=seed), "a white one", "a white eight", 2.5),
-    f"Ambigrams, {SETTINGS['n']} candidates": lambda seed: tasks.ambigram(
-        ["swims"], seed=seed, **{name: SETTINGS[name] for name in ("view", "style", "n", "steps", "model")}
+    f"Ambigrams, {CANDIDATES['mirror']} candidates": lambda seed: tasks.ambigram(
+        ["swims"],
+        n=CANDIDATES["mirror"],
+        seed=seed,
+        **{name: SETTINGS[name] for name in ("view", "style", "steps", "model")},
     ),
     "MNIST, 10 digits": lambda seed: tasks.digits("class", n=1, steps=None, guidance=None, seed=seed),
 }

@@ -54,6 +54,12 @@ def test_a_picture_of_an_older_version_is_drawn_without_the_guide(tmp_path):
     assert Ambigram(("on",)).settings()["push"] == ambigrams.PUSH
 
 
+@pytest.mark.parametrize("view", ambigrams.CANDIDATES)
+def test_each_view_has_its_number_of_candidates_unless_one_is_given(view):
+    assert Ambigram(("on",), view=view).settings()["n"] == ambigrams.CANDIDATES[view]
+    assert Ambigram(("on",), view=view, n=5).settings()["n"] == 5
+
+
 @pytest.mark.skipif(not (shipped("letters") / "unet").is_dir(), reason="the letters model is not in this checkout")
 def test_a_word_from_the_command_to_the_picture(tmp_path, capsys):
     output, gif, npz = (tmp_path / f"word.{suffix}" for suffix in ("png", "gif", "npz"))

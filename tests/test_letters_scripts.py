@@ -25,7 +25,7 @@ from safetensors.numpy import save_file  # noqa: E402
 import jdiff  # noqa: E402
 from jdiff import views  # noqa: E402
 from jdiff.checkpoints.folder import first_weights  # noqa: E402
-from jdiff.letters import data, folder, judge, spelling  # noqa: E402
+from jdiff.letters import ambigrams, data, folder, judge, spelling  # noqa: E402
 from jdiff.letters.captions import CHARACTERS  # noqa: E402
 from jdiff.networks import t5, unet  # noqa: E402
 from jdiff.types import Conditioning, Prediction, Rule  # noqa: E402
@@ -289,6 +289,7 @@ def test_styles_pairs_and_words_are_measured_and_added(tmp_path, monkeypatch):
         save_file(weights, tmp_path / kind / "model.safetensors")
     (tmp_path / "quality.json").write_text('{"kept": 1}')
     monkeypatch.setattr(measure_letters, "EACH", 2)
+    monkeypatch.setitem(ambigrams.CANDIDATES, "rotate_180", 1)
     how = {"model": tmp_path, "out": tmp_path / "out", "n": 1, "first": 2}
     measure_letters.main(("styles", "words"), **how)
     found = json.loads((tmp_path / "quality.json").read_text())
@@ -298,11 +299,13 @@ def test_styles_pairs_and_words_are_measured_and_added(tmp_path, monkeypatch):
 
     (tmp_path / "out" / "words-rotate_180.png").unlink()
     measure_letters.main(("words",), **how, together="lagging", more_for_the_worst=True)
+    measure_letters.main(("words",), **how | {"n": 2})
     monkeypatch.setattr(measure_letters, "LETTERS", "ab")
     measure_letters.main(("pairs",), **how)
     again = json.loads((tmp_path / "quality.json").read_text())
     assert again["words rotate_180"] == found["words rotate_180"]  # other settings have other names
-    assert [*again][-2:] == ["words rotate_180, together lagging, more for the worst", "pairs rotate_180"]
+    assert [*again][-3:] == ["words rotate_180, together lagging, more for the worst", "words rotate_180, 2 candidates",
+                             "pairs rotate_180"]  # fmt: skip
     assert again["pairs rotate_180"]["pairs"] == 3
     assert (tmp_path / "out" / "pairs-rotate_180.csv").is_file()
     assert list(json.loads((tmp_path / "cases.json").read_text())["rotate_180"]) == ["AA", "AB", "BB"]  # n is 1

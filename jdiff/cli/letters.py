@@ -156,7 +156,7 @@ class Ambigram:
         for flag, value in [*texts, *(("a word", word) for word in found["words"])]:
             demand(isinstance(value, str) and is_unicode(value), f"{flag} must be text in UTF-8, got {value!a}")
         demand(found["view"] in VIEWS, f"--view must be one of {', '.join(VIEWS)}, got {found['view']}")
-        found["n"] = CANDIDATES[found["view"]] if found["n"] is None else found["n"]
+        found["n"] = CANDIDATES[str(found["view"])] if found["n"] is None else found["n"]
         demand(found["model"] != "", "--model must be the name or folder of a model, got ''")
         for name, least, most in (("n", 1, 1024), ("steps", 1, 1000), ("seed", 0, LARGEST_SEED)):
             value, flag = found[name], "-n" if name == "n" else f"--{name}"

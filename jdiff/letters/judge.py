@@ -43,9 +43,8 @@ class Sizes:
     smooth: bool = False  # GELU and means, in the place of ReLU and maxima, whose gradients jump
 
 
-# The second judge only measures, and the gradient of the guide changes ambigrams. The other judges rank candidates. Each
-# has its own seed, and nearly all have their own sizes, because a glyph that one judge chose or changed looks better to
-# this judge than to others.
+# The second judge only measures, the gradient of the guide changes ambigrams, and the others rank candidates. Each has
+# a seed of its own, because a glyph that one judge chose or changed looks better to this judge than to others.
 KINDS = {
     "judge": Sizes(1, (16, 32, 64, 96), (0, 1, 3), 128),
     "second-judge": Sizes(2, (32, 48, 64, 64), (1, 3), 128),
@@ -111,7 +110,6 @@ class Judge(nnx.Module):
         return self.head(self.features(ink))
 
 
-@cache
 def network(kind: str = "judge", conv: Callable = jax.lax.conv_general_dilated) -> tuple[Apply, Params]:
     """Returns a judge as a pure function, and the shapes of its parameters.
 
@@ -126,7 +124,12 @@ def network(kind: str = "judge", conv: Callable = jax.lax.conv_general_dilated) 
         >>> sum(a.size for a in jax.tree.leaves(shapes))
         279810
     """
-    return pure(lambda rngs: Judge(KINDS[kind], conv, rngs), (Judge, kind, conv))
+    return _network(KINDS[kind], conv)
+
+
+@cache
+def _network(sizes: Sizes, conv: Callable) -> tuple[Apply, Params]:  # once for judges of the same sizes
+    return pure(lambda rngs: Judge(sizes, conv, rngs), (Judge, sizes, conv))
 
 
 def init(kind: str, key: Array) -> dict:

@@ -132,7 +132,7 @@ def best_cases(upright: str, turned: str, view: str) -> list[Pair]:
     """Returns the choice of case that reads best; all of `cases` where this was not measured.
 
     Every pair of letters was measured under half a turn, in weights/letters/cases.json. Digits and other views were
-    not. In a mirror, a fixed case was not better.
+    not.
 
     Example:
         >>> best_cases("a", "b", "rotate_180"), best_cases("7", "v", "rotate_180")

@@ -235,7 +235,7 @@ def ambigrams_tab(studio: Studio) -> None:
             )
             known = [style for group in STYLE_WORDS for style in group if style]
             style = gr.Dropdown(known, value=["bold"], multiselect=True, label="Style")
-            n = gr.Slider(4, 64, letters.SETTINGS["n"], step=4, label="Candidates of each letter")
+            n = gr.Slider(4, 64, max(letters.CANDIDATES.values()), step=4, label="Candidates of each letter")
             with gr.Accordion("More settings", open=False):
                 steps = gr.Slider(2, 50, letters.SETTINGS["steps"], step=1, label="Steps")
             seed = seed_field()
