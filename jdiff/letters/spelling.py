@@ -131,8 +131,8 @@ def cases(upright: str, turned: str) -> list[Pair]:
 def best_cases(upright: str, turned: str, view: str) -> list[Pair]:
     """Returns the choice of case that reads best; all of `cases` where this was not measured.
 
-    Every pair of letters was measured under half a turn, in weights/letters/cases.json. Digits and other views were
-    not.
+    Every pair of letters was measured under half a turn, in weights/letters/cases.json. Digits were not, and neither
+    were other views.
 
     Example:
         >>> best_cases("a", "b", "rotate_180"), best_cases("7", "v", "rotate_180")
