@@ -5,8 +5,8 @@
 
 Results are added to quality.json in the model's folder. Pictures and tables are written to --out, except those of
 ambigrams by other settings than the usual ones. Pairs under half a turn also write cases.json, by which words choose
-their case. The judge and the second judge read samples. Three judges, the ranker, rank ambigrams and choices of case, and
-the second judge measures them.
+their case. The judge and the second judge read samples. Three judges, the ranker, rank ambigrams and choices of case,
+and the second judge measures them.
 """
 
 import csv
