@@ -136,14 +136,14 @@ def best_cases(upright: str, turned: str, view: str) -> list[Pair]:
 
     Example:
         >>> best_cases("a", "b", "rotate_180"), best_cases("7", "v", "rotate_180")
-        ([Pair(upright='A', turned='B')], [Pair(upright='7', turned='v'), Pair(upright='7', turned='V')])
+        ([Pair(upright='A', turned='b')], [Pair(upright='7', turned='v'), Pair(upright='7', turned='V')])
     """
     measured, options = _measured().get(view, {}), cases(upright, turned)
     names = ["".join(sorted(pair, key=str.lower)) for pair in options]  # a pair turned is the same glyph
     if any(name not in measured for name in names):
         return options
-    scores = [measured[name] for name in names]
-    return [options[scores.index(max(scores))]]
+    # Of equal scores, the first name counts, so that a pair turned has the same choice
+    return [min(zip(options, names, strict=True), key=lambda both: (-measured[both[1]], both[1]))[0]]
 
 
 @cache
