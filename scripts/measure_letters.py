@@ -34,6 +34,7 @@ matplotlib.use("Agg")
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 EACH = 20  # samples of each character, and of each style
+OF_PAIRS = 16  # candidates of each pair in the tables of pairs
 SHOWN = 24  # words in the gallery
 COLUMNS = 8  # pictures in a row of the sheet of tasks
 SIGMA = 4.0  # of hybrids, in pixels at a side of 64
@@ -416,7 +417,7 @@ def main(
         glyphs: folder of the training glyphs, to find the nearest ones; left out if not given.
         out: folder for pictures and tables.
         view: view under which pairs and words are read the second time.
-        n: number of candidates of each pair; as `jdiff ambigram` draws if not given.
+        n: number of candidates of each pair; `OF_PAIRS` for pairs, and as `jdiff ambigram` for words, if not given.
         steps: steps of the sampler; the model's default if not given.
         style: style words of pairs and words.
         guidance: guidance scale of pairs and words, as in `jdiff.letters.ambigrams.draw`.
@@ -441,36 +442,39 @@ def main(
             loaded, model, out, steps
         )
     if "pairs" in parts or "words" in parts:
-        n = ambigrams.CANDIDATES[view] if n is None else n
         words = (Path(__file__).parent / "letters_words.txt").read_text().split()[:first]
         drawn_by = {"steps": steps or loaded.defaults.steps, "style": style, "guidance": guidance, "push": push,
                     "together": together}  # fmt: skip
-        how = {"candidates of a pair": n} | drawn_by
         usual = {"style": "bold", "guidance": ambigrams.GUIDANCE, "push": ambigrams.PUSH, "together": "mean"}
         changed = "".join(f", {name} {drawn_by[name]}" for name in usual if drawn_by[name] != usual[name])
         changed += ", all cases" if all_cases else ""
         changed += ", more for the worst" if more_for_the_worst else ""
-        draw_pool = partial(pool, loaded, model, view=view, n=n, steps=steps, style=style, guidance=guidance, push=push,
+        draw_pool = partial(pool, loaded, model, view=view, steps=steps, style=style, guidance=guidance, push=push,
                             together=together)  # fmt: skip
+        # The number of candidates, and what else differs from the usual settings
+        counted = lambda usual: (usual, changed) if n in (None, usual) else (n, f"{changed}, {n} candidates")
         if "pairs" in parts:
+            each, other = counted(OF_PAIRS)
+            how = {"candidates of a pair": each} | drawn_by
             everything = [(a, b) for i, a in enumerate(LETTERS) for b in LETTERS[i:]]
-            candidates = draw_pool(everything, all_cases=True)
-            found[f"pairs {view}{changed}"] = how | measure_pairs(candidates, view, None if changed else out)
-            if view == "rotate_180" and not changed:  # in a mirror, words are drawn in all cases
+            candidates = draw_pool(everything, n=each, all_cases=True)
+            found[f"pairs {view}{other}"] = how | measure_pairs(candidates, view, None if other else out)
+            if view == "rotate_180" and not other:  # in a mirror, words are drawn in all cases
                 write_text(model / "cases.json", json.dumps({view: case_scores(candidates)}, indent=0) + "\n")
         if "words" in parts:
-            changed += f", {n} candidates" if n != ambigrams.CANDIDATES[view] else ""
-            each = []
+            each, other = counted(ambigrams.CANDIDATES[view])
+            how = {"candidates of a pair": each} | drawn_by
+            rows = []
             for draw in range(draws):
-                some = draw_pool(kinds_of(words, view), draw=draw, all_cases=all_cases)
+                some = draw_pool(kinds_of(words, view), n=each, draw=draw, all_cases=all_cases)
                 more = None
                 if more_for_the_worst:
                     of_each = {worst(some, kinds_of([word], view)) for word in words}
-                    more = draw_pool(sorted(of_each), draw=draws + draw, all_cases=all_cases)
-                each.append(measure_words(some, words, view, out if draw == 0 and not changed else None, more))
-            means = {name: round(float(np.mean([row[name] for row in each])), 3) for name in each[0]}
-            told = {"words": len(words), "draws": draws} | ({"more for the worst": n} if more_for_the_worst else {})
-            found[f"words {view}{changed}"] = how | told | means
+                    more = draw_pool(sorted(of_each), n=each, draw=draws + draw, all_cases=all_cases)
+                rows.append(measure_words(some, words, view, out if draw == 0 and not other else None, more))
+            means = {name: round(float(np.mean([row[name] for row in rows])), 3) for name in rows[0]}
+            told = {"words": len(words), "draws": draws} | ({"more for the worst": each} if more_for_the_worst else {})
+            found[f"words {view}{other}"] = how | told | means
     print(json.dumps(found, indent=1))
     path = model / "quality.json"
     before = json.loads(path.read_text()) if path.is_file() else {}

@@ -24,7 +24,6 @@ from jax.tree_util import Partial
 
 from jdiff.letters import data, judge
 from jdiff.parts import write_text
-from jdiff.training.augment import jitter
 from jdiff.training.conv import fitting_conv
 from jdiff.training.log import Log
 from jdiff.training.loop import start, train
@@ -64,7 +63,7 @@ def draw(n: int, images: Array, key: Array) -> tuple[Array, Array]:
     font_key, character_key, key = jax.random.split(key, 3)
     font = jax.random.randint(font_key, (n,), 0, images.shape[0])
     character = jax.random.randint(character_key, (n,), 0, images.shape[1])
-    ink = jitter(key, images[font, character].astype(jnp.float32) / 255, degrees=judge.DEGREES, scale=judge.SCALE)
+    ink = judge.vary(key, images[font, character].astype(jnp.float32) / 255)
     return ink[..., None], jnp.asarray(judge.LABELS)[character]
 
 

@@ -223,6 +223,14 @@ def test_two_letters_are_drawn_in_the_case_that_reads_best(monkeypatch):
     assert drawn == [*spelling.best_cases("a", "d", view) * 3, *spelling.best_cases("n", "n", view) * 3]
 
 
+def test_a_pair_and_the_pair_turned_have_one_choice_of_case_where_scores_are_equal(monkeypatch):
+    scores = {a + b: float(a.isupper() != b.isupper()) for a in captions.CHARACTERS for b in captions.CHARACTERS}
+    monkeypatch.setattr(spelling, "_measured", lambda: {"rotate_180": scores})
+    for a, b in itertools.combinations("abcdefghijklmnopqrstuvwxyz", 2):
+        one, turned = (spelling.best_cases(*pair, "rotate_180") for pair in ((a, b), (b, a)))
+        assert len(one) == 1 and one == [pair[::-1] for pair in turned]
+
+
 @pytest.mark.parametrize(
     ("pair", "view"),
     [*[(pair, "rotate_180") for pair in (("7", "v"), ("v", "7"), ("rn", "b"), ("b", "vv"), ("1", "0"))],

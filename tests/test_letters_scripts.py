@@ -290,6 +290,7 @@ def test_styles_pairs_and_words_are_measured_and_added(tmp_path, monkeypatch):
     (tmp_path / "quality.json").write_text('{"kept": 1}')
     monkeypatch.setattr(measure_letters, "EACH", 2)
     monkeypatch.setitem(ambigrams.CANDIDATES, "rotate_180", 1)
+    monkeypatch.setattr(measure_letters, "OF_PAIRS", 1)
     how = {"model": tmp_path, "out": tmp_path / "out", "n": 1, "first": 2}
     measure_letters.main(("styles", "words"), **how)
     found = json.loads((tmp_path / "quality.json").read_text())
@@ -314,5 +315,7 @@ def test_styles_pairs_and_words_are_measured_and_added(tmp_path, monkeypatch):
     (tmp_path / "out" / "pairs-rotate_180.csv").unlink()
     (tmp_path / "cases.json").unlink()
     measure_letters.main(("pairs",), **how, push=0)
+    measure_letters.main(("pairs",), **how | {"n": 2})
+    assert json.loads((tmp_path / "quality.json").read_text())["pairs rotate_180"] == again["pairs rotate_180"]
     assert not (tmp_path / "cases.json").exists()
     assert not (tmp_path / "out" / "pairs-rotate_180.csv").exists()  # and so is the table

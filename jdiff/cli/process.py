@@ -66,7 +66,7 @@ def run(work: Callable[[], int]) -> int:
         _flush(stream)
     for number in STOPPING:  # all is done, and Python's own end must not turn into another status
         signal.signal(number, signal.SIG_IGN)
-    gc.freeze()  # Python's end need not look for cycles among a million objects of JAX
+    gc.freeze()  # otherwise Python looks for cycles among all of JAX's objects when it ends, for 0.2 s
     return outcome["status"]
 
 

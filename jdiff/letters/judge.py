@@ -23,7 +23,7 @@ from jdiff.types import Array, Params
 
 SIZE = 32
 READINGS = 16  # of each glyph by a judge that ranks
-DEGREES, SCALE = 8.0, 0.15  # of `jitter`, in training and ranking
+vary = partial(jitter, degrees=8.0, scale=0.15)  # changes glyphs [n h h] in [0, 1], in training and ranking
 # The classes. O, o and 0 are one class, and so are I, i, l and 1. A capital L is the class "l".
 CLASSES = "abcdefghijklmnopqrstuvwxyz23456789"
 # Characters that look like another one. The small l does, the capital L does not.
@@ -221,8 +221,8 @@ def load_judge(folder: str | Path | None = None, kind: str = "judge") -> Partial
 def jittered(judged: Callable[[Array], Array], n: int = READINGS) -> Partial:
     """Returns a judge that reads every glyph n times, and takes the mean of the chances.
 
-    Each time, all glyphs are turned, scaled, shifted and changed in contrast alike, and noise is added, as in training.
-    Its ranking agrees better with that of other judges. This is test-time augmentation.
+    Each time, all glyphs are changed alike: turned, scaled, shifted, with another contrast, and with noise, as in
+    training. The mean agrees better with other judges than one reading does. This is test-time augmentation.
 
     Args:
         judged: reads images [n 32 32 1] in [-1, 1], as `load_judge` returns.
@@ -243,7 +243,7 @@ def _jittered(judged: Callable[[Array], Array], keys: Array, images: Array) -> A
     ink = jnp.clip((images[..., 0] + 1) / 2, 0, 1)
 
     def read(key: Array) -> Array:
-        changed = jax.vmap(lambda one: jitter(key, one[None], degrees=DEGREES, scale=SCALE)[0])(ink)
+        changed = jax.vmap(lambda one: vary(key, one[None])[0])(ink)
         return judged(2 * changed[..., None] - 1)
 
     return jax.lax.map(read, keys).mean(axis=0)
@@ -259,11 +259,10 @@ def ranker(folder: str | Path | None = None) -> Partial:
         Lakshminarayanan et al. 2017 (Deep Ensembles), section 2.4.
     """
     home = shipped("letters") if folder is None else Path(folder)
-    return jittered(Partial(_mean, *(load_judge(home / kind, kind) for kind in RANKERS)))
+    return jittered(Partial(_mean, [load_judge(home / kind, kind) for kind in RANKERS]))
 
 
-def _mean(*judges_and_images: Any) -> Array:  # judges, then images
-    *judges, images = judges_and_images
+def _mean(judges: list[Partial], images: Array) -> Array:
     return jnp.stack([judged(images) for judged in judges]).mean(axis=0)
 
 
